@@ -1,0 +1,1 @@
+//! Kernel formats, guest memory layout, ACPI, CPUID policy and first register state.

@@ -1,0 +1,1 @@
+//! Buses, serial, PCI, the virtio core, its transports and the virtio devices.

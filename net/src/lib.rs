@@ -1,0 +1,1 @@
+//! The network engine: frames, segments, the NAT gateway and TAP ports.

@@ -1,0 +1,1 @@
+//! Harness, end-to-end tests, the lab and the benches.

@@ -1,0 +1,1 @@
+//! An embedded, minimal virtual machine monitor for Linux/KVM with networking built in.
