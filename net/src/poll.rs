@@ -1,0 +1,183 @@
+//! A plain epoll loop with typed tokens.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+
+/// Who is to be told of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Owner {
+    /// The segment's own control messages.
+    Control = 0,
+    /// The port; what `id` means is its own affair.
+    Port,
+    /// A TAP device.
+    Tap,
+    /// The watch over the host's routes, addresses and resolvers.
+    Environment,
+    /// A TCP flow.
+    Tcp,
+    /// A published TCP port.
+    TcpListener,
+    /// A UDP flow.
+    Udp,
+    /// A published UDP port.
+    UdpListener,
+    /// An ICMP echo socket.
+    Ping,
+    /// A socket of the DNS forwarder.
+    Dns,
+}
+
+impl Owner {
+    const ALL: [Self; 10] = [
+        Self::Control,
+        Self::Port,
+        Self::Tap,
+        Self::Environment,
+        Self::Tcp,
+        Self::TcpListener,
+        Self::Udp,
+        Self::UdpListener,
+        Self::Ping,
+        Self::Dns,
+    ];
+}
+
+/// An event source's name: its owner, an index of the owner's, and a generation that tells a
+/// reused index from the one an old event was for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Token {
+    /// Who is told.
+    pub owner: Owner,
+    /// Counts the uses of `id`; only the low 24 bits are kept.
+    pub generation: u32,
+    /// The owner's index.
+    pub id: u32,
+}
+
+impl Token {
+    /// A token of generation 0.
+    pub const fn new(owner: Owner, id: u32) -> Self {
+        Self { owner, generation: 0, id }
+    }
+
+    /// A token whose `id` is used again and again.
+    pub const fn with_generation(owner: Owner, id: u32, generation: u32) -> Self {
+        Self { owner, generation: generation & 0xff_ffff, id }
+    }
+
+    const fn pack(self) -> u64 {
+        (self.owner as u64) << 56 | (self.generation as u64) << 32 | self.id as u64
+    }
+
+    fn unpack(raw: u64) -> Self {
+        Self {
+            owner: Owner::ALL[(raw >> 56) as usize],
+            generation: (raw >> 32) as u32 & 0xff_ffff,
+            id: raw as u32,
+        }
+    }
+}
+
+/// What a source is watched for, and what was seen.
+pub type Ready = EventFlags;
+
+/// The epoll instance of a segment's worker.
+pub struct Poller {
+    epoll: OwnedFd,
+    events: Vec<Event>,
+}
+
+impl std::fmt::Debug for Poller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Poller").field("epoll", &self.epoll).finish_non_exhaustive()
+    }
+}
+
+impl Poller {
+    /// # Errors
+    /// Those of `epoll_create1(2)`.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { epoll: epoll::create(CreateFlags::CLOEXEC)?, events: Vec::with_capacity(256) })
+    }
+
+    /// Watches `fd` for `interest` (add [`Ready::ET`] for edges).
+    ///
+    /// # Errors
+    /// Those of `epoll_ctl(2)`.
+    pub fn add(&self, fd: impl AsFd, token: Token, interest: Ready) -> io::Result<()> {
+        Ok(epoll::add(&self.epoll, fd, EventData::new_u64(token.pack()), interest)?)
+    }
+
+    /// Changes what `fd` is watched for.
+    ///
+    /// # Errors
+    /// Those of `epoll_ctl(2)`.
+    pub fn modify(&self, fd: impl AsFd, token: Token, interest: Ready) -> io::Result<()> {
+        Ok(epoll::modify(&self.epoll, fd, EventData::new_u64(token.pack()), interest)?)
+    }
+
+    /// Stops watching `fd`. To be called before `fd` is closed where it may have duplicates.
+    ///
+    /// # Errors
+    /// Those of `epoll_ctl(2)`.
+    pub fn remove(&self, fd: impl AsFd) -> io::Result<()> {
+        Ok(epoll::delete(&self.epoll, fd)?)
+    }
+
+    /// Waits until something is ready or `timeout` has passed (`None`: for ever) and returns how
+    /// many events there are; [`event`](Self::event) gives each.
+    ///
+    /// # Errors
+    /// Those of `epoll_pwait2(2)`; an interrupting signal is no error but 0 events.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
+        let timeout = timeout.map(|t| rustix::event::Timespec {
+            tv_sec: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: t.subsec_nanos().into(),
+        });
+        self.events.clear();
+        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), timeout.as_ref()) {
+            Ok(n) => Ok(n),
+            Err(rustix::io::Errno::INTR) => Ok(0),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The `i`th event of the last wait.
+    pub fn event(&self, i: usize) -> (Token, Ready) {
+        let event = &self.events[i];
+        // Copied out of a packed struct.
+        let (data, flags) = (event.data, event.flags);
+        (Token::unpack(data.u64()), flags)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_round_trip() {
+        for owner in Owner::ALL {
+            let token = Token::with_generation(owner, u32::MAX - 1, 0x12_3456);
+            assert_eq!(Token::unpack(token.pack()), token);
+        }
+    }
+
+    #[test]
+    fn a_ready_source_is_named() {
+        let mut poller = Poller::new().unwrap();
+        let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
+        let token = Token::new(Owner::Dns, 7);
+        poller.add(&a, token, Ready::IN).unwrap();
+        assert_eq!(poller.wait(Some(Duration::ZERO)).unwrap(), 0);
+        rustix::io::write(&b, b"x").unwrap();
+        assert_eq!(poller.wait(Some(Duration::from_secs(5))).unwrap(), 1);
+        assert_eq!(poller.event(0), (token, Ready::IN));
+    }
+}

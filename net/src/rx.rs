@@ -1,0 +1,113 @@
+//! Receive memory that a station lends to whoever has a frame for it.
+//!
+//! Reserve, fill, commit; what is not committed goes back untouched. Where the station has no
+//! buffers the source of the frame is not read: back-pressure, not a queue.
+
+use vm_memory::VolatileSlice;
+
+use crate::frame::Offload;
+
+/// What a station can take from the link, as negotiated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RxOffloads {
+    /// Frames with an open checksum (`VIRTIO_NET_F_GUEST_CSUM`).
+    pub checksum: bool,
+    /// TCP/IPv4 segments up to 64 KiB (`VIRTIO_NET_F_GUEST_TSO4`).
+    pub tso4: bool,
+    /// TCP/IPv6 segments up to 64 KiB (`VIRTIO_NET_F_GUEST_TSO6`).
+    pub tso6: bool,
+}
+
+/// The receive side of a station. Use it through [`RxSlot`].
+pub trait RxRing {
+    /// What the station can take.
+    fn offloads(&self) -> RxOffloads;
+
+    /// Reserves room for a frame of `len` bytes, Ethernet header on; at most one reservation
+    /// stands at a time. False when the station has too few buffers: its port then calls
+    /// [`Backend::rx_available`](crate::port::Backend::rx_available) when that has changed.
+    fn reserve(&mut self, len: usize) -> bool;
+
+    /// The reserved memory: `len` bytes or more, the first is the first of the Ethernet header.
+    fn slices(&self) -> &[VolatileSlice<'_>];
+
+    /// Delivers the first `len` bytes of the reservation and gives back the rest. `len` is at
+    /// most what was reserved. The station is told at the port's next flush.
+    fn commit(&mut self, len: usize, offload: Offload);
+
+    /// Gives the whole reservation back.
+    fn release(&mut self);
+}
+
+/// A reservation in an [`RxRing`]; dropping it gives it back.
+pub struct RxSlot<'a> {
+    ring: &'a mut dyn RxRing,
+    len: usize,
+    committed: bool,
+}
+
+impl std::fmt::Debug for RxSlot<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RxSlot").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+impl<'a> RxSlot<'a> {
+    /// Reserves `len` bytes, or `None` when the station has no room for them now.
+    pub fn reserve(ring: &'a mut dyn RxRing, len: usize) -> Option<Self> {
+        if ring.reserve(len) { Some(Self { ring, len, committed: false }) } else { None }
+    }
+
+    /// Bytes that were reserved.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True for a reservation of nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The memory to fill.
+    pub fn slices(&self) -> &[VolatileSlice<'_>] {
+        self.ring.slices()
+    }
+
+    /// Copies `bytes` to `offset`.
+    ///
+    /// # Panics
+    /// If they do not fit the reservation: a mistake of the caller, never of a guest.
+    pub fn write_at(&self, offset: usize, bytes: &[u8]) {
+        let (mut offset, mut rest) = (offset, bytes);
+        for slice in self.slices() {
+            if rest.is_empty() {
+                return;
+            }
+            if offset >= slice.len() {
+                offset -= slice.len();
+                continue;
+            }
+            let n = rest.len().min(slice.len() - offset);
+            let part = slice.subslice(offset, n).expect("the range was checked against the slice");
+            part.copy_from(&rest[..n]);
+            rest = &rest[n..];
+            offset = 0;
+        }
+        assert!(rest.is_empty(), "write beyond the reservation");
+    }
+
+    /// Delivers the first `len` bytes.
+    pub fn commit(mut self, len: usize, offload: Offload) {
+        debug_assert!(len <= self.len);
+        self.committed = true;
+        self.ring.commit(len, offload);
+    }
+}
+
+impl Drop for RxSlot<'_> {
+    fn drop(&mut self) {
+        if !self.committed {
+            self.ring.release();
+        }
+    }
+}

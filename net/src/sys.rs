@@ -1,0 +1,266 @@
+//! Scatter/gather I/O between file descriptors and memory that a guest may be writing.
+//!
+//! `std::io::IoSlice` needs a `&[u8]`, which must not exist over guest memory; these calls pass
+//! the pointers of `VolatileSlice`s straight to the kernel instead.
+#![expect(unsafe_code, reason = "iovecs over guest memory can only be made from raw pointers")]
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd};
+
+use libc::{c_int, c_void, iovec, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage};
+use vm_memory::VolatileSlice;
+
+/// Pieces that one call can carry. A 64 KiB frame in 1.5 KiB buffers has 44.
+pub const IOV_MAX: usize = 256;
+
+/// An iovec list on the stack.
+struct Iov {
+    list: [MaybeUninit<iovec>; IOV_MAX],
+    len: usize,
+}
+
+impl Iov {
+    fn new() -> Self {
+        Self { list: [const { MaybeUninit::uninit() }; IOV_MAX], len: 0 }
+    }
+
+    fn push(&mut self, base: *mut u8, len: usize) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let slot = self.list.get_mut(self.len).ok_or(io::ErrorKind::InvalidInput)?;
+        slot.write(iovec { iov_base: base.cast(), iov_len: len });
+        self.len += 1;
+        Ok(())
+    }
+
+    /// `len` bytes of `slices` from `offset` on; fewer where they end before.
+    fn push_slices(
+        &mut self,
+        slices: &[VolatileSlice<'_>],
+        mut offset: usize,
+        mut len: usize,
+    ) -> io::Result<()> {
+        for slice in slices {
+            if len == 0 {
+                break;
+            }
+            if offset >= slice.len() {
+                offset -= slice.len();
+                continue;
+            }
+            let n = len.min(slice.len() - offset);
+            // The guard only keeps lazily mapped (Xen) memory alive; ours is mapped for as long
+            // as the slice lives.
+            let base = slice.ptr_guard_mut().as_ptr().wrapping_add(offset);
+            self.push(base, n)?;
+            len -= n;
+            offset = 0;
+        }
+        Ok(())
+    }
+
+    fn ptr(&mut self) -> *mut iovec {
+        self.list.as_mut_ptr().cast()
+    }
+}
+
+fn result(n: isize) -> io::Result<usize> {
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}
+
+/// `writev(2)` of `head` and then `tail`: one frame, one call.
+///
+/// # Errors
+/// Those of `writev(2)`; `InvalidInput` for more than [`IOV_MAX`] pieces.
+pub fn write_frame(
+    fd: impl AsFd,
+    parts: &[&[u8]],
+    tail: &[VolatileSlice<'_>],
+) -> io::Result<usize> {
+    let mut iov = Iov::new();
+    for part in parts {
+        iov.push(part.as_ptr().cast_mut(), part.len())?;
+    }
+    iov.push_slices(tail, 0, usize::MAX)?;
+    // SAFETY: the first `len` entries are initialised and point to memory that outlives the call;
+    // writev only reads from it.
+    result(unsafe { libc::writev(fd.as_fd().as_raw_fd(), iov.ptr(), iov.len as c_int) })
+}
+
+/// `readv(2)` into `head` and then `tail`: one frame, one call.
+///
+/// # Errors
+/// Those of `readv(2)`; `InvalidInput` for more than [`IOV_MAX`] pieces.
+pub fn read_frame(fd: impl AsFd, head: &mut [u8], tail: &[VolatileSlice<'_>]) -> io::Result<usize> {
+    let mut iov = Iov::new();
+    iov.push(head.as_mut_ptr(), head.len())?;
+    iov.push_slices(tail, 0, usize::MAX)?;
+    // SAFETY: the first `len` entries are initialised and point to writable memory that outlives
+    // the call; `head` is borrowed exclusively, and nobody holds a reference into a VolatileSlice.
+    result(unsafe { libc::readv(fd.as_fd().as_raw_fd(), iov.ptr(), iov.len as c_int) })
+}
+
+/// `sendmsg(2)` of `head` and then `len` bytes of `tail` from `offset` on, to `to` where the
+/// socket isn't connected. `MSG_NOSIGNAL | MSG_DONTWAIT` are always set.
+///
+/// # Errors
+/// Those of `sendmsg(2)`; `InvalidInput` for more than [`IOV_MAX`] pieces.
+pub fn send(
+    fd: impl AsFd,
+    head: &[u8],
+    tail: &[VolatileSlice<'_>],
+    offset: usize,
+    len: usize,
+    to: Option<SocketAddr>,
+    flags: c_int,
+) -> io::Result<usize> {
+    let mut iov = Iov::new();
+    iov.push(head.as_ptr().cast_mut(), head.len())?;
+    iov.push_slices(tail, offset, len)?;
+    let mut name = to.map(to_sockaddr);
+    // SAFETY: an all-zero msghdr is valid: no name, no data, no control message.
+    let mut msg: msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    if let Some((storage, len)) = &mut name {
+        msg.msg_name = std::ptr::from_mut(storage).cast();
+        msg.msg_namelen = *len;
+    }
+    msg.msg_iov = iov.ptr();
+    msg.msg_iovlen = iov.len;
+    let flags = flags | libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    // SAFETY: name and iovecs point to live memory that sendmsg only reads.
+    result(unsafe { libc::sendmsg(fd.as_fd().as_raw_fd(), &msg, flags) })
+}
+
+/// What [`recv`] got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes; with `MSG_TRUNC` among the flags of a datagram its real length.
+    pub len: usize,
+    /// Who sent it, where the socket isn't connected.
+    pub from: Option<SocketAddr>,
+    /// The datagram was longer than the room.
+    pub truncated: bool,
+}
+
+/// `recvmsg(2)` into `len` bytes of `tail` from `offset` on, after `head` is full.
+/// `MSG_DONTWAIT` is always set.
+///
+/// # Errors
+/// Those of `recvmsg(2)`; `InvalidInput` for more than [`IOV_MAX`] pieces.
+pub fn recv(
+    fd: impl AsFd,
+    head: &mut [u8],
+    tail: &[VolatileSlice<'_>],
+    offset: usize,
+    len: usize,
+    flags: c_int,
+) -> io::Result<Received> {
+    let mut iov = Iov::new();
+    iov.push(head.as_mut_ptr(), head.len())?;
+    iov.push_slices(tail, offset, len)?;
+    let mut storage = MaybeUninit::<sockaddr_storage>::zeroed();
+    // SAFETY: an all-zero msghdr is valid: no name, no data, no control message.
+    let mut msg: msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    msg.msg_name = storage.as_mut_ptr().cast::<c_void>();
+    msg.msg_namelen = size_of::<sockaddr_storage>() as u32;
+    msg.msg_iov = iov.ptr();
+    msg.msg_iovlen = iov.len;
+    let flags = flags | libc::MSG_DONTWAIT;
+    // SAFETY: name and iovecs point to live, writable memory of the lengths given; nobody holds a
+    // reference into it during the call.
+    let len = result(unsafe { libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut msg, flags) })?;
+    // SAFETY: the storage was zeroed, so all of it is initialised.
+    let storage = unsafe { storage.assume_init() };
+    let from = if msg.msg_namelen > 0 { from_sockaddr(&storage) } else { None };
+    Ok(Received { len, from, truncated: msg.msg_flags & libc::MSG_TRUNC != 0 })
+}
+
+/// The kernel's form of a socket address, and its length.
+fn to_sockaddr(addr: SocketAddr) -> (sockaddr_storage, u32) {
+    // SAFETY: all-zero bytes are a valid sockaddr_storage.
+    let mut storage: sockaddr_storage = unsafe { MaybeUninit::zeroed().assume_init() };
+    match addr {
+        SocketAddr::V4(v4) => {
+            let sin = sockaddr_in {
+                sin_family: libc::AF_INET as u16,
+                sin_port: v4.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from(*v4.ip()).to_be() },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: sockaddr_storage is larger than and at least as aligned as sockaddr_in.
+            unsafe { std::ptr::from_mut(&mut storage).cast::<sockaddr_in>().write(sin) };
+            (storage, size_of::<sockaddr_in>() as u32)
+        }
+        SocketAddr::V6(v6) => {
+            let sin6 = sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as u16,
+                sin6_port: v6.port().to_be(),
+                sin6_flowinfo: v6.flowinfo(),
+                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                sin6_scope_id: v6.scope_id(),
+            };
+            // SAFETY: sockaddr_storage is larger than and at least as aligned as sockaddr_in6.
+            unsafe { std::ptr::from_mut(&mut storage).cast::<sockaddr_in6>().write(sin6) };
+            (storage, size_of::<sockaddr_in6>() as u32)
+        }
+    }
+}
+
+fn from_sockaddr(storage: &sockaddr_storage) -> Option<SocketAddr> {
+    match c_int::from(storage.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says what the kernel wrote, and the storage is large and
+            // aligned enough for it.
+            let sin = unsafe { std::ptr::from_ref(storage).cast::<sockaddr_in>().read() };
+            let ip = Ipv4Addr::from(u32::from_be(sin.sin_addr.s_addr));
+            Some(SocketAddrV4::new(ip, u16::from_be(sin.sin_port)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above.
+            let sin6 = unsafe { std::ptr::from_ref(storage).cast::<sockaddr_in6>().read() };
+            let ip = Ipv6Addr::from(sin6.sin6_addr.s6_addr);
+            let port = u16::from_be(sin6.sin6_port);
+            Some(SocketAddrV6::new(ip, port, sin6.sin6_flowinfo, sin6.sin6_scope_id).into())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    #[test]
+    fn a_datagram_crosses_in_pieces() {
+        let a = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let b = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (mut x, mut y) = (*b"..cde", *b"fgh..");
+        let tail = [VolatileSlice::from(&mut x[..]), VolatileSlice::from(&mut y[..])];
+        let to = b.local_addr().unwrap();
+        assert_eq!(send(&a, b"ab", &tail, 2, 6, Some(to), 0).unwrap(), 8);
+
+        let (mut head, mut p, mut q) = ([0; 3], [0; 2], [0; 9]);
+        let got = {
+            let tail = [VolatileSlice::from(&mut p[..]), VolatileSlice::from(&mut q[..])];
+            recv(&b, &mut head, &tail, 1, 8, 0).unwrap()
+        };
+        assert_eq!(got, Received { len: 8, from: Some(a.local_addr().unwrap()), truncated: false });
+        assert_eq!((&head, p, &q[..5]), (b"abc", [0, b'd'], &b"efgh\0"[..]));
+    }
+
+    #[test]
+    fn a_datagram_longer_than_the_room_is_known_to_be() {
+        let a = UdpSocket::bind("[::1]:0").unwrap();
+        let b = UdpSocket::bind("[::1]:0").unwrap();
+        send(&a, b"abcdef", &[], 0, 0, Some(b.local_addr().unwrap()), 0).unwrap();
+        let mut head = [0; 4];
+        let got = recv(&b, &mut head, &[], 0, 0, libc::MSG_TRUNC).unwrap();
+        assert_eq!((got.len, got.truncated), (6, true));
+        assert_eq!(got.from, Some(a.local_addr().unwrap()));
+    }
+}
