@@ -1,0 +1,16 @@
+//! Virtio 1.2: the queue, the device trait, the transports and the devices.
+
+pub mod device;
+pub mod memory;
+pub mod net;
+pub mod queue;
+pub mod spec;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod testing;
+
+pub use device::{
+    ActivateError, Activation, ActiveQueue, DeviceInterrupt, QueueInterrupt, VirtioDevice,
+    VirtioInterrupt,
+};
+pub use memory::{GuestRam, Segments};
+pub use queue::{Chain, ChainFault, QueueError, QueueLayout, VirtQueue};
