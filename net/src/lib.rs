@@ -11,8 +11,10 @@
 
 pub mod addr;
 pub mod frame;
+pub mod gateway;
 pub mod poll;
 pub mod port;
 pub mod rx;
 pub mod stats;
 pub mod sys;
+pub mod wire;

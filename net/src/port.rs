@@ -69,7 +69,7 @@ pub trait Port: Send {
     fn rx(&mut self) -> &mut dyn RxRing;
 
     /// Publishes what was consumed and delivered since the last flush, with at most one interrupt
-    /// a queue.
+    /// a queue, and counts what was delivered (`rx_frames`, `rx_bytes`).
     fn flush(&mut self, stats: &Stats);
 }
 

@@ -1,0 +1,176 @@
+//! The user-space NAT gateway: what a guest's NIC is joined to with `--net nat`.
+//!
+//! To the guest it is the router of a small network of its own: it answers ARP and NDP, gives
+//! leases, advertises an IPv6 prefix and resolves names. Beyond the link it is not a router but a
+//! translator: each of the guest's flows becomes a socket of the host, so that the host needs no
+//! privilege, no forwarding and no firewall rule.
+//!
+//! A packet's way: [`Gateway::send`] parses the frame once ([`packet`]), drops what has no
+//! business here, and hands the rest to the protocol's module. Those modules own their sockets;
+//! what they share is in [`Core`].
+
+pub mod config;
+pub mod emit;
+mod link;
+pub mod packet;
+mod target;
+mod tcp;
+mod udp;
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Instant;
+
+pub use self::config::GatewayConfig;
+use self::link::Link;
+use self::packet::Packet;
+use self::tcp::Tcp;
+use self::udp::Udp;
+use crate::frame::{TxFrame, TxOutcome};
+use crate::poll::{Owner, Poller, Ready, Token};
+use crate::port::{Backend, Cx, TxOffloads};
+use crate::rx::RxOffloads;
+use crate::stats::DropReason;
+use crate::wire::{ETHERNET_LEN, ethertype, protocol, u16_at};
+
+/// What all protocols of a gateway share.
+#[derive(Debug)]
+pub struct Core {
+    /// What it was told.
+    pub config: GatewayConfig,
+    /// Who is where on the link.
+    pub link: Link,
+}
+
+/// What a protocol may use while it handles an event.
+#[derive(Debug)]
+pub struct Ctx<'a, 'b> {
+    /// The worker's side: time, the guest's receive ring, polling, counters.
+    pub io: &'a mut Cx<'b>,
+    /// The gateway's side.
+    pub core: &'a mut Core,
+}
+
+/// What became of a packet: `Ok` is handled, or to be offered again later.
+pub type Handled = Result<TxOutcome, DropReason>;
+
+/// See the [module's documentation](self).
+#[derive(Debug)]
+pub struct Gateway {
+    core: Core,
+    tcp: Tcp,
+    udp: Udp,
+}
+
+impl Gateway {
+    /// A gateway; its sockets are opened when its segment starts it.
+    pub fn new(config: GatewayConfig) -> Self {
+        let link = Link::new(config.mac);
+        Self { tcp: Tcp::new(&config), udp: Udp::new(&config), core: Core { config, link } }
+    }
+
+    fn frame(&mut self, cx: &mut Cx<'_>, frame: &TxFrame<'_>) -> Handled {
+        if frame.head.len() < ETHERNET_LEN {
+            return Err(DropReason::Truncated);
+        }
+        let group = frame.head[0] & 1 != 0;
+        if !group && frame.head[..6] != self.core.link.mac.0 {
+            return Err(DropReason::NotForUs);
+        }
+        match u16_at(frame.head, 12) {
+            ethertype::ARP => Err(DropReason::UnknownEtherType),
+            ethertype::IPV4 | ethertype::IPV6 => {
+                let packet = Packet::parse(frame)?;
+                self.packet(cx, &packet)
+            }
+            _ => Err(DropReason::UnknownEtherType),
+        }
+    }
+
+    /// A packet, or one that was reassembled.
+    fn packet(&mut self, io: &mut Cx<'_>, packet: &Packet<'_>) -> Handled {
+        self.check_source(packet)?;
+        self.core.link.learn(packet.src, packet.src_mac);
+        let ctx = &mut Ctx { io, core: &mut self.core };
+        match packet.protocol {
+            protocol::TCP => self.tcp.input(ctx, packet),
+            protocol::UDP => self.udp.input(ctx, packet),
+            _ => Err(DropReason::UnknownProtocol),
+        }
+    }
+
+    /// A guest may speak with addresses of its own link only.
+    fn check_source(&self, packet: &Packet<'_>) -> Result<(), DropReason> {
+        let config = &self.core.config;
+        let ok = match packet.src {
+            IpAddr::V4(src) => {
+                src.is_unspecified() || (config.subnet4.contains(&src) && src != config.gateway4)
+            }
+            IpAddr::V6(src) => {
+                src.is_unspecified()
+                    || src.is_unicast_link_local()
+                    || (config.prefix6.contains(&src) && src != config.gateway6)
+            }
+        };
+        if ok { Ok(()) } else { Err(DropReason::BadSource) }
+    }
+}
+
+impl Backend for Gateway {
+    fn tx_offloads(&self) -> TxOffloads {
+        TxOffloads { checksum: true, tso4: true, tso6: true }
+    }
+
+    fn mtu(&self) -> u16 {
+        self.core.config.mtu
+    }
+
+    fn start(&mut self, poll: &Poller) -> io::Result<()> {
+        self.tcp.start(poll)?;
+        self.udp.start(poll)
+    }
+
+    fn attached(&mut self, _cx: &mut Cx<'_>, _offloads: RxOffloads) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn detached(&mut self, _now: Instant, poll: &Poller) {
+        self.tcp.detached(poll);
+        self.udp.detached(poll);
+        self.core.link.forget();
+    }
+
+    fn send(&mut self, cx: &mut Cx<'_>, frame: &TxFrame<'_>) -> TxOutcome {
+        self.frame(cx, frame).unwrap_or_else(TxOutcome::Dropped)
+    }
+
+    fn batch_end(&mut self, io: &mut Cx<'_>) {
+        self.tcp.batch_end(&mut Ctx { io, core: &mut self.core });
+    }
+
+    fn ready(&mut self, io: &mut Cx<'_>, token: Token, ready: Ready) -> bool {
+        let ctx = &mut Ctx { io, core: &mut self.core };
+        match token.owner {
+            Owner::Tcp | Owner::TcpListener => self.tcp.ready(ctx, token, ready),
+            Owner::Udp | Owner::UdpListener => self.udp.ready(ctx, token, ready),
+            _ => {}
+        }
+        false
+    }
+
+    fn rx_available(&mut self, io: &mut Cx<'_>) {
+        let ctx = &mut Ctx { io, core: &mut self.core };
+        self.udp.rx_available(ctx);
+        self.tcp.rx_available(ctx);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        [self.tcp.deadline(), self.udp.deadline()].into_iter().flatten().min()
+    }
+
+    fn expire(&mut self, io: &mut Cx<'_>) {
+        let ctx = &mut Ctx { io, core: &mut self.core };
+        self.tcp.expire(ctx);
+        self.udp.expire(ctx);
+    }
+}

@@ -1,0 +1,242 @@
+//! An IP packet from the guest, parsed once from the frame's head.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use vm_memory::VolatileSlice;
+
+use crate::addr::MacAddr;
+use crate::frame::{Offload, TxFrame};
+use crate::stats::DropReason;
+use crate::wire::checksum::checksum;
+use crate::wire::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, ethertype, u16_at, u32_at};
+
+/// IPv6 extension headers that may stand before the transport header: more are an attack.
+const EXTENSIONS_MAX: usize = 8;
+
+/// A piece of a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fragment {
+    /// The identification that its pieces share.
+    pub id: u32,
+    /// Where in the datagram it belongs, in bytes.
+    pub offset: u32,
+    /// It is not the last.
+    pub more: bool,
+}
+
+/// An IP packet. All fields are from our own copy of the headers.
+#[derive(Debug, Clone, Copy)]
+pub struct Packet<'a> {
+    /// Who sent the frame.
+    pub src_mac: MacAddr,
+    /// Source address.
+    pub src: IpAddr,
+    /// Destination address, of the same family.
+    pub dst: IpAddr,
+    /// The transport protocol, behind all extension headers.
+    pub protocol: u8,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// Type of service or traffic class.
+    pub traffic_class: u8,
+    /// IPv4's DF bit; true for IPv6.
+    pub dont_fragment: bool,
+    /// Where it belongs, when it is a fragment.
+    pub fragment: Option<Fragment>,
+    /// The IP header with its options or extensions.
+    pub ip_header: &'a [u8],
+    /// What of the transport header and its payload lies in the head.
+    pub head: &'a [u8],
+    /// The rest of it, still the sender's.
+    pub tail: &'a [VolatileSlice<'a>],
+    /// Bytes of transport header and payload, head and tail together, link padding excluded.
+    pub len: usize,
+    /// What the sender left to the link.
+    pub offload: Offload,
+}
+
+/// The payload of a transport protocol: `len` bytes, first those of `head`, then of `tail`.
+#[derive(Debug, Clone, Copy)]
+pub struct Payload<'a> {
+    /// What of it lies in the head.
+    pub head: &'a [u8],
+    /// The rest; may hold more than belongs to the payload.
+    pub tail: &'a [VolatileSlice<'a>],
+    /// Bytes in all.
+    pub len: usize,
+}
+
+impl<'a> Payload<'a> {
+    /// Bytes of it in the tail.
+    pub fn tail_len(&self) -> usize {
+        self.len - self.head.len()
+    }
+
+    /// Copies all of it to the start of `to`, which has room for it.
+    pub fn copy_to(&self, to: &mut [u8]) {
+        let (head, mut rest) = to[..self.len].split_at_mut(self.head.len());
+        head.copy_from_slice(self.head);
+        for slice in self.tail {
+            if rest.is_empty() {
+                break;
+            }
+            let n = rest.len().min(slice.len());
+            slice.copy_to(&mut rest[..n]);
+            rest = &mut rest[n..];
+        }
+    }
+}
+
+impl<'a> Packet<'a> {
+    /// Parses a frame whose EtherType is IPv4 or IPv6.
+    ///
+    /// # Errors
+    /// The reason to drop it.
+    pub fn parse(frame: &TxFrame<'a>) -> Result<Self, DropReason> {
+        let head = frame.head;
+        if head.len() < ETHERNET_LEN {
+            return Err(DropReason::Truncated);
+        }
+        let mut src_mac = MacAddr::default();
+        src_mac.0.copy_from_slice(&head[6..12]);
+        let ip = &head[ETHERNET_LEN..];
+        let ip_len = frame.len - ETHERNET_LEN;
+        let packet = match u16_at(head, 12) {
+            ethertype::IPV4 => Self::parse_v4(ip, ip_len)?,
+            ethertype::IPV6 => Self::parse_v6(ip, ip_len)?,
+            _ => return Err(DropReason::UnknownEtherType),
+        };
+        Ok(Self { src_mac, tail: frame.tail, offload: frame.offload, ..packet })
+    }
+
+    /// RFC 791 §3.1.
+    fn parse_v4(ip: &'a [u8], ip_len: usize) -> Result<Self, DropReason> {
+        if ip.len() < IPV4_LEN {
+            return Err(DropReason::Truncated);
+        }
+        let header_len = usize::from(ip[0] & 0xf) * 4;
+        let total = usize::from(u16_at(ip, 2));
+        if ip[0] >> 4 != 4 || header_len < IPV4_LEN || total < header_len {
+            return Err(DropReason::Malformed);
+        }
+        if total > ip_len {
+            return Err(DropReason::Truncated);
+        }
+        if header_len > ip.len() {
+            return Err(DropReason::HeadersTooLong);
+        }
+        if checksum(&ip[..header_len]) != 0 {
+            return Err(DropReason::BadChecksum);
+        }
+        let flags = u16_at(ip, 6);
+        let (more, offset) = (flags & 0x2000 != 0, u32::from(flags & 0x1fff) * 8);
+        let len = total - header_len;
+        Ok(Self {
+            src_mac: MacAddr::default(),
+            src: Ipv4Addr::from(u32_at(ip, 12)).into(),
+            dst: Ipv4Addr::from(u32_at(ip, 16)).into(),
+            protocol: ip[9],
+            hop_limit: ip[8],
+            traffic_class: ip[1],
+            dont_fragment: flags & 0x4000 != 0,
+            fragment: (more || offset != 0).then(|| Fragment {
+                id: u16_at(ip, 4).into(),
+                offset,
+                more,
+            }),
+            ip_header: &ip[..header_len],
+            head: &ip[header_len..ip.len().min(total)],
+            tail: &[],
+            len,
+            offload: Offload::default(),
+        })
+    }
+
+    /// RFC 8200 §3 and §4.
+    fn parse_v6(ip: &'a [u8], ip_len: usize) -> Result<Self, DropReason> {
+        if ip.len() < IPV6_LEN {
+            return Err(DropReason::Truncated);
+        }
+        if ip[0] >> 4 != 6 {
+            return Err(DropReason::Malformed);
+        }
+        // No jumbograms (RFC 2675): a payload length of 0 means just that.
+        let total = IPV6_LEN + usize::from(u16_at(ip, 4));
+        if total > ip_len {
+            return Err(DropReason::Truncated);
+        }
+        let ip = &ip[..ip.len().min(total)];
+        let mut at = IPV6_LEN;
+        let mut protocol = ip[6];
+        let mut fragment = None;
+        let mut extensions = 0;
+        loop {
+            let len = match protocol {
+                // Hop-by-hop (first only, §4.1), routing, destination options.
+                0 if at != IPV6_LEN => return Err(DropReason::Malformed),
+                0 | 43 | 60 => {
+                    let ext = ip.get(at..at + 8).ok_or(DropReason::HeadersTooLong)?;
+                    8 + usize::from(ext[1]) * 8
+                }
+                44 => {
+                    let ext = ip.get(at..at + 8).ok_or(DropReason::HeadersTooLong)?;
+                    let field = u16_at(ext, 2);
+                    let (offset, more) = (u32::from(field & 0xfff8), field & 1 != 0);
+                    if fragment.is_some() {
+                        return Err(DropReason::Malformed);
+                    }
+                    fragment = Some(Fragment { id: u32_at(ext, 4), offset, more });
+                    8
+                }
+                _ => break,
+            };
+            extensions += 1;
+            if extensions > EXTENSIONS_MAX || at + len > ip.len() {
+                return Err(DropReason::HeadersTooLong);
+            }
+            protocol = ip[at];
+            at += len;
+            // What follows a later fragment's header is payload, whatever it looks like.
+            if fragment.is_some_and(|f| f.offset != 0) {
+                break;
+            }
+        }
+        // An atomic fragment is a whole datagram (RFC 6946).
+        let fragment = fragment.filter(|f| f.more || f.offset != 0);
+        let addr = |at: usize| {
+            let mut octets = [0; 16];
+            octets.copy_from_slice(&ip[at..at + 16]);
+            IpAddr::from(Ipv6Addr::from(octets))
+        };
+        Ok(Self {
+            src_mac: MacAddr::default(),
+            src: addr(8),
+            dst: addr(24),
+            protocol,
+            hop_limit: ip[7],
+            traffic_class: ip[0] << 4 | ip[1] >> 4,
+            dont_fragment: true,
+            fragment,
+            ip_header: &ip[..at],
+            head: &ip[at..],
+            tail: &[],
+            len: total - at,
+            offload: Offload::default(),
+        })
+    }
+
+    /// What follows a transport header of `header_len` bytes.
+    ///
+    /// # Errors
+    /// [`DropReason::Truncated`] or [`DropReason::HeadersTooLong`] where the header is not whole.
+    pub fn payload(&self, header_len: usize) -> Result<Payload<'a>, DropReason> {
+        if self.len < header_len {
+            return Err(DropReason::Truncated);
+        }
+        let head = self.head.get(header_len..).ok_or(DropReason::HeadersTooLong)?;
+        Ok(Payload { head, tail: self.tail, len: self.len - header_len })
+    }
+}
+
+#[cfg(test)]
+mod tests;
