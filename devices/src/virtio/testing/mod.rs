@@ -1,0 +1,8 @@
+//! The driver side, for tests, benches and fuzz targets: rings laid out by hand in real guest
+//! memory, and drivers that walk each transport's initialisation as a real one does.
+//!
+//! Compiled with the feature `test-utils`. Nothing here is careful with errors: it panics.
+
+mod queue;
+
+pub use queue::{Buffer, DriverQueue, Used, ram};
