@@ -1,0 +1,162 @@
+//! The kernel command line: bounded, without characters the kernel would misread.
+
+use std::fmt;
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use crate::layout::{self, MmioDevice};
+
+/// Longest command line in bytes, without the NUL: x86 Linux has COMMAND_LINE_SIZE = 2048.
+pub const MAX_LEN: usize = 2047;
+
+/// Why a command line was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CmdlineError {
+    /// Longer than the kernel reads.
+    #[error("the kernel command line has {len} bytes, this kernel reads at most {max}: shorten it")]
+    TooLong {
+        /// Bytes it would have.
+        len: usize,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// A NUL, a line break or another control character.
+    #[error(
+        "the kernel command line has a control character (0x{byte:02x}) at byte {at}: remove it"
+    )]
+    Control {
+        /// The character.
+        byte: u8,
+        /// Its offset within the piece that was to be added.
+        at: usize,
+    },
+}
+
+/// A kernel command line, assembled from pieces with one blank between them.
+///
+/// ```
+/// # use minivmm_boot::cmdline::Cmdline;
+/// let mut line = Cmdline::new("console=ttyS0")?;
+/// line.push("quiet")?;
+/// assert_eq!(line.as_str(), "console=ttyS0 quiet");
+/// assert!(line.push("two\nlines").is_err());
+/// # Ok::<(), minivmm_boot::cmdline::CmdlineError>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cmdline(String);
+
+impl Cmdline {
+    /// A command line that starts with `text`.
+    ///
+    /// # Errors
+    /// As [`Cmdline::push`].
+    pub fn new(text: &str) -> Result<Self, CmdlineError> {
+        let mut line = Self::default();
+        line.push(text)?;
+        Ok(line)
+    }
+
+    /// Appends `text`, trimmed, after a blank; nothing if it is empty.
+    ///
+    /// # Errors
+    /// [`CmdlineError`] if the line would exceed [`MAX_LEN`] bytes or `text` has a control
+    /// character other than the tab; the line is then unchanged.
+    pub fn push(&mut self, text: &str) -> Result<(), CmdlineError> {
+        let text = text.trim_matches([' ', '\t']);
+        if text.is_empty() {
+            return Ok(());
+        }
+        if let Some(at) = text.bytes().position(|b| b.is_ascii_control() && b != b'\t') {
+            return Err(CmdlineError::Control { byte: text.as_bytes()[at], at });
+        }
+        let blank = usize::from(!self.0.is_empty());
+        let len = self.0.len().saturating_add(blank).saturating_add(text.len());
+        if len > MAX_LEN {
+            return Err(CmdlineError::TooLong { len, max: MAX_LEN });
+        }
+        self.0.extend([" "].into_iter().take(blank));
+        self.0.push_str(text);
+        Ok(())
+    }
+
+    /// Appends a `virtio_mmio.device=` parameter for each device. Leave it out for kernels that
+    /// find the devices by ACPI, or they are registered twice.
+    ///
+    /// # Errors
+    /// As [`Cmdline::push`].
+    pub fn push_virtio_mmio(&mut self, devices: &[MmioDevice]) -> Result<(), CmdlineError> {
+        devices.iter().try_for_each(|device| self.push(&virtio_mmio_parameter(device)))
+    }
+
+    /// The line.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Writes the line with its NUL at [`layout::CMDLINE`]; `max` is the kernel's own limit.
+    pub(crate) fn write(&self, mem: &GuestMemoryMmap, max: usize) -> Result<(), crate::BootError> {
+        let max = max.min(MAX_LEN);
+        if self.0.len() > max {
+            return Err(CmdlineError::TooLong { len: self.0.len(), max }.into());
+        }
+        mem.write_slice(self.0.as_bytes(), GuestAddress(layout::CMDLINE))?;
+        mem.write_obj(0u8, GuestAddress(layout::CMDLINE + self.0.len() as u64))?;
+        Ok(())
+    }
+}
+
+impl fmt::Display for Cmdline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// `virtio_mmio.device=SIZE@BASE:IRQ`, as Linux's virtio_mmio driver reads it.
+#[must_use]
+pub fn virtio_mmio_parameter(device: &MmioDevice) -> String {
+    let MmioDevice { base, size, gsi } = device;
+    if size.is_multiple_of(1024) {
+        format!("virtio_mmio.device={}K@{base:#x}:{gsi}", size / 1024)
+    } else {
+        format!("virtio_mmio.device={size}@{base:#x}:{gsi}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_joined_by_one_blank() {
+        let mut line = Cmdline::new("  console=ttyS0 ").unwrap();
+        line.push("").unwrap();
+        line.push(" a b ").unwrap();
+        assert_eq!(line.to_string(), "console=ttyS0 a b");
+    }
+
+    #[test]
+    fn limits() {
+        let mut line = Cmdline::new(&"x".repeat(MAX_LEN)).unwrap();
+        assert_eq!(line.push("y"), Err(CmdlineError::TooLong { len: 2049, max: 2047 }));
+        assert_eq!(line.as_str().len(), MAX_LEN);
+        let at = |s: &str| Cmdline::new(s).unwrap_err();
+        assert_eq!(at("a\0b"), CmdlineError::Control { byte: 0, at: 1 });
+        assert_eq!(at("a\nb"), CmdlineError::Control { byte: b'\n', at: 1 });
+        assert!(Cmdline::new("a\tb=\"c d\" ü").is_ok());
+    }
+
+    #[test]
+    fn mmio_parameters() {
+        let mut line = Cmdline::default();
+        line.push_virtio_mmio(&[
+            layout::virtio_mmio_slot(0).unwrap(),
+            MmioDevice { base: 0xD000_1000, size: 512, gsi: 6 },
+        ])
+        .unwrap();
+        assert_eq!(
+            line.as_str(),
+            "virtio_mmio.device=4K@0xd0000000:5 virtio_mmio.device=512@0xd0001000:6"
+        );
+    }
+}

@@ -1,0 +1,166 @@
+//! bzImage (Linux `Documentation/arch/x86/boot.rst`): the payload is unpacked on the host.
+//!
+//! Its relocations, which follow the ELF image in the payload, are ignored: the kernel is put
+//! where it was linked to run.
+
+use linux_loader::loader::bootparam::setup_header;
+use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap};
+
+use super::{Compression, Entry, Format, KernelError, Loaded, Protocol, decompress, elf, field};
+use crate::source::{Image, MAX_IMAGE};
+use crate::{cmdline, layout, memmap};
+
+/// Bytes from the file's start that hold every header field we know (protocol 2.15).
+pub(crate) const HEADER_END: u64 = 0x270;
+const SETUP_SECTS: usize = 0x1F1;
+const SECTOR: u64 = 512;
+/// `xloadflags` XLF_KERNEL_64: a 64-bit entry at offset 0x200.
+const XLF_KERNEL_64: u16 = 1;
+const ENTRY_64: u64 = 0x200;
+/// Protocol versions that brought fields: payload, init_size, xloadflags.
+const V_PAYLOAD: u16 = 0x208;
+const V_INIT_SIZE: u16 = 0x20A;
+const V_XLOADFLAGS: u16 = 0x20C;
+
+pub(super) fn is_bzimage(head: &[u8]) -> bool {
+    head.len() as u64 == HEADER_END
+        && field::u16(head, 0x1FE) == 0xAA55
+        && &head[0x202..0x206] == b"HdrS"
+}
+
+pub(super) fn load(
+    image: &Image<'_>,
+    head: &[u8],
+    mem: &GuestMemoryMmap,
+    protocol: Protocol,
+) -> Result<Loaded, KernelError> {
+    let hdr = parse(head);
+    let sectors = if hdr.setup_sects == 0 { 4 } else { u64::from(hdr.setup_sects) };
+    let code_at = (sectors + 1) * SECTOR;
+    if code_at >= image.len() {
+        return Err(KernelError::Truncated {
+            what: "setup sectors",
+            need: code_at + 1,
+            have: image.len(),
+        });
+    }
+    let loaded = |format, entry, range| Loaded {
+        format,
+        entry,
+        range,
+        initrd_max: initrd_max(&hdr, mem),
+        cmdline_max: cmdline_max(&hdr),
+        header: Some(hdr),
+    };
+    if let Some((compression, vmlinux)) = unpack(image, &hdr, code_at, mem)? {
+        let vmlinux = Image::Bytes(vmlinux.into());
+        let elf = elf::load(&vmlinux, mem, protocol)?;
+        return Ok(loaded(Format::BzImage(compression), elf.entry, elf.range));
+    }
+    if protocol == Protocol::Pvh {
+        return Err(KernelError::NoPvhEntry);
+    }
+    let (entry, range) = load_self_extracting(image, &hdr, code_at, mem)?;
+    Ok(loaded(Format::BzImageSelfExtracting, entry, range))
+}
+
+/// The setup header; fields that the file's protocol version does not have are 0.
+fn parse(head: &[u8]) -> setup_header {
+    // The jump at 0x200 says where the header ends; what follows is code.
+    let end = (0x202 + usize::from(head[0x201])).clamp(0x206, HEADER_END as usize);
+    let mut hdr = setup_header::default();
+    let len = (end - SETUP_SECTS).min(size_of::<setup_header>());
+    hdr.as_mut_slice()[..len].copy_from_slice(&head[SETUP_SECTS..SETUP_SECTS + len]);
+    if hdr.version < V_PAYLOAD {
+        (hdr.payload_offset, hdr.payload_length) = (0, 0);
+    }
+    if hdr.version < V_INIT_SIZE {
+        (hdr.pref_address, hdr.init_size) = (0, 0);
+    }
+    if hdr.version < V_XLOADFLAGS {
+        hdr.xloadflags = 0;
+    }
+    hdr
+}
+
+/// First address past the highest an initrd may use; the header field names the last byte.
+fn initrd_max(hdr: &setup_header, mem: &GuestMemoryMmap) -> u64 {
+    let max = if hdr.initrd_addr_max == 0 { 0x37FF_FFFF } else { hdr.initrd_addr_max };
+    memmap::low_ram_end(mem).min(u64::from(max) + 1)
+}
+
+fn cmdline_max(hdr: &setup_header) -> usize {
+    match hdr.cmdline_size as usize {
+        0 => 255,
+        max => max.min(cmdline::MAX_LEN),
+    }
+}
+
+/// The unpacked vmlinux, or `None` where there is no payload in a format we know.
+fn unpack(
+    image: &Image<'_>,
+    hdr: &setup_header,
+    code_at: u64,
+    mem: &GuestMemoryMmap,
+) -> Result<Option<(Compression, Vec<u8>)>, KernelError> {
+    let (offset, len) = (u64::from(hdr.payload_offset), hdr.payload_length as usize);
+    if len == 0 {
+        return Ok(None);
+    }
+    let Some(payload) = image.read(code_at + offset, len)? else {
+        return Err(KernelError::Truncated {
+            what: "compressed kernel and headers",
+            need: code_at + offset + len as u64,
+            have: image.len(),
+        });
+    };
+    let Some(compression) = Compression::detect(&payload) else { return Ok(None) };
+    // init_size covers the unpacked image, which itself does not fit where RAM does not reach.
+    let claimed = match hdr.init_size {
+        0 => MAX_IMAGE,
+        size => u64::from(size).min(MAX_IMAGE),
+    };
+    let ram_end = memmap::low_ram_end(mem);
+    match decompress::unpack(compression, &payload, claimed.min(ram_end)) {
+        Err(KernelError::TooLarge { .. }) if ram_end < claimed => {
+            let end = hdr.pref_address.max(layout::HIGH_MEMORY).saturating_add(claimed);
+            Err(KernelError::DoesNotFit { end, ram_end })
+        }
+        other => other.map(|vmlinux| Some((compression, vmlinux))),
+    }
+}
+
+/// Puts the protected-mode code where it may run and unpack itself.
+fn load_self_extracting(
+    image: &Image<'_>,
+    hdr: &setup_header,
+    code_at: u64,
+    mem: &GuestMemoryMmap,
+) -> Result<(Entry, std::ops::Range<u64>), KernelError> {
+    let init_size = u64::from(hdr.init_size);
+    if hdr.xloadflags & XLF_KERNEL_64 == 0 || init_size == 0 {
+        return Err(KernelError::No64BitEntry);
+    }
+    let code_len = (u64::from(hdr.syssize) * 16).min(image.len() - code_at);
+    if code_len <= ENTRY_64 {
+        return Err(KernelError::Malformed("its 64-bit entry is past its end"));
+    }
+    let size = init_size.max(code_len);
+    let ram_end = memmap::low_ram_end(mem);
+    let align = u64::from(hdr.kernel_alignment).max(1);
+    let relocated =
+        (hdr.relocatable_kernel != 0).then(|| layout::HIGH_MEMORY.next_multiple_of(align));
+    let fits = |start: &u64| {
+        *start >= layout::HIGH_MEMORY && start.checked_add(size).is_some_and(|end| end <= ram_end)
+    };
+    let start =
+        [Some(hdr.pref_address), relocated].into_iter().flatten().find(fits).ok_or_else(|| {
+            let start = relocated.unwrap_or(hdr.pref_address);
+            if start < layout::HIGH_MEMORY {
+                return KernelError::TooLow(start);
+            }
+            KernelError::DoesNotFit { end: start.saturating_add(size), ram_end }
+        })?;
+    image.copy(code_at, code_len as usize, mem, GuestAddress(start))?;
+    Ok((Entry::Linux64(start + ENTRY_64), start..start + size))
+}

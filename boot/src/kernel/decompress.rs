@@ -1,0 +1,149 @@
+//! Unpacks a bzImage payload in one of the compressions that Linux is shipped with.
+//!
+//! Every payload ends with the unpacked length (32 bits, little-endian): gzip has it by itself,
+//! Linux's build appends it to the others. It is the size of the one output buffer, so a damaged
+//! or hostile payload can produce no more than was granted before unpacking began.
+
+use std::fmt;
+use std::io::{self, Read};
+
+use super::{KernelError, field};
+
+/// How a kernel payload is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// gzip, RFC 1952.
+    Gzip,
+    /// xz with the x86 BCJ filter.
+    Xz,
+    /// LZMA alone.
+    Lzma,
+    /// LZ4, legacy frame.
+    Lz4,
+    /// Zstandard, RFC 8878.
+    Zstd,
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gzip => "gzip",
+            Self::Xz => "xz",
+            Self::Lzma => "lzma",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        })
+    }
+}
+
+const LZ4_LEGACY_MAGIC: [u8; 4] = 0x184C_2102u32.to_le_bytes();
+/// Unpacked bytes of every block of a legacy LZ4 frame but the last.
+const LZ4_LEGACY_BLOCK: usize = 8 << 20;
+/// Bytes that a compressed LZ4 block of that size may have at most.
+const LZ4_BLOCK_MAX: usize = LZ4_LEGACY_BLOCK + LZ4_LEGACY_BLOCK / 255 + 16;
+/// Linux packs with `xz --lzma2=dict=128MiB` and `zstd --ultra -22`, which has a 128 MiB window.
+const MAX_WINDOW: u64 = 128 << 20;
+/// xz and lzma decoders' limit in KiB: the window, and room for tables.
+const MEM_LIMIT_KIB: u32 = (MAX_WINDOW >> 10) as u32 + 1024;
+
+impl Compression {
+    /// Recognises a payload by its first bytes.
+    pub(crate) fn detect(payload: &[u8]) -> Option<Self> {
+        Some(match payload {
+            [0x1F, 0x8B, 8, ..] => Self::Gzip,
+            [0xFD, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
+            [0x5D, 0, 0, ..] => Self::Lzma,
+            [0x28, 0xB5, 0x2F, 0xFD, ..] => Self::Zstd,
+            _ if payload.starts_with(&LZ4_LEGACY_MAGIC) => Self::Lz4,
+            _ => return None,
+        })
+    }
+}
+
+/// Unpacks `payload` into exactly as many bytes as it claims, at most `limit`.
+pub(super) fn unpack(
+    compression: Compression,
+    payload: &[u8],
+    limit: u64,
+) -> Result<Vec<u8>, KernelError> {
+    let damaged = |reason: String| KernelError::Unpack { compression, reason };
+    let Some(tail_at) = payload.len().checked_sub(4) else {
+        return Err(damaged("its data are too short".to_owned()));
+    };
+    let size = field::u32(payload, tail_at);
+    if u64::from(size) > limit {
+        return Err(KernelError::TooLarge { compression, limit });
+    }
+    let data = &payload[..tail_at];
+    let mut out = vec![0; size as usize];
+    let unpacked = match compression {
+        Compression::Gzip => fill(flate2::bufread::GzDecoder::new(payload), &mut out),
+        Compression::Xz => {
+            fill(lzma_rust2::XzReader::new_mem_limit(data, false, MEM_LIMIT_KIB), &mut out)
+        }
+        Compression::Lzma => lzma_rust2::LzmaReader::new_mem_limit(data, MEM_LIMIT_KIB, None)
+            .and_then(|reader| fill(reader, &mut out)),
+        Compression::Lz4 => lz4_legacy(data, &mut out),
+        Compression::Zstd => zstd(data, &mut out),
+    };
+    match unpacked {
+        Ok(len) if len == out.len() => Ok(out),
+        Ok(len) => Err(damaged(format!("it has {len} bytes instead of {size}"))),
+        Err(e) => Err(damaged(e.to_string())),
+    }
+}
+
+/// Fills `out` from `reader` and checks that the stream ends there, which also verifies its
+/// checksum. Returns the bytes got.
+fn fill(mut reader: impl Read, out: &mut [u8]) -> io::Result<usize> {
+    let mut len = 0;
+    while len < out.len() {
+        match reader.read(&mut out[len..]) {
+            Ok(0) => return Ok(len),
+            Ok(n) => len += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    if reader.read(&mut [0])? != 0 {
+        return Err(io::Error::other("it has more bytes than its length says"));
+    }
+    Ok(len)
+}
+
+fn zstd(data: &[u8], out: &mut [u8]) -> io::Result<usize> {
+    let mut decoder = ruzstd::decoding::FrameDecoder::new();
+    decoder.set_max_window_size(MAX_WINDOW);
+    let len = decoder.decode_all(data, out).map_err(io::Error::other)?;
+    if decoder
+        .get_checksum_from_data()
+        .is_some_and(|c| decoder.get_calculated_checksum() != Some(c))
+    {
+        return Err(io::Error::other("its checksum is wrong"));
+    }
+    Ok(len)
+}
+
+/// Legacy LZ4 frame: magic, then blocks as length and data, up to the end.
+fn lz4_legacy(data: &[u8], out: &mut [u8]) -> io::Result<usize> {
+    let mut rest = data.get(4..).unwrap_or_default();
+    let mut len = 0;
+    while rest.len() >= 4 {
+        let (size, blocks) = rest.split_at(4);
+        // A frame may follow another.
+        if size == LZ4_LEGACY_MAGIC {
+            rest = blocks;
+            continue;
+        }
+        let size = field::u32(size, 0) as usize;
+        if size > LZ4_BLOCK_MAX {
+            return Err(io::Error::other("an lz4 block is too long"));
+        }
+        let block = blocks.get(..size).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let end = out.len().min(len + LZ4_LEGACY_BLOCK);
+        len += lz4_flex::block::decompress_into(block, &mut out[len..end])
+            .map_err(io::Error::other)?;
+        rest = &blocks[size..];
+    }
+    Ok(len)
+}

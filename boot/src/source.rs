@@ -1,0 +1,110 @@
+//! Where a kernel or initrd comes from: an open file or bytes in memory.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
+
+/// Most bytes that are taken from something that is not a regular file, and that a compressed
+/// kernel may unpack to.
+pub const MAX_IMAGE: u64 = 512 << 20;
+
+/// A kernel or initrd as the caller holds it.
+///
+/// A file's read position is moved. Pipes work: they are read to their end first.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// An open file.
+    File(&'a File),
+    /// Bytes in host memory.
+    Bytes(&'a [u8]),
+}
+
+/// A [`Source`] opened for random access.
+pub(crate) enum Image<'a> {
+    File { file: &'a File, len: u64 },
+    Bytes(Cow<'a, [u8]>),
+}
+
+impl<'a> Image<'a> {
+    pub(crate) fn open(source: Source<'a>) -> io::Result<Self> {
+        let file = match source {
+            Source::Bytes(bytes) => return Ok(Self::Bytes(Cow::Borrowed(bytes))),
+            Source::File(file) => file,
+        };
+        let meta = file.metadata()?;
+        if meta.is_file() {
+            return Ok(Self::File { file, len: meta.len() });
+        }
+        if meta.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        let mut bytes = Vec::new();
+        let mut file = file;
+        (&mut file).take(MAX_IMAGE + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > MAX_IMAGE {
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                "not a file, and over 512 MiB",
+            ));
+        }
+        Ok(Self::Bytes(Cow::Owned(bytes)))
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Self::File { len, .. } => *len,
+            Self::Bytes(bytes) => bytes.len() as u64,
+        }
+    }
+
+    /// `len` bytes at `offset`, or `None` where the image ends before.
+    pub(crate) fn read(&self, offset: u64, len: usize) -> io::Result<Option<Cow<'_, [u8]>>> {
+        // Against the length first: `len` comes from the image, the buffer must not outgrow it.
+        if offset.checked_add(len as u64).is_none_or(|end| end > self.len()) {
+            return Ok(None);
+        }
+        match self {
+            Self::File { file, .. } => {
+                let mut buf = vec![0; len];
+                file.read_exact_at(&mut buf, offset)?;
+                Ok(Some(Cow::Owned(buf)))
+            }
+            Self::Bytes(bytes) => {
+                let start = offset as usize;
+                Ok(Some(Cow::Borrowed(&bytes[start..start + len])))
+            }
+        }
+    }
+
+    /// Copies `len` bytes at `offset` to guest address `to`. The range must be inside the image
+    /// and inside guest memory.
+    pub(crate) fn copy(
+        &self,
+        offset: u64,
+        len: usize,
+        mem: &GuestMemoryMmap,
+        to: GuestAddress,
+    ) -> io::Result<()> {
+        let failed = |e: GuestMemoryError| match e {
+            GuestMemoryError::IOError(e) => e,
+            other => io::Error::other(other),
+        };
+        match self {
+            Self::File { file, .. } => {
+                let mut file = *file;
+                file.seek(SeekFrom::Start(offset))?;
+                mem.read_exact_volatile_from(to, &mut file, len).map_err(failed)
+            }
+            Self::Bytes(bytes) => {
+                let part = (offset as usize)
+                    .checked_add(len)
+                    .and_then(|end| bytes.get(offset as usize..end))
+                    .ok_or(io::ErrorKind::UnexpectedEof)?;
+                mem.write_slice(part, to).map_err(failed)
+            }
+        }
+    }
+}
