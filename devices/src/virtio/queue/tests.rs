@@ -162,7 +162,8 @@ fn bad_chains_are_consumed_and_leave_nothing() {
     let (_ram, mut driver, mut queue) = pair(4);
     let w = ring::DESC_F_WRITE;
     let n = ring::DESC_F_NEXT;
-    let cases: &[(&[(u64, u32, u16, u16)], ChainFault)] = &[
+    type Raw = (u64, u32, u16, u16);
+    let cases: &[(&[Raw], ChainFault)] = &[
         (&[(DATA, 1, n, 4)], ChainFault::NextOutOfRange),
         (&[(DATA, 1, n, 0)], ChainFault::TooManyDescriptors),
         (&[(DATA, 1, n, 1), (DATA, 1, n, 0)], ChainFault::TooManyDescriptors),
