@@ -1,0 +1,348 @@
+//! The kernel command line: `probe.key=value` words among others that are not ours.
+
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Configure the network, run every check, print the table and end.
+    Report,
+    /// Stay up with the echo, sink and source services.
+    Serve,
+    /// Stay up with the echo service.
+    Echo,
+    /// Stay up with the sink service.
+    Sink,
+    /// Stay up with the source service.
+    Source,
+    /// Stay up and answer ARP, neighbour solicitations and pings.
+    Hold,
+    /// Touch no device, end at once.
+    None,
+}
+
+impl Mode {
+    /// Whether the probe stays up in this mode.
+    pub fn stays(self) -> bool {
+        !matches!(self, Self::Report | Self::None)
+    }
+}
+
+/// How to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// ACPI S5.
+    PowerOff,
+    /// ACPI reset register, then the i8042.
+    Reboot,
+    /// A triple fault.
+    TripleFault,
+    /// Stop the CPU with interrupts off and stay.
+    Halt,
+    /// Execute an undefined instruction in ring 3.
+    Crash,
+}
+
+/// Features to leave alone, as bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Without {
+    /// No checksum offload in either direction (implies no TSO).
+    pub csum: bool,
+    /// No segmentation offload in either direction.
+    pub tso: bool,
+    /// No mergeable receive buffers.
+    pub mrg: bool,
+    /// No event index.
+    pub event_idx: bool,
+    /// No router solicitation, no IPv6 address.
+    pub ipv6: bool,
+    /// No DHCP: `probe.ip` or nothing.
+    pub dhcp: bool,
+    /// No bulk transfers.
+    pub bulk: bool,
+    /// No device interrupts: poll on the timer.
+    pub irq: bool,
+}
+
+/// A static address: `probe.ip=10.0.0.2/24,10.0.0.1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StaticIp {
+    /// Our address.
+    pub address: Ipv4Addr,
+    /// Its prefix length.
+    pub prefix: u8,
+    /// Default router.
+    pub gateway: Option<Ipv4Addr>,
+}
+
+/// The parsed command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options<'a> {
+    /// `probe=`
+    pub mode: Mode,
+    /// `probe.end=`
+    pub end: End,
+    /// `probe.json`: JSON lines instead of a table.
+    pub json: bool,
+    /// `probe.peer=ADDR:PORT`, `[ADDR]:PORT` for IPv6.
+    pub peer: Option<SocketAddr>,
+    /// `probe.ip=`
+    pub ip: Option<StaticIp>,
+    /// `probe.name=`: the name to look up.
+    pub name: Option<&'a str>,
+    /// `probe.expect=`: the checks that must be `ok`, else the run fails.
+    pub expect: Option<&'a str>,
+    /// `probe.seconds=`: how long each bulk transfer takes, in milliseconds here.
+    pub bulk_ms: u32,
+    /// `probe.bytes=`: how much each bulk transfer moves at most, 0 for no bound but the time.
+    pub bulk_bytes: u64,
+    /// `probe.wait=`: how long to wait for a lease, in milliseconds here.
+    pub wait_ms: u32,
+    /// `probe.spin=`: microseconds of busy polling before going to sleep.
+    pub spin_us: u32,
+    /// `probe.rxbuf=`: bytes of each receive buffer, 0 for the choice of the driver.
+    pub rx_buffer: u32,
+    /// `probe.nic=`: which NIC, from 0.
+    pub nic: u32,
+    /// `probe.without=a,b`
+    pub without: Without,
+    /// The first word of ours that was not understood.
+    pub unknown: Option<&'a str>,
+}
+
+impl<'a> Options<'a> {
+    /// The defaults.
+    pub const fn new() -> Self {
+        Self {
+            mode: Mode::Report,
+            end: End::PowerOff,
+            json: false,
+            peer: None,
+            ip: None,
+            name: None,
+            expect: None,
+            bulk_ms: 300,
+            bulk_bytes: 0,
+            wait_ms: 5000,
+            spin_us: 50,
+            rx_buffer: 0,
+            nic: 0,
+            without: Without {
+                csum: false,
+                tso: false,
+                mrg: false,
+                event_idx: false,
+                ipv6: false,
+                dhcp: false,
+                bulk: false,
+                irq: false,
+            },
+            unknown: None,
+        }
+    }
+
+    /// Parses a command line. Words that do not start with `probe` are skipped, of a repeated key the last one counts.
+    pub fn parse(line: &'a str) -> Self {
+        let mut options = Self::new();
+        for word in line.split_ascii_whitespace() {
+            let known = match word.strip_prefix("probe") {
+                Some(rest) if rest.is_empty() => true,
+                Some(rest) if rest.starts_with(['.', '=']) => options.word(rest).is_some(),
+                _ => true,
+            };
+            if !known {
+                options.unknown = options.unknown.or(Some(word));
+            }
+        }
+        options
+    }
+
+    fn word(&mut self, rest: &'a str) -> Option<()> {
+        let (key, value) = rest.split_once('=').unwrap_or((rest, ""));
+        match key {
+            "" => {
+                self.mode = match value {
+                    "report" => Mode::Report,
+                    "serve" => Mode::Serve,
+                    "echo" => Mode::Echo,
+                    "sink" => Mode::Sink,
+                    "source" => Mode::Source,
+                    "hold" => Mode::Hold,
+                    "none" => Mode::None,
+                    _ => return None,
+                }
+            }
+            ".end" => {
+                self.end = match value {
+                    "poweroff" => End::PowerOff,
+                    "reboot" => End::Reboot,
+                    "triplefault" => End::TripleFault,
+                    "halt" => End::Halt,
+                    "crash" => End::Crash,
+                    _ => return None,
+                }
+            }
+            ".json" => {
+                self.json = match value {
+                    "" | "1" | "on" => true,
+                    "0" | "off" => false,
+                    _ => return None,
+                }
+            }
+            ".peer" => self.peer = Some(value.parse().ok()?),
+            ".ip" => self.ip = Some(static_ip(value)?),
+            ".name" => self.name = Some(value).filter(|name| !name.is_empty()),
+            ".expect" => self.expect = Some(value),
+            ".seconds" => self.bulk_ms = millis(value)?,
+            ".bytes" => self.bulk_bytes = value.parse().ok()?,
+            ".wait" => self.wait_ms = millis(value)?,
+            ".spin" => self.spin_us = value.parse().ok()?,
+            ".rxbuf" => self.rx_buffer = value.parse().ok().filter(|n| *n <= 65_562)?,
+            ".nic" => self.nic = value.parse().ok()?,
+            ".without" => {
+                for item in value.split(',') {
+                    match item {
+                        "csum" => self.without.csum = true,
+                        "tso" => self.without.tso = true,
+                        "mrg" => self.without.mrg = true,
+                        "eventidx" => self.without.event_idx = true,
+                        "ipv6" => self.without.ipv6 = true,
+                        "dhcp" => self.without.dhcp = true,
+                        "bulk" => self.without.bulk = true,
+                        "irq" => self.without.irq = true,
+                        _ => return None,
+                    }
+                }
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// The peer if it is an IPv4 one.
+    pub fn peer_ip(&self) -> Option<IpAddr> {
+        self.peer.map(|peer| peer.ip())
+    }
+
+    /// Whether a check is named in `probe.expect=`.
+    pub fn expects(&self, check: &str) -> bool {
+        self.expect.is_some_and(|list| list.split(',').any(|name| name == check))
+    }
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// `SIZE@BASE:IRQ`, the first three fields of Linux's `virtio_mmio.device=`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MmioDevice {
+    /// Guest-physical address of the registers.
+    pub base: u64,
+    /// Global system interrupt.
+    pub gsi: u32,
+}
+
+/// The `virtio_mmio.device=` words in order.
+pub fn mmio_devices(line: &str) -> impl Iterator<Item = MmioDevice> {
+    line.split_ascii_whitespace()
+        .filter_map(|word| word.strip_prefix("virtio_mmio.device="))
+        .filter_map(mmio_device)
+}
+
+fn mmio_device(value: &str) -> Option<MmioDevice> {
+    let (_size, place) = value.split_once('@')?;
+    let mut fields = place.split(':');
+    let base = number(fields.next()?)?;
+    let gsi = u32::try_from(number(fields.next()?)?).ok()?;
+    Some(MmioDevice { base, gsi })
+}
+
+fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(hex) => u64::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+fn static_ip(value: &str) -> Option<StaticIp> {
+    let (cidr, gateway) = match value.split_once(',') {
+        Some((cidr, gateway)) => (cidr, Some(gateway.parse().ok()?)),
+        None => (value, None),
+    };
+    let (address, prefix) = cidr.split_once('/')?;
+    let prefix: u8 = prefix.parse().ok().filter(|n| *n <= 32)?;
+    Some(StaticIp { address: address.parse().ok()?, prefix, gateway })
+}
+
+/// Decimal seconds with up to three decimals, at most an hour.
+fn millis(value: &str) -> Option<u32> {
+    let (whole, fraction) = value.split_once('.').unwrap_or((value, ""));
+    let whole: u32 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let mut thousandths = 0;
+    let mut weight = 100;
+    for digit in fraction.chars() {
+        thousandths += digit.to_digit(10)? * weight;
+        weight /= 10;
+    }
+    (whole <= 3600).then_some(whole * 1000 + thousandths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_and_foreign_words() {
+        let options = Options::parse("console=ttyS0 quiet probes=1 root=/dev/vda");
+        assert_eq!(options, Options::new());
+    }
+
+    #[test]
+    fn every_key() {
+        let o = Options::parse(
+            "probe=serve probe.end=reboot probe.json probe.peer=10.0.2.2:4711 probe.ip=10.0.2.15/24,10.0.2.2 \
+             probe.name=a.test probe.expect=dns,tcp probe.seconds=1.25 probe.bytes=1000 probe.wait=2 probe.spin=9 \
+             probe.rxbuf=4096 probe.nic=1 probe.without=tso,irq",
+        );
+        assert_eq!(o.mode, Mode::Serve);
+        assert_eq!(o.end, End::Reboot);
+        assert!(o.json);
+        assert_eq!(o.peer.map(|p| p.port()), Some(4711));
+        let ip = o.ip.expect("given");
+        assert_eq!((ip.prefix, ip.gateway), (24, Some(Ipv4Addr::new(10, 0, 2, 2))));
+        assert_eq!(o.name, Some("a.test"));
+        assert!(o.expects("tcp") && !o.expects("tc"));
+        assert_eq!((o.bulk_ms, o.bulk_bytes, o.wait_ms, o.spin_us), (1250, 1000, 2000, 9));
+        assert_eq!((o.rx_buffer, o.nic), (4096, 1));
+        assert!(o.without.tso && o.without.irq && !o.without.csum);
+        assert_eq!(o.unknown, None);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        for word in ["probe=maybe", "probe.end=now", "probe.peer=host:1", "probe.ip=1.2.3.4", "probe.x", "probe.seconds=x",
+            "probe.rxbuf=70000", "probe.without=all", "probe.ip=1.2.3.4/33", "probe.seconds=4000"]
+        {
+            assert_eq!(Options::parse(word).unknown, Some(word));
+        }
+    }
+
+    #[test]
+    fn ipv6_peer() {
+        let peer = Options::parse("probe.peer=[fd00::1]:80").peer.expect("parses");
+        assert!(peer.is_ipv6());
+    }
+
+    #[test]
+    fn mmio_words() {
+        let line = "x virtio_mmio.device=512@0xfeb00e00:12 virtio_mmio.device=4K@0xd0000000:5:1 virtio_mmio.device=bad";
+        let devices: Vec<_> = mmio_devices(line).collect();
+        assert_eq!(devices, [
+            MmioDevice { base: 0xfeb0_0e00, gsi: 12 },
+            MmioDevice { base: 0xd000_0000, gsi: 5 },
+        ]);
+    }
+}

@@ -1,0 +1,62 @@
+//! The serial console: COM1, write only, a whole line at a time.
+
+use core::fmt::{self, Write};
+
+use crate::ring0;
+
+const COM1: u16 = 0x3f8;
+
+/// Collects text and sends it in one call into ring 0 when a line is complete or the buffer full.
+pub struct Line {
+    buffer: [u8; 512],
+    used: usize,
+}
+
+impl Line {
+    /// An empty line.
+    pub const fn new() -> Self {
+        Self { buffer: [0; 512], used: 0 }
+    }
+
+    fn flush(&mut self) {
+        if self.used > 0 {
+            ring0::outs(COM1, self.buffer.get(..self.used).unwrap_or_default());
+            self.used = 0;
+        }
+    }
+}
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for &byte in text.as_bytes() {
+            if self.used == self.buffer.len() {
+                self.flush();
+            }
+            if let Some(slot) = self.buffer.get_mut(self.used) {
+                *slot = byte;
+                self.used += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// Prints one line.
+pub fn print(args: fmt::Arguments<'_>) {
+    let mut line = Line::new();
+    // Writing to a `Line` cannot fail.
+    let _ = line.write_fmt(args);
+    let _ = line.write_str("\n");
+}
+
+/// `println!` to the serial console.
+#[macro_export]
+macro_rules! say {
+    ($($arg:tt)*) => { $crate::console::print(format_args!($($arg)*)) };
+}

@@ -1,0 +1,13 @@
+//! The parts of the probe that are pure: bytes and text in, values out. They build for `std` so that they can be tested
+//! on the machine that builds them.
+#![cfg_attr(not(test), no_std)]
+
+pub mod acpi;
+pub mod cmdline;
+pub mod dns;
+pub mod json;
+pub mod offload;
+pub mod options;
+pub mod ra;
+pub mod scale;
+pub mod stats;
