@@ -29,46 +29,56 @@ scratch() {
   mktemp -d "$CACHE/tmp/$$.XXXXXX"
 }
 
-# kernel SERIES - prints the directory that holds the newest unsigned cloud kernel of the series
-# (6.12 or 6.1): vmlinuz, version, and the package's lib/modules. Downloaded once.
-kernel() {
-  local series=$1 dir="$CACHE/linux-$1" lock
+# cached NAME COMMAND... - prints the directory $CACHE/NAME. If it is not there, COMMAND makes it, as
+# the directory that is given as its last argument. Safe against others doing the same.
+cached() {
+  local dir="$CACHE/$1" lock work
+  shift
   mkdir -p "$CACHE"
   exec {lock}>"$dir.lock"
   flock "$lock"
-  [ -e "$dir/version" ] || kernel_fetch "$series" "$dir" >&2
+  if [ ! -d "$dir" ]; then
+    work=$(scratch)
+    "$@" "$work/made" >&2
+    mv -T "$work/made" "$dir"
+    rm -rf "$work"
+  fi
   exec {lock}>&-
   echo "$dir"
 }
 
-kernel_fetch() {
-  local series=$1 dir=$2 work package
-  work=$(scratch)
-  kernel_package() {
-    apt-cache search --names-only "^linux-image-${series//./\\.}\\..*-cloud-amd64-unsigned\$" |
-      awk '{print $1}' | sort -V | tail -1
+# kernel SERIES - prints the directory that holds the newest unsigned cloud kernel of the series
+# (6.12 or 6.1): vmlinuz, version and modules.
+kernel() { cached "linux-$1" fetch_kernel "$1"; }
+
+fetch_kernel() {
+  local out=$2
+  unpack_package "^linux-image-${1//./\\.}\\..*-cloud-amd64-unsigned\$" "$out.tree"
+  mkdir "$out"
+  mv "$out.tree"/boot/vmlinuz-* "$out/vmlinuz"
+  mv "$out.tree"/lib/modules "$out/modules" 2>/dev/null || mv "$out.tree"/usr/lib/modules "$out/modules"
+  ls "$out/modules" > "$out/version"
+}
+
+fetch_busybox() { unpack_package '^busybox-static$' "$1"; }
+
+# unpack_package PATTERN DIRECTORY - downloads the newest Debian package of that name.
+unpack_package() {
+  local name
+  newest() { apt-cache search --names-only "$1" | awk '{print $1}' | sort -V | tail -1; }
+  download() {
+    mkdir -p "$2.deb"
+    (cd "$2.deb" && apt-get -o APT::Sandbox::User="$(id -un)" download -qq "$1")
   }
-  # The package lists may be absent, or so old that what they name is gone.
-  package=$(kernel_package)
-  download() { (cd "$work" && apt-get -o APT::Sandbox::User="$(id -un)" download -qq "$1"); }
-  if [ -z "$package" ] || ! download "$package"; then
+  name=$(newest "$1")
+  if [ -z "$name" ] || ! download "$name" "$2"; then
+    # The package lists are absent, or so old that what they name is gone.
     [ "$(id -u)" -eq 0 ] && apt-get update -qq
-    package=$(kernel_package)
-    [ -n "$package" ] || die "no Debian package of a $series cloud kernel is known: run apt-get update as root"
-    download "$package" || die "cannot download $package"
+    name=$(newest "$1")
+    [ -n "$name" ] || die "no Debian package is known as $1: run apt-get update as root"
+    download "$name" "$2" || die "cannot download the package $name"
   fi
-  dpkg -x "$work/$package"_*.deb "$work/tree"
-  mkdir "$work/done"
-  mv "$work"/tree/boot/vmlinuz-* "$work/done/vmlinuz"
-  if [ -d "$work/tree/usr/lib/modules" ]; then
-    mv "$work/tree/usr/lib/modules" "$work/done/modules"
-  else
-    mv "$work/tree/lib/modules" "$work/done/modules"
-  fi
-  ls "$work/done/modules" > "$work/done/version"
-  rm -rf "$dir"
-  mv -T "$work/done" "$dir"
-  rm -rf "$work"
+  dpkg -x "$2.deb/$name"_*.deb "$2"
 }
 
 # add_modules TREE KERNEL MODULE... - puts modules and what they depend on into TREE, and their
@@ -127,14 +137,16 @@ add_file() {
   done
 }
 
-# base_tree TREE - directories and busybox.
+# base_tree TREE - directories, busybox and a shell. busybox's own shell prefers its applets to the
+# programs in PATH, so sh is dash.
 base_tree() {
-  mkdir -p "$1"/{bin,dev,proc,sys,tmp,run,etc,root,usr}
-  cp -L "$(command -v busybox)" "$1/bin/busybox"
   local applet
+  mkdir -p "$1"/{bin,dev,proc,sys,tmp,run,etc,root,usr}
+  add_file "$1" "$(cached busybox fetch_busybox)/bin/busybox"
   for applet in $("$1/bin/busybox" --list); do
     [ "$applet" = busybox ] || ln -sf busybox "$1/bin/$applet"
   done
+  add_file "$1" "$(command -v dash):/bin/sh"
 }
 
 pack() { (cd "$1" && find . -print0 | LC_ALL=C sort -z | cpio -0 -o -H newc --quiet -R 0:0); }

@@ -1,6 +1,6 @@
 //! The client half, for guests whose own tools cannot check what they move.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -70,29 +70,40 @@ fn report(asked: u64, bytes: u64, sum: &str, start: Instant) -> Result<()> {
 
 pub fn udp(peer: &str, size: &str, count: &str) -> Result<()> {
     let (size, count): (u64, u32) = (size.parse()?, count.parse()?);
-    let address = peer.to_socket_addrs()?.next().ok_or("no address")?;
-    let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
-    socket.connect(address)?;
-    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let socket = connect_udp(peer)?;
     let mut payload = Vec::new();
     Pattern::new(size).read_to_end(&mut payload)?;
-    let mut buffer = vec![0; 65536];
     for number in 0..count {
-        let mut tries = 0;
-        loop {
-            socket.send(&payload)?;
-            match socket.recv(&mut buffer) {
-                Ok(length) if buffer[..length] == payload => break,
-                Ok(length) => return Err(format!("{length} other bytes came back").into()),
-                Err(error) if tries == TRIES => {
-                    return Err(format!("datagram {number} of {size} bytes: {error}").into());
-                }
-                Err(_) => tries += 1,
-            }
+        let answer = ask(&socket, &payload)
+            .map_err(|error| format!("datagram {number} of {size} bytes: {error}"))?;
+        if answer != payload {
+            return Err(format!("{} other bytes came back", answer.len()).into());
         }
     }
     println!("{count} datagrams of {size} bytes");
     Ok(())
+}
+
+fn connect_udp(peer: &str) -> Result<UdpSocket> {
+    let address = peer.to_socket_addrs()?.next().ok_or("no address")?;
+    let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+    socket.connect(address)?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    Ok(socket)
+}
+
+/// One datagram and its answer.
+fn ask(socket: &UdpSocket, payload: &[u8]) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0; 65536];
+    let mut tries = 1;
+    loop {
+        let answer = socket.send(payload).and_then(|_| socket.recv(&mut buffer));
+        match answer {
+            Ok(length) => return Ok(buffer[..length].to_vec()),
+            Err(error) if tries == TRIES => return Err(error),
+            Err(_) => tries += 1,
+        }
+    }
 }
 
 pub fn many(peer: &str, count: &str) -> Result<()> {
@@ -120,6 +131,12 @@ pub fn who(peer: &str) -> Result<()> {
     let mut answer = String::new();
     connect(peer)?.read_to_string(&mut answer)?;
     print!("{answer}");
+    Ok(())
+}
+
+pub fn who_udp(peer: &str) -> Result<()> {
+    let answer = ask(&connect_udp(peer)?, b"who")?;
+    print!("{}", String::from_utf8_lossy(&answer));
     Ok(())
 }
 

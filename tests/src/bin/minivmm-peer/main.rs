@@ -14,7 +14,7 @@
 //! minivmm-peer push ADDR:PORT BYTES        sends to a sink, compares, prints the same
 //! minivmm-peer udp ADDR:PORT SIZE [COUNT]  echoes datagrams and compares
 //! minivmm-peer many ADDR:PORT COUNT        that many connections at once, an echo on each
-//! minivmm-peer who ADDR:PORT               asks a who service over TCP
+//! minivmm-peer who ADDR:PORT [udp]         asks a who service
 //! minivmm-peer sum BYTES                   SHA-256 of the pattern
 //! ```
 //!
@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         ["udp", peer, size, count] => client::udp(peer, size, count),
         ["many", peer, count] => client::many(peer, count),
         ["who", peer] => client::who(peer),
+        ["who", peer, "udp"] => client::who_udp(peer),
         ["sum", bytes] => client::sum(bytes),
         _ => Err("usage: minivmm-peer serve|fetch|push|udp|many|who|sum …".into()),
     };
