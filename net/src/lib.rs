@@ -15,6 +15,8 @@ pub mod gateway;
 pub mod poll;
 pub mod port;
 pub mod rx;
+pub mod segment;
 pub mod stats;
 pub mod sys;
+pub mod tap;
 pub mod wire;

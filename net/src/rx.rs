@@ -58,6 +58,12 @@ impl<'a> RxSlot<'a> {
         if ring.reserve(len) { Some(Self { ring, len, committed: false }) } else { None }
     }
 
+    /// Reserves `most` bytes, or `least` where the station has no room for those.
+    pub fn reserve_most(ring: &'a mut dyn RxRing, most: usize, least: usize) -> Option<Self> {
+        let len = [most, least].into_iter().find(|len| ring.reserve(*len))?;
+        Some(Self { ring, len, committed: false })
+    }
+
     /// Bytes that were reserved.
     pub fn len(&self) -> usize {
         self.len

@@ -90,16 +90,24 @@ pub fn write_frame(
     result(unsafe { libc::writev(fd.as_fd().as_raw_fd(), iov.ptr(), iov.len as c_int) })
 }
 
-/// `readv(2)` into `head` and then `tail`: one frame, one call.
+/// `readv(2)` into `head`, then the first `len` bytes of `tail`, then `spill`: one frame, one call.
 ///
 /// # Errors
 /// Those of `readv(2)`; `InvalidInput` for more than [`IOV_MAX`] pieces.
-pub fn read_frame(fd: impl AsFd, head: &mut [u8], tail: &[VolatileSlice<'_>]) -> io::Result<usize> {
+pub fn read_frame(
+    fd: impl AsFd,
+    head: &mut [u8],
+    tail: &[VolatileSlice<'_>],
+    len: usize,
+    spill: &mut [u8],
+) -> io::Result<usize> {
     let mut iov = Iov::new();
     iov.push(head.as_mut_ptr(), head.len())?;
-    iov.push_slices(tail, 0, usize::MAX)?;
+    iov.push_slices(tail, 0, len)?;
+    iov.push(spill.as_mut_ptr(), spill.len())?;
     // SAFETY: the first `len` entries are initialised and point to writable memory that outlives
-    // the call; `head` is borrowed exclusively, and nobody holds a reference into a VolatileSlice.
+    // the call; `head` and `spill` are borrowed exclusively, and nobody holds a reference into a
+    // VolatileSlice.
     result(unsafe { libc::readv(fd.as_fd().as_raw_fd(), iov.ptr(), iov.len as c_int) })
 }
 
