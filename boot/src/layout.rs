@@ -92,6 +92,8 @@ pub const COM1_GSI: u32 = 4;
 pub const I8042_DATA_PORT: u16 = 0x60;
 /// Keyboard controller command and status port.
 pub const I8042_COMMAND_PORT: u16 = 0x64;
+/// Keyboard interrupt.
+pub const I8042_GSI: u32 = 1;
 /// PCI configuration mechanism #1, first I/O port.
 pub const PCI_CONFIG_PORT: u16 = 0xCF8;
 /// PCI configuration mechanism #1, number of I/O ports.

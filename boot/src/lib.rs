@@ -18,6 +18,7 @@
 //! # Ok::<(), vm_memory::mmap::FromRangesError>(())
 //! ```
 
+pub mod acpi;
 pub mod cmdline;
 pub mod initrd;
 pub mod kernel;
@@ -118,6 +119,15 @@ pub enum BootError {
     /// Guest memory has no RAM where boot data go.
     #[error("guest memory is too small to boot: give the guest at least 2 MiB")]
     MemoryTooSmall,
+    /// vCPUs outside what the tables describe.
+    #[error("cannot boot with {0} CPUs: give the guest 1 to {max}", max = layout::MAX_CPUS)]
+    Cpus(u32),
+    /// More virtio-mmio devices than GSIs for them.
+    #[error("cannot boot with {0} virtio-mmio devices: at most {max}", max = layout::VIRTIO_MMIO_SLOTS)]
+    TooManyDevices(usize),
+    /// A virtio-mmio device outside the slots.
+    #[error("virtio-mmio device at 0x{:x} with GSI {} is outside the device hole", .0.base, .0.gsi)]
+    MmioDevice(MmioDevice),
     /// A write to guest memory failed.
     #[error("cannot write boot data to guest memory: {0}")]
     Memory(#[from] vm_memory::GuestMemoryError),
@@ -136,10 +146,12 @@ pub fn load(mem: &GuestMemoryMmap, spec: &BootSpec<'_>) -> Result<BootState, Boo
     if memmap::low_ram_end(mem) < 2 * layout::MIB {
         return Err(BootError::MemoryTooSmall);
     }
+    check(&spec.platform)?;
     let kernel = kernel::load(spec.kernel, mem, kernel::Options { protocol: spec.protocol })?;
     let initrd = initrd::load(&spec.initrd, mem, &kernel.range, kernel.initrd_max)?;
     spec.cmdline.write(mem, kernel.cmdline_max)?;
-    params::write(mem, &kernel, initrd.as_ref(), spec.cmdline.as_str().len(), 0)?;
+    let rsdp = acpi::write(mem, &spec.platform)?;
+    params::write(mem, &kernel, initrd.as_ref(), spec.cmdline.as_str().len(), rsdp)?;
     Ok(BootState {
         registers: regs::set_up(kernel.entry, mem)?,
         entry: kernel.entry,
@@ -148,3 +160,25 @@ pub fn load(mem: &GuestMemoryMmap, spec: &BootSpec<'_>) -> Result<BootState, Boo
         initrd,
     })
 }
+
+/// Refuses what the tables cannot describe.
+fn check(platform: &Platform) -> Result<(), BootError> {
+    if !(1..=layout::MAX_CPUS).contains(&platform.cpus) {
+        return Err(BootError::Cpus(platform.cpus));
+    }
+    let devices = &platform.virtio_mmio;
+    if devices.len() > layout::VIRTIO_MMIO_SLOTS as usize {
+        return Err(BootError::TooManyDevices(devices.len()));
+    }
+    let slots = layout::VIRTIO_MMIO..layout::PCI_ECAM;
+    let outside = |d: &&MmioDevice| {
+        let end = d.base.checked_add(d.size);
+        !slots.contains(&d.base)
+            || end.is_none_or(|end| end > slots.end)
+            || !(layout::GSI_FIRST..=layout::GSI_LAST).contains(&d.gsi)
+    };
+    devices.iter().find(outside).map_or(Ok(()), |d| Err(BootError::MmioDevice(*d)))
+}
+
+#[cfg(test)]
+mod tests;
