@@ -20,6 +20,7 @@
 
 pub mod acpi;
 pub mod cmdline;
+pub mod cpuid;
 pub mod initrd;
 pub mod kernel;
 pub mod layout;
