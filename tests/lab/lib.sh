@@ -2,6 +2,9 @@
 # initramfs. Sourced, never run.
 # shellcheck shell=bash
 
+set -eEuo pipefail
+trap 'echo "${0##*/}: line $LINENO of ${BASH_SOURCE[0]##*/} failed: $BASH_COMMAND" >&2' ERR
+
 CACHE=${MINIVMM_CACHE:-${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/minivmm}
 
 die() {
@@ -130,7 +133,8 @@ add_file() {
   # The destination may be a link to busybox.
   cp -L --remove-destination "$file" "$tree/$dest"
   [ -x "$file" ] || return 0
-  ldd "$file" 2>/dev/null | grep -o '/[^ ]*' | while read -r library; do
+  # A static program has none, and ldd says so by failing.
+  { ldd "$file" 2>/dev/null || true; } | sed -n 's#^[^/]*\(/[^ ]*\).*#\1#p' | while read -r library; do
     [ -e "$tree$library" ] && continue
     mkdir -p "$tree$(dirname "$library")"
     cp -L "$library" "$tree$library"
