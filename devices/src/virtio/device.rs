@@ -27,6 +27,12 @@ pub trait VirtioDevice: Send {
     /// [`feature::CORE`](super::spec::feature::CORE).
     fn features(&self) -> u64;
 
+    /// Whether the driver's choice can be served; `features` holds only what was offered. False
+    /// leaves `FEATURES_OK` unset (§2.2.2).
+    fn accept_features(&self, _features: u64) -> bool {
+        true
+    }
+
     /// Reads device configuration. Bytes beyond its end read as zero: `data` is zeroed before.
     fn read_config(&self, offset: u64, data: &mut [u8]);
 

@@ -195,6 +195,12 @@ impl Segments {
     /// # Panics
     /// If the list holds slices of another machine's memory, a mistake of the caller.
     pub(super) fn push(&mut self, ram: &GuestRam, addr: u64, len: u32) -> bool {
+        self.adopt(ram);
+        ram.append(&mut self.slices, addr, u64::from(len))
+    }
+
+    /// Makes this a list of `ram`'s slices, which it keeps mapped from here on.
+    fn adopt(&mut self, ram: &GuestRam) {
         match &self.ram {
             Some(mine) if mine.same(ram) => {}
             _ => {
@@ -202,7 +208,45 @@ impl Segments {
                 self.ram = Some(ram.clone());
             }
         }
-        ram.append(&mut self.slices, addr, u64::from(len))
+    }
+
+    /// Copies the first bytes of the slices from number `at` on to `buf` and cuts them off, so
+    /// that nobody reads them again. Returns how many there were. No slice is removed; some may
+    /// be empty afterwards.
+    pub(super) fn take_front(&mut self, at: usize, buf: &mut [u8]) -> usize {
+        let mut done = 0;
+        self.cut_front(at, buf.len(), |piece| {
+            done += piece.copy_to(&mut buf[done..]);
+        });
+        done
+    }
+
+    /// Cuts the first `n` bytes off the slices from number `at` on and appends them to `to`. No
+    /// slice is removed; some may be empty afterwards.
+    pub(super) fn move_front(&mut self, at: usize, n: usize, to: &mut Self) {
+        let Some(ram) = &self.ram else { return };
+        to.adopt(ram);
+        self.cut_front(at, n, |piece| to.slices.push(piece));
+    }
+
+    fn cut_front(&mut self, at: usize, n: usize, mut f: impl FnMut(VolatileSlice<'static>)) {
+        let mut left = n;
+        for slice in self.slices.iter_mut().skip(at) {
+            if left == 0 {
+                break;
+            }
+            let (piece, rest) = slice
+                .split_at(left.min(slice.len()))
+                .expect("the middle is no further than the end");
+            left -= piece.len();
+            *slice = rest;
+            f(piece);
+        }
+    }
+
+    /// Forgets the first `n` slices.
+    pub(super) fn drop_front(&mut self, n: usize) {
+        self.slices.drain(..n);
     }
 }
 
@@ -242,6 +286,28 @@ mod tests {
         assert!(!s.push(&ram, 0x1ff0, 0x20));
         assert!(!s.push(&ram, 0x8ff0, 0x11));
         assert!(!s.push(&ram, u64::MAX, 2));
+        assert_eq!(s.len(), 1);
+    }
+
+    #[test]
+    fn bytes_cut_off_the_front_are_gone_from_the_slices() {
+        let ram = two_regions();
+        let bytes: Vec<u8> = (0..32).collect();
+        ram.guest_memory().write_slice(&bytes, GuestAddress(0xff0)).unwrap();
+        let mut s = Segments::default();
+        assert!(s.push(&ram, 0, 4) && s.push(&ram, 0xff0, 0x20));
+        let mut copy = [0; 20];
+        assert_eq!(s.take_front(1, &mut copy), 20);
+        assert_eq!(copy[..], bytes[..20]);
+        assert_eq!(s.as_slice().iter().map(VolatileSlice::len).collect::<Vec<_>>(), [4, 0, 12]);
+
+        let mut moved = Segments::default();
+        s.move_front(0, 6, &mut moved);
+        assert_eq!(moved.as_slice().iter().map(VolatileSlice::len).collect::<Vec<_>>(), [4, 0, 2]);
+        let mut rest = [0; 99];
+        assert_eq!(s.take_front(0, &mut rest), 10);
+        assert_eq!(rest[..10], bytes[22..]);
+        s.drop_front(2);
         assert_eq!(s.len(), 1);
     }
 

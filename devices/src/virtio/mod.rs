@@ -7,6 +7,7 @@ pub mod queue;
 pub mod spec;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod testing;
+pub mod transport;
 
 pub use device::{
     ActivateError, Activation, ActiveQueue, DeviceInterrupt, QueueInterrupt, VirtioDevice,
@@ -14,3 +15,4 @@ pub use device::{
 };
 pub use memory::{GuestRam, Segments};
 pub use queue::{Chain, ChainFault, QueueError, QueueLayout, VirtQueue};
+pub use transport::{IoEventFd, MmioTransport, PciTransport};
