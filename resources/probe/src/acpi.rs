@@ -13,6 +13,8 @@ pub struct Facts {
     pub ecam: Option<(u64, u8)>,
     /// IOAPICs: address and first GSI.
     pub ioapics: [Option<(u32, u32)>; 2],
+    /// Address and length of the DSDT.
+    pub dsdt: Option<(u64, u64)>,
 }
 
 /// A byte-wide register (generic address structure).
@@ -90,6 +92,11 @@ fn fadt(memory: &impl Memory, table: u64, facts: &mut Facts) {
     const RESET_SUPPORTED: u64 = 1 << 10;
     const HARDWARE_REDUCED: u64 = 1 << 20;
     let length = memory.number::<4>(table + 4);
+    let wide = if length >= 148 { memory.number::<8>(table + 140) } else { 0 };
+    let dsdt = if wide == 0 { memory.number::<4>(table + 40) } else { wide };
+    if signature(memory, dsdt, b"DSDT") {
+        facts.dsdt = Some((dsdt, memory.number::<4>(dsdt + 4)));
+    }
     let flags = memory.number::<4>(table + 112);
     if length >= 129 && flags & RESET_SUPPORTED != 0 {
         let value = memory.number::<1>(table + 128) as u8;
@@ -98,6 +105,36 @@ fn fadt(memory: &impl Memory, table: u64, facts: &mut Facts) {
     if length >= 256 && flags & HARDWARE_REDUCED != 0 {
         facts.sleep = register(memory, table + 244);
     }
+}
+
+/// The virtio-mmio devices (hardware ID `LNRO0005`) of the DSDT: base address and GSI of each. This is not an AML
+/// interpreter: it takes the memory and interrupt descriptors (ACPI 6.5 §6.4.3) that follow the hardware ID.
+pub fn virtio_mmio<const N: usize>(memory: &impl Memory, dsdt: (u64, u64)) -> [Option<(u64, u32)>; N] {
+    let mut found = [None; N];
+    let mut free = found.iter_mut();
+    let (start, length) = dsdt;
+    let mut pending = None;
+    let mut named = false;
+    // A window of 12 bytes slides over the table in chunks.
+    let mut chunk = [0u8; 512];
+    let mut at = 36;
+    while at < length.min(1 << 20) {
+        memory.read(start + at, &mut chunk);
+        for window in chunk.windows(12) {
+            if window.starts_with(b"LNRO0005") {
+                (named, pending) = (true, None);
+            } else if let ([0x86, 9, 0, _, a, b, c, d, ..], true) = (window, named) {
+                pending = Some(u32::from_le_bytes([*a, *b, *c, *d]));
+            } else if let ([0x89, 6, 0, _, 1, a, b, c, d, ..], Some(base)) = (window, pending) {
+                if let Some(slot) = free.next() {
+                    *slot = Some((base.into(), u32::from_le_bytes([*a, *b, *c, *d])));
+                }
+                (named, pending) = (false, None);
+            }
+        }
+        at += 512 - 11;
+    }
+    found
 }
 
 fn madt(memory: &impl Memory, table: u64, facts: &mut Facts) {
@@ -172,6 +209,21 @@ mod tests {
         assert_eq!(facts.ecam, Some((0xb000_0000, 0)));
         assert_eq!(facts.ioapics, [Some((0xfec0_0000, 0)), None]);
         assert_eq!(walk(&tables(), 0xe_0040), facts);
+    }
+
+    #[test]
+    fn virtio_mmio_devices_of_the_dsdt() {
+        let mut m = vec![0; 0x10_0000];
+        put(&mut m, 0x5000, b"DSDT");
+        // Across the first chunk's end, and a second device.
+        for (at, base) in [(0x5000 + 36 + 505, 0xfeb0_0000u32), (0x5400, 0xfeb0_0200)] {
+            put(&mut m, at, b"LNRO0005");
+            put(&mut m, at + 20, &[0x86, 9, 0, 1]);
+            put(&mut m, at + 24, &base.to_le_bytes());
+            put(&mut m, at + 32, &[0x89, 6, 0, 1, 1, 24, 0, 0, 0]);
+        }
+        let found = virtio_mmio::<3>(&Fake(m), (0x5000, 0x600));
+        assert_eq!(found, [Some((0xfeb0_0000, 24)), Some((0xfeb0_0200, 24)), None]);
     }
 
     #[test]

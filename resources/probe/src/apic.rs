@@ -34,7 +34,7 @@ impl Apic {
             unsafe { ring0::wrmsr(IA32_APIC_BASE, wanted) };
         }
         // SAFETY: the architectural place of the local APIC.
-        let mmio = if x2 { None } else { unsafe { Registers::new(XAPIC, 4096) } };
+    let mmio = if x2 { None } else { unsafe { Registers::new(XAPIC, 4096) } };
         if x2 {
             ring0::use_x2apic();
         }

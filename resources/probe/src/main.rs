@@ -7,17 +7,32 @@
 mod console;
 mod apic;
 mod bootinfo;
+mod checks;
 mod clock;
 mod crash;
 mod libc;
 mod mem;
+mod net;
 mod paging;
 mod power;
+mod report;
 mod ring0;
+mod virtio;
 
-use minivmm_probe::acpi;
+use minivmm_probe::acpi::{self, Facts};
 use minivmm_probe::cmdline::{Mode, Options};
 use minivmm_probe::stats::Millis;
+
+use crate::apic::Apic;
+use crate::bootinfo::BootInfo;
+use crate::checks::Checks;
+use crate::clock::Clock;
+use crate::mem::Arena;
+use crate::net::services::{ECHO, IDENTIFY, SINK, SOURCE, Services};
+use crate::net::stack::Stack;
+use crate::power::Outcome;
+use crate::report::{Report, State, Value};
+use crate::virtio::net::Nic;
 
 core::arch::global_asm!(include_str!("boot/entry.s"), options(att_syntax));
 
@@ -25,22 +40,97 @@ core::arch::global_asm!(include_str!("boot/entry.s"), options(att_syntax));
 #[unsafe(no_mangle)]
 extern "C" fn ring3_main(tsc: u64) -> ! {
     let boot = ring0::boot_facts();
-    let clock = clock::Clock::new(tsc, &boot);
-    let info = bootinfo::BootInfo::read(&boot);
+    let clock = Clock::new(tsc, &boot);
+    let info = BootInfo::read(&boot);
     let options = Options::parse(info.cmdline());
-    let proto = if boot.linux { "linux" } else { "pvh" };
-    say!("probe: up {} after entry ({proto}, {} MHz by {}, {} MiB)", Millis(clock.micros()), clock.khz() / 1000, clock.source, info.ram_end >> 20);
+    let mut report = Report::new(&options);
+    say_up(&mut report, &options, &clock, &info, boot.linux);
     let facts = acpi::walk(&mem::Physical, info.rsdp);
     power::configure(&facts, options.end);
-    say!("cmdline {}\n{facts:x?}", info.cmdline());
-    let t = clock.micros();
-    let apic = apic::Apic::new();
-    let t2 = clock.micros();
-    apic.sleep(1_000_000);
-    let t3 = clock.micros();
-    apic.sleep(1_000_000_000);
-    let t4 = clock.micros();
-    say!("apic init {} sleep 1ms {} 1s {}", t2 - t, t3 - t2, t4-t3);
-    if options.mode == Mode::None {}
-    power::end(power::Outcome::Ok, options.end)
+    if let Some(word) = options.unknown {
+        report.check("cmdline", State::Failed, format_args!("not understood: {word}"), &[]);
+    }
+    if options.mode != Mode::None {
+        network(&mut report, &options, clock, &info, &facts);
+    }
+    report.summary(clock.micros());
+    power::end(if report.ok() { Outcome::Ok } else { Outcome::Failed }, options.end)
+}
+
+fn say_up(report: &mut Report<'_>, options: &Options<'_>, clock: &Clock, info: &BootInfo, linux: bool) {
+    let micros = clock.micros();
+    let (protocol, mhz, mib) = (if linux { "linux" } else { "pvh" }, clock.khz() / 1000, info.ram_end >> 20);
+    if options.json {
+        report.note("boot", format_args!("up"), &[
+            ("up_us", Value::Number(micros)),
+            ("protocol", Value::Text(&protocol)),
+            ("tsc_mhz", Value::Number(mhz)),
+            ("clock", Value::Text(&clock.source)),
+            ("memory_mib", Value::Number(mib)),
+        ]);
+    } else {
+        let source = clock.source;
+        say!("probe: up {} after entry ({protocol}, {mib} MiB, TSC {mhz} MHz by {source})", Millis(micros));
+    }
+}
+
+/// Brings the NIC up and does what the mode asks for. Returns when the run is over.
+fn network<'o>(report: &mut Report<'o>, options: &'o Options<'o>, clock: Clock, info: &BootInfo, facts: &Facts) {
+    let apic = Apic::new();
+    let Some(transport) = virtio::find::find(info.cmdline(), facts, &apic, options.nic) else {
+        report.check("link", State::Absent, format_args!("no virtio-net device"), &[]);
+        if options.mode.stays() {
+            loop {
+                apic.sleep(0);
+            }
+        }
+        return;
+    };
+    // SAFETY: RAM by the VMM's map; what it left there was read before, and only we run.
+    let mut arena = unsafe { Arena::new(info.ram_end) };
+    let nic = match Nic::start(transport, options, &mut arena) {
+        Ok(nic) => nic,
+        Err(error) => {
+            report.check("link", State::Failed, format_args!("{}", error.text()), &[]);
+            return;
+        }
+    };
+    let started = clock.micros();
+    checks::link(report, &nic, started);
+    if use_network(report, options, nic, clock, apic, &mut arena, started).is_none() {
+        let left = arena.left() >> 10;
+        report.check("memory", State::Failed, format_args!("too little: {left} KiB left"), &[]);
+    }
+}
+
+/// `None` if memory is short.
+fn use_network<'o>(
+    report: &mut Report<'o>,
+    options: &'o Options<'o>,
+    nic: Nic,
+    clock: Clock,
+    apic: Apic,
+    arena: &mut Arena,
+    started: u64,
+) -> Option<()> {
+    let mut stack = Stack::new(nic, clock, apic, options, arena)?;
+    let mut checks = Checks { stack: &mut stack, arena, report, options };
+    let ipv4 = checks.lease();
+    if options.mode == Mode::Report {
+        checks.all(ipv4, started)?;
+        return Some(());
+    }
+    let mut services = Services::new(options.mode, &mut stack, arena, !options.json)?;
+    let scratch = arena.take(64 << 10, 64)?;
+    report.note(
+        "ready",
+        format_args!("{:?}, echo {ECHO}, sink {SINK}, source {SOURCE}, identify {IDENTIFY}", options.mode),
+        &[("at_us", Value::Number(clock.micros()))],
+    );
+    loop {
+        stack.run(u64::MAX, |stack| {
+            services.serve(stack, scratch);
+            None::<()>
+        });
+    }
 }

@@ -134,4 +134,16 @@ impl Arena {
         memory.fill(0);
         Some(memory)
     }
+
+    /// Takes room for `count` values.
+    pub fn array<T>(&mut self, count: usize, value: impl Fn() -> T) -> Option<&'static mut [T]> {
+        let memory = self.take(size_of::<T>().checked_mul(count)?, align_of::<T>() as u64)?;
+        let first = memory.as_mut_ptr().cast::<T>();
+        for i in 0..count {
+            // SAFETY: inside the memory just taken, aligned for T.
+            unsafe { first.add(i).write(value()) };
+        }
+        // SAFETY: all values are written, and the memory is ours for good.
+        Some(unsafe { core::slice::from_raw_parts_mut(first, count) })
+    }
 }

@@ -95,8 +95,6 @@ unsafe fn call(number: u64, a: u64, b: u64, c: u64) -> u64 {
             out("rcx") _,
             out("r8") _,
             out("r9") _,
-            out("r10") _,
-            out("r11") _,
         );
     }
     result

@@ -105,12 +105,9 @@ svc_sleep:
     jmp 2f
 1:  movl $0xfee00380, %eax
     movl %edi, (%rax)
-2:  movq %rsp, %r8
-    movl $ring0_top, %esp
-    sti
+2:  sti
     hlt
     cli
-    movq %r8, %rsp
     iretq
 # 2: RAX = MSR RDI
 svc_rdmsr:

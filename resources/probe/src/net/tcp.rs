@@ -1,0 +1,130 @@
+//! TCP as a client of the peer: connect, echo, one-byte round trips.
+
+use minivmm_probe::stats::Samples;
+use smoltcp::iface::SocketHandle;
+use smoltcp::socket::tcp::{Socket, State};
+use smoltcp::wire::IpEndpoint;
+
+use super::stack::Stack;
+
+const CONNECT: u64 = 1_500_000;
+const ANSWER: u64 = 2_000_000;
+
+/// Why a check against the peer failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Reset before the connection was there.
+    Refused,
+    /// Nobody answered the SYN.
+    ConnectTimeout,
+    /// The connection ended too early.
+    Closed,
+    /// Connected, but the answer did not come.
+    AnswerTimeout,
+    /// The answer was wrong.
+    Corrupt,
+}
+
+impl Failure {
+    /// For people.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Refused => "connection refused",
+            Self::ConnectTimeout => "no answer to the SYN in 1.5 s",
+            Self::Closed => "connection closed early",
+            Self::AnswerTimeout => "connected, but no answer in 2 s",
+            Self::Corrupt => "the answer differs from what was sent",
+        }
+    }
+}
+
+/// Connects a fresh socket. The time it took, microseconds.
+pub fn connect(stack: &mut Stack, handle: SocketHandle, to: IpEndpoint) -> Result<u64, Failure> {
+    let port = stack.port();
+    let start = stack.clock.micros();
+    let socket = stack.sockets.get_mut::<Socket<'_>>(handle);
+    socket.connect(stack.iface.context(), to, port).map_err(|_| Failure::Refused)?;
+    let outcome = stack.run(CONNECT, |stack| match socket_of(stack, handle).state() {
+        State::Established | State::CloseWait => Some(Ok(stack.clock.micros().saturating_sub(start))),
+        State::Closed => Some(Err(Failure::Refused)),
+        _ => None,
+    });
+    outcome.unwrap_or_else(|| {
+        socket_of(stack, handle).abort();
+        Err(Failure::ConnectTimeout)
+    })
+}
+
+/// The socket behind a handle.
+pub fn socket_of(stack: &mut Stack, handle: SocketHandle) -> &mut Socket<'static> {
+    stack.sockets.get_mut::<Socket<'static>>(handle)
+}
+
+/// Sends all of a short text.
+pub fn send(stack: &mut Stack, handle: SocketHandle, text: &[u8]) -> Result<(), Failure> {
+    match socket_of(stack, handle).send_slice(text) {
+        Ok(sent) if sent == text.len() => Ok(()),
+        _ => Err(Failure::Closed),
+    }
+}
+
+/// Reads until `out` is full.
+fn receive(stack: &mut Stack, handle: SocketHandle, out: &mut [u8]) -> Result<(), Failure> {
+    let mut got = 0;
+    let outcome = stack.run(ANSWER, |stack| {
+        let socket = socket_of(stack, handle);
+        if let Ok(n) = socket.recv_slice(out.get_mut(got..).unwrap_or_default()) {
+            got += n;
+        }
+        if got == out.len() {
+            Some(Ok(()))
+        } else if !socket.may_recv() {
+            Some(Err(Failure::Closed))
+        } else {
+            None
+        }
+    });
+    outcome.unwrap_or(Err(Failure::AnswerTimeout))
+}
+
+/// Connects, has a kilobyte echoed and closes. Time to connect and time of the echo, microseconds.
+pub fn echo(stack: &mut Stack, handle: SocketHandle, to: IpEndpoint) -> Result<(u64, u64), Failure> {
+    let connected = connect(stack, handle, to)?;
+    let mut message = [0u8; 1024];
+    for (i, byte) in message.iter_mut().enumerate() {
+        *byte = (i * 7) as u8;
+    }
+    let start = stack.clock.micros();
+    send(stack, handle, b"ECHO\n")?;
+    send(stack, handle, &message)?;
+    let mut answer = [0u8; 1024];
+    receive(stack, handle, &mut answer)?;
+    let took = stack.clock.micros().saturating_sub(start);
+    socket_of(stack, handle).close();
+    if answer == message { Ok((connected, took)) } else { Err(Failure::Corrupt) }
+}
+
+/// Round trips of one byte, at most 100 or 100 ms of them.
+pub fn round_trips(stack: &mut Stack, handle: SocketHandle, to: IpEndpoint) -> Result<Samples<100>, Failure> {
+    connect(stack, handle, to)?;
+    send(stack, handle, b"RR\n")?;
+    let mut samples = Samples::new();
+    let begin = stack.clock.micros();
+    for round in 0..101u8 {
+        let start = stack.clock.micros();
+        if start.saturating_sub(begin) > 100_000 {
+            break;
+        }
+        send(stack, handle, &[round])?;
+        let mut answer = [0];
+        receive(stack, handle, &mut answer)?;
+        if answer != [round] {
+            return Err(Failure::Corrupt);
+        }
+        if round > 0 {
+            samples.push(stack.clock.micros().saturating_sub(start));
+        }
+    }
+    socket_of(stack, handle).close();
+    Ok(samples)
+}

@@ -1,0 +1,142 @@
+//! The report: one line per check, as a table or as JSON.
+
+use core::fmt::{self, Arguments, Display, Write};
+
+use minivmm_probe::cmdline::Options;
+use minivmm_probe::json::Object;
+
+use crate::console::Line;
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It works.
+    Ok,
+    /// There is nothing to check, and nothing said that there should be.
+    Absent,
+    /// It should work and does not.
+    Failed,
+}
+
+/// A member of a check's JSON object.
+#[derive(Clone, Copy)]
+pub enum Value<'a> {
+    /// A number.
+    Number(u64),
+    /// A text.
+    Text(&'a dyn Display),
+    /// A boolean.
+    Bool(bool),
+    /// Left out.
+    None,
+}
+
+impl Value<'_> {
+    /// A number, left out if there is none.
+    pub fn optional(number: Option<u64>) -> Self {
+        number.map_or(Self::None, Self::Number)
+    }
+}
+
+/// Counts and prints checks.
+pub struct Report<'a> {
+    json: bool,
+    options: &'a Options<'a>,
+    checks: u32,
+    failed: u32,
+}
+
+impl<'a> Report<'a> {
+    /// An empty report.
+    pub fn new(options: &'a Options<'a>) -> Self {
+        Self { json: options.json, options, checks: 0, failed: 0 }
+    }
+
+    /// Whether nothing failed.
+    pub fn ok(&self) -> bool {
+        self.failed == 0
+    }
+
+    /// Adds and prints a check. One that is expected (`probe.expect=`) fails if it is absent.
+    pub fn check(&mut self, name: &str, state: State, detail: Arguments<'_>, members: &[(&str, Value<'_>)]) {
+        let state = if state == State::Absent && self.options.expects(name) { State::Failed } else { state };
+        self.checks += 1;
+        self.failed += u32::from(state == State::Failed);
+        self.print(name, state, detail, members);
+    }
+
+    /// Prints a line that is no check.
+    pub fn note(&mut self, name: &str, detail: Arguments<'_>, members: &[(&str, Value<'_>)]) {
+        self.print(name, State::Ok, detail, members);
+    }
+
+    fn print(&self, name: &str, state: State, detail: Arguments<'_>, members: &[(&str, Value<'_>)]) {
+        let mut line = Line::new();
+        // Writing to a `Line` cannot fail.
+        let _ = if self.json {
+            json(&mut line, name, state, detail, members)
+        } else {
+            let word = match state {
+                State::Ok => "ok",
+                State::Absent => "absent",
+                State::Failed => "FAILED",
+            };
+            writeln!(line, "{name:<9} {word:<7} {detail}")
+        };
+    }
+
+    /// The last line.
+    pub fn summary(&mut self, micros: u64) {
+        let mut line = Line::new();
+        let ok = self.ok();
+        // Writing to a `Line` cannot fail.
+        let _ = if self.json {
+            let members =
+                [("checks", self.checks.into()), ("failed", self.failed.into()), ("total_us", micros)];
+            summary(&mut line, ok, &members)
+        } else if ok {
+            writeln!(line, "probe: ok, {} checks in {} ms", self.checks, micros / 1000)
+        } else {
+            writeln!(line, "probe: FAILED, {} of {} checks, {} ms", self.failed, self.checks, micros / 1000)
+        };
+    }
+}
+
+fn json(
+    line: &mut Line,
+    name: &str,
+    state: State,
+    detail: Arguments<'_>,
+    members: &[(&str, Value<'_>)],
+) -> fmt::Result {
+    let mut object = Object::new(line)?;
+    object.text("check", format_args!("{name}"))?;
+    let state = match state {
+        State::Ok => "ok",
+        State::Absent => "absent",
+        State::Failed => "failed",
+    };
+    object.text("state", format_args!("{state}"))?;
+    for (key, value) in members {
+        match value {
+            Value::Number(number) => object.number(key, *number)?,
+            Value::Text(text) => object.text(key, format_args!("{text}"))?,
+            Value::Bool(value) => object.boolean(key, *value)?,
+            Value::None => {}
+        }
+    }
+    object.text("detail", detail)?;
+    object.finish()?;
+    line.write_char('\n')
+}
+
+fn summary(line: &mut Line, ok: bool, members: &[(&str, u64)]) -> fmt::Result {
+    let mut object = Object::new(line)?;
+    object.text("check", format_args!("summary"))?;
+    object.boolean("ok", ok)?;
+    for (key, value) in members {
+        object.number(key, *value)?;
+    }
+    object.finish()?;
+    line.write_char('\n')
+}
