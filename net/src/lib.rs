@@ -10,6 +10,7 @@
 //! Time is always a parameter.
 
 pub mod addr;
+pub mod buffer;
 pub mod frame;
 pub mod gateway;
 pub mod poll;

@@ -14,7 +14,6 @@ use crate::frame::VNET_HEADER_LEN;
 use crate::rx::RxOffloads;
 
 mod backend;
-mod buffer;
 mod port;
 mod sys;
 

@@ -5,8 +5,8 @@ use std::io::{self, IoSliceMut};
 
 use vm_memory::VolatileSlice;
 
-use super::buffer::HostBuffer;
 use super::{Failure, Tap};
+use crate::buffer::HostBuffer;
 use crate::frame::{FRAME_MAX, HEAD_MAX, Offload, TxFrame, TxOutcome, VNET_HEADER_LEN};
 use crate::poll::{Owner, Poller, Ready, Token};
 use crate::port::{Drained, FrameSink, Port, PortReady, TxOffloads};
