@@ -28,6 +28,8 @@ pub mod memmap;
 mod params;
 pub mod regs;
 pub mod source;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod testing;
 
 use std::ops::Range;
 

@@ -1,1 +1,378 @@
+use super::*;
+use crate::layout::{self, MIB};
+use crate::testing::{BzImage, Elf, ElfSegment, note, pvh_note};
+use proptest::prelude::*;
+use std::fs::File;
+use std::io::Write;
+use vm_memory::{Bytes, GuestAddress};
 
+const ALL: [Compression; 5] =
+    [Compression::Gzip, Compression::Xz, Compression::Lzma, Compression::Lz4, Compression::Zstd];
+
+fn memory(mib: u64) -> GuestMemoryMmap {
+    GuestMemoryMmap::from_ranges(&layout::ram_regions(mib * MIB)).unwrap()
+}
+
+fn load_with(
+    image: &[u8],
+    mem: &GuestMemoryMmap,
+    protocol: Protocol,
+) -> Result<Loaded, KernelError> {
+    load(Source::Bytes(image), mem, Options { protocol })
+}
+
+fn try_load(image: &[u8]) -> Result<Loaded, KernelError> {
+    load_with(image, &memory(16), Protocol::Auto)
+}
+
+fn message(image: &[u8]) -> String {
+    try_load(image).unwrap_err().to_string()
+}
+
+/// Code that compresses neither to nothing nor not at all, with calls for the BCJ filter.
+fn code(len: usize) -> Vec<u8> {
+    let mut state = 1u32;
+    let mut code = Vec::with_capacity(len + 8);
+    while code.len() < len {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        code.extend([0xE8, (state >> 24) as u8, 0x10, 0, 0, 0x90, 0x90, (state >> 16) as u8]);
+    }
+    code.truncate(len);
+    code
+}
+
+fn read(mem: &GuestMemoryMmap, at: u64, len: usize) -> Vec<u8> {
+    let mut buf = vec![0; len];
+    mem.read_slice(&mut buf, GuestAddress(at)).unwrap();
+    buf
+}
+
+#[test]
+fn elf_by_pvh_and_by_the_64_bit_protocol() {
+    let code = code(5000);
+    let elf = Elf::new(MIB, &code).pvh(0x10_0040).build();
+    let mem = memory(16);
+    let loaded = load_with(&elf, &mem, Protocol::Auto).unwrap();
+    assert_eq!(loaded.entry, Entry::Pvh(0x10_0040));
+    assert_eq!(loaded.range, MIB..MIB + 5000 + 0x1000);
+    assert_eq!(loaded.format, Format::Elf);
+    assert_eq!(read(&mem, MIB, 5000), code);
+    let loaded = load_with(&elf, &memory(16), Protocol::Linux64).unwrap();
+    assert_eq!(loaded.entry, Entry::Linux64(MIB));
+    let plain = Elf::new(MIB, &code).build();
+    assert_eq!(try_load(&plain).unwrap().entry, Entry::Linux64(MIB));
+    let err = load_with(&plain, &memory(16), Protocol::Pvh).unwrap_err();
+    assert!(matches!(err, KernelError::NoPvhEntry));
+}
+
+#[test]
+fn a_file_is_loaded_as_bytes_are() {
+    let code = code(70_000);
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&Elf::new(MIB, &code).pvh(MIB as u32).build()).unwrap();
+    let mem = memory(16);
+    let loaded = load(Source::File(&file), &mem, Options::default()).unwrap();
+    assert_eq!(loaded.entry, Entry::Pvh(MIB as u32));
+    assert_eq!(read(&mem, MIB, code.len()), code);
+}
+
+#[test]
+fn a_pipe_is_read_to_its_end() {
+    let image = Elf::new(MIB, &code(3000)).pvh(MIB as u32).build();
+    let (reader, mut writer) = io::pipe().unwrap();
+    // Fits the pipe's buffer, so no second thread is needed.
+    writer.write_all(&image).unwrap();
+    drop(writer);
+    let file = File::from(std::os::fd::OwnedFd::from(reader));
+    assert!(load(Source::File(&file), &memory(16), Options::default()).is_ok());
+}
+
+#[test]
+fn the_pvh_note_is_found_wherever_it_is() {
+    let entry = |elf: &Elf| try_load(&elf.build()).unwrap().entry;
+    let base = Elf::new(MIB, &code(100));
+    let want = Entry::Pvh(MIB as u32 + 8);
+    let build_id = || note(3, b"GNU\0", &[7; 20], 4);
+    let pvh = || pvh_note(MIB as u32 + 8);
+    // Not the last PT_NOTE; not the first note of one; 8-byte alignment; 8-byte address.
+    let mut elf = base.clone();
+    elf.notes = vec![(pvh(), 4), (build_id(), 4)];
+    assert_eq!(entry(&elf), want);
+    elf.notes = vec![(build_id(), 4), ([build_id(), pvh()].concat(), 4)];
+    assert_eq!(entry(&elf), want);
+    let wide = note(18, b"Xen\0", &(MIB + 8).to_le_bytes(), 8);
+    elf.notes = vec![([note(5, b"GNU\0", &[1; 12], 8), wide.clone()].concat(), 8)];
+    assert_eq!(entry(&elf), want);
+    elf.notes = vec![([build_id(), pvh()].concat(), 8)];
+    assert_eq!(entry(&elf), want);
+    // Only in a section.
+    elf.notes = vec![];
+    elf.note_sections = vec![build_id(), pvh()];
+    assert_eq!(entry(&elf), want);
+    // Another owner's note 18, another Xen note, a cut-off one: none of them counts.
+    let mut cut = pvh();
+    cut.truncate(17);
+    elf.note_sections = vec![];
+    for other in [note(18, b"GNU\0", &[0; 4], 4), note(6, b"Xen\0", &[0; 4], 4), cut] {
+        elf.notes = vec![(other, 4)];
+        assert_eq!(entry(&elf), Entry::Linux64(MIB));
+    }
+}
+
+#[test]
+fn a_virtual_entry_is_translated() {
+    let mut elf = Elf::new(MIB, &code(100));
+    elf.segments[0].vaddr = 0xFFFF_FFFF_8010_0000;
+    elf.entry = 0xFFFF_FFFF_8010_0010;
+    assert_eq!(try_load(&elf.build()).unwrap().entry, Entry::Linux64(MIB + 0x10));
+}
+
+#[test]
+fn entries_must_be_inside_the_kernel() {
+    let mut elf = Elf::new(MIB, &code(100));
+    elf.entry = 0x50_0000;
+    assert!(message(&elf.build()).contains("ELF entry 0x500000 is outside its own code"));
+    let elf = Elf::new(MIB, &code(100)).pvh(0x1234);
+    assert!(message(&elf.build()).contains("PVH entry 0x1234 is outside its own code"));
+}
+
+#[test]
+fn segments_must_fit_memory() {
+    let mut elf = Elf::new(MIB, &code(100));
+    elf.segments[0].mem_len = 15 * MIB;
+    assert!(try_load(&elf.build()).is_ok());
+    elf.segments[0].mem_len += 1;
+    assert_eq!(
+        message(&elf.build()),
+        "the kernel needs guest memory up to 0x1000001, RAM below the device hole ends at \
+         0x1000000: give the guest at least 17 MiB"
+    );
+    elf.segments[0].mem_len = u64::MAX;
+    assert!(message(&elf.build()).contains("linked too high"));
+    elf.segments[0].mem_len = 99;
+    assert!(message(&elf.build()).contains("larger in the file than in memory"));
+    let low = Elf::new(0x8_0000, &code(100));
+    assert!(message(&low.build()).contains("wants guest address 0x80000"));
+    let mut two = Elf::new(MIB, &code(100));
+    two.segments.push(ElfSegment::new(MIB + 0x1000, &[1], 0));
+    assert!(message(&two.build()).contains("overlap"));
+}
+
+#[test]
+fn nothing_is_written_for_a_refused_kernel() {
+    let mut elf = Elf::new(MIB, &code(100));
+    elf.segments.push(ElfSegment::new(64 * MIB, &[1], 0));
+    let mem = memory(16);
+    load_with(&elf.build(), &mem, Protocol::Auto).unwrap_err();
+    assert_eq!(read(&mem, MIB, 100), [0; 100]);
+}
+
+#[test]
+fn files_that_are_no_kernel() {
+    assert_eq!(message(b""), "the kernel file is empty");
+    assert!(message(b"hello").contains("too short"));
+    assert!(message(&[b'x'; 4096]).contains("neither an ELF vmlinux nor a bzImage"));
+    assert!(message(&[&b"\x1f\x8b\x08"[..], &[0; 100]].concat()).contains("compressed file"));
+    assert!(message(&[&b"070701"[..], &[b'0'; 200]].concat()).contains("cpio"));
+    assert!(message(&[&b"MZ"[..], &[0; 2000]].concat()).contains("unified kernel image"));
+    let mut arm64 = vec![0; 4096];
+    arm64[0x38..0x3C].copy_from_slice(b"ARM\x64");
+    assert_eq!(message(&arm64), "the kernel is for arm64, this machine runs x86_64 kernels");
+    let mut elf = Elf::new(MIB, &code(100));
+    elf.machine = 183;
+    assert!(message(&elf.build()).contains("for arm64"));
+    let mut i386 = Elf::new(MIB, &code(100)).build();
+    (i386[4], i386[18]) = (1, 3);
+    assert!(message(&i386).contains("32-bit x86"));
+    let mut object = Elf::new(MIB, &code(100)).build();
+    object[16] = 1;
+    assert!(message(&object).contains("kernel module"));
+}
+
+#[test]
+fn truncated_at_any_byte() {
+    let elf = Elf::new(MIB, &code(300)).pvh(MIB as u32).build();
+    // The note is last, and a kernel without it is complete.
+    for len in 1..elf.len() - 20 {
+        let err = try_load(&elf[..len]).unwrap_err();
+        if len >= 64 {
+            assert!(matches!(err, KernelError::Truncated { .. }), "{len}: {err}");
+        }
+    }
+    let bz = BzImage::new(&elf, Compression::Gzip).unwrap().build();
+    for len in (1..bz.len() - 16).step_by(7) {
+        let err = try_load(&bz[..len]).unwrap_err();
+        if len >= 0x270 {
+            assert!(matches!(err, KernelError::Truncated { .. }), "{len}: {err}");
+        }
+    }
+}
+
+#[test]
+fn bzimage_in_every_compression() {
+    for compression in ALL {
+        // More than one LZ4 block.
+        let len = if compression == Compression::Lz4 { 9 << 20 } else { 300_000 };
+        let code = code(len + 123);
+        let elf = Elf::new(MIB, &code).pvh(0x10_0040).build();
+        let file = BzImage::new(&elf, compression).unwrap().build();
+        assert!(file.len() < elf.len(), "{compression}");
+        let mem = memory(32);
+        let loaded = load_with(&file, &mem, Protocol::Auto).unwrap();
+        assert_eq!(loaded.format, Format::BzImage(compression));
+        assert_eq!(loaded.entry, Entry::Pvh(0x10_0040));
+        assert_eq!((loaded.initrd_max, loaded.cmdline_max), (32 * MIB, 2047));
+        assert!(read(&mem, MIB, code.len()) == code, "{compression}");
+        let loaded = load_with(&file, &memory(32), Protocol::Linux64).unwrap();
+        assert_eq!(loaded.entry, Entry::Linux64(MIB));
+        assert_eq!({ loaded.header.unwrap().version }, 0x20F);
+    }
+}
+
+#[test]
+fn relocations_after_the_elf_are_ignored() {
+    let mut payload = Elf::new(MIB, &code(5000)).pvh(MIB as u32).build();
+    payload.extend([0xAB; 4096]);
+    let file = BzImage::new(&payload, Compression::Zstd).unwrap().build();
+    assert_eq!(try_load(&file).unwrap().range.end, MIB + 5000 + 0x1000);
+}
+
+#[test]
+fn damage_to_a_payload_is_noticed() {
+    let elf = Elf::new(MIB, &code(50_000)).pvh(MIB as u32).build();
+    for compression in ALL {
+        let good = BzImage::new(&elf, compression).unwrap();
+        // A wrong length.
+        let mut bad = good.clone();
+        let at = bad.payload.len() - 4;
+        bad.payload[at] ^= 1;
+        let err = try_load(&bad.build()).unwrap_err();
+        assert!(matches!(err, KernelError::Unpack { .. }), "{compression}: {err}");
+        // A length beyond what was granted.
+        let mut bomb = good.clone();
+        bomb.payload[at + 3] = 0x7F;
+        let err = try_load(&bomb.build()).unwrap_err();
+        assert!(matches!(err, KernelError::TooLarge { .. }), "{compression}: {err}");
+        // Cut in the middle; the length stays.
+        let mut cut = good.clone();
+        cut.payload.drain(at / 2..at);
+        assert!(try_load(&cut.build()).is_err(), "{compression}");
+        let mut short = good.clone();
+        short.payload.truncate(7);
+        assert!(try_load(&short.build()).is_err(), "{compression}");
+    }
+}
+
+#[test]
+fn a_bomb_is_refused_before_it_unpacks() {
+    // 64 MiB of zeros behind a few KiB, for a machine of 16 MiB.
+    let zeros = vec![0; 64 << 20];
+    let file = BzImage::new(&zeros, Compression::Gzip).unwrap();
+    let err = try_load(&file.build()).unwrap_err();
+    assert!(matches!(err, KernelError::DoesNotFit { ram_end: 0x100_0000, .. }), "{err}");
+    // The header admits less than the payload holds.
+    let mut lying = file.clone();
+    lying.init_size = 0x10_0000;
+    let err = try_load(&lying.build()).unwrap_err();
+    assert!(matches!(err, KernelError::TooLarge { limit: 0x10_0000, .. }), "{err}");
+    // The length admits less: as many bytes are unpacked as it says, then the rest is noticed.
+    let at = lying.payload.len() - 4;
+    lying.payload[at..].copy_from_slice(&4096u32.to_le_bytes());
+    assert!(matches!(try_load(&lying.build()), Err(KernelError::Unpack { .. })));
+}
+
+#[test]
+fn an_unknown_payload_unpacks_itself() {
+    let mut bz = BzImage::with_payload(vec![b'B'; 10_000], 50_000);
+    bz.pref_address = 2 * MIB;
+    let mem = memory(16);
+    let loaded = load_with(&bz.build(), &mem, Protocol::Auto).unwrap();
+    assert_eq!(loaded.format, Format::BzImageSelfExtracting);
+    assert_eq!(loaded.entry, Entry::Linux64(2 * MIB + 0x200));
+    assert_eq!(loaded.range, 2 * MIB..2 * MIB + u64::from(bz.init_size));
+    assert_eq!(read(&mem, 2 * MIB, 0x400), bz.code);
+    assert_eq!(read(&mem, 2 * MIB + 0x400, 10_000), bz.payload);
+    // Its place is taken: anywhere aligned, if it may move.
+    bz.pref_address = 64 * MIB;
+    assert_eq!(try_load(&bz.build()).unwrap().entry, Entry::Linux64(MIB + 0x200));
+    bz.alignment = 0;
+    assert!(matches!(try_load(&bz.build()), Err(KernelError::DoesNotFit { .. })));
+    bz.pref_address = 0;
+    assert!(matches!(try_load(&bz.build()), Err(KernelError::TooLow(0))));
+    // No 64-bit entry, and no PVH without reading the payload.
+    bz.xloadflags = 0;
+    assert!(matches!(try_load(&bz.build()), Err(KernelError::No64BitEntry)));
+    let err = load_with(&bz.build(), &memory(16), Protocol::Pvh).unwrap_err();
+    assert!(matches!(err, KernelError::NoPvhEntry));
+}
+
+#[test]
+fn old_protocols_lack_fields() {
+    let elf = Elf::new(MIB, &code(5000)).build();
+    let mut bz = BzImage::new(&elf, Compression::Gzip).unwrap();
+    bz.version = 0x208;
+    // The payload is readable; init_size and xloadflags do not exist yet.
+    assert!(try_load(&bz.build()).is_ok());
+    bz.version = 0x207;
+    assert!(matches!(try_load(&bz.build()), Err(KernelError::No64BitEntry)));
+}
+
+/// Everything below 1 MiB and above the kernel's claim stays zero.
+fn check_untouched(mem: &GuestMemoryMmap, loaded: Option<&Loaded>) {
+    assert!(read(mem, 0, MIB as usize).iter().all(|&b| b == 0));
+    let end = loaded.map_or(MIB, |l| l.range.end);
+    let rest = read(mem, end, (4 * MIB - end) as usize);
+    assert!(loaded.is_none() || rest.iter().all(|&b| b == 0));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn arbitrary_bytes(mut bytes in proptest::collection::vec(any::<u8>(), 0..3000), magic in 0..3) {
+        match magic {
+            0 => bytes.splice(0..bytes.len().min(6), *b"\x7fELF\x02\x01").for_each(drop),
+            1 if bytes.len() > 0x206 => {
+                bytes[0x1FE..0x200].copy_from_slice(b"\x55\xaa");
+                bytes[0x202..0x206].copy_from_slice(b"HdrS");
+            }
+            _ => {}
+        }
+        let mem = memory(4);
+        let loaded = load_with(&bytes, &mem, Protocol::Auto).ok();
+        check_untouched(&mem, loaded.as_ref());
+    }
+
+    #[test]
+    fn mutated_elf(
+        at in proptest::collection::vec((0usize..700, any::<u8>()), 1..6), protocol in 0usize..3,
+    ) {
+        let mut elf = Elf::new(MIB, &code(300)).pvh(MIB as u32);
+        elf.note_sections.push(pvh_note(MIB as u32));
+        let mut bytes = elf.build();
+        for (at, value) in at {
+            let at = at % bytes.len();
+            bytes[at] = value;
+        }
+        let protocol = [Protocol::Auto, Protocol::Pvh, Protocol::Linux64][protocol];
+        let mem = memory(4);
+        let loaded = load_with(&bytes, &mem, protocol).ok();
+        check_untouched(&mem, loaded.as_ref());
+    }
+
+    #[test]
+    fn mutated_bzimage(
+        at in proptest::collection::vec((0usize..0x2000, any::<u8>()), 1..6), which in 0usize..5,
+    ) {
+        let elf = Elf::new(MIB, &code(3000)).pvh(MIB as u32).build();
+        let mut bytes = BzImage::new(&elf, ALL[which]).unwrap().build();
+        for (at, value) in at {
+            // Half of them into the header's fields, half into code and payload.
+            let at = if at < 0x1000 { 0x1F1 + at % 0x80 } else { 0xA00 + at % (bytes.len() - 0xA00) };
+            bytes[at] = value;
+        }
+        let mem = memory(4);
+        let loaded = load_with(&bytes, &mem, Protocol::Auto).ok();
+        check_untouched(&mem, loaded.as_ref());
+    }
+}
