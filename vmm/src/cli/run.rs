@@ -1,0 +1,146 @@
+//! `minivmm run`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::config::{
+    BootProtocol, ConfigError, Console, MachineConfig, PublishConfig, Size, Transport,
+};
+
+const AFTER_HELP: &str = "\
+Networks (--net, once for each interface):
+  nat[,key=value…]      A NAT gateway of the guest's own, in user space: DHCP, DNS, IPv6 where the
+                        host has it. No privilege is needed.
+      subnet=CIDR       the guest's network; one that overlaps no route of the host by default
+      mtu=N             68 to 65535 bytes; 1500 by default
+      mac=MAC           the interface's address; random by default
+      host=allow|deny   whether the host's loopback is reachable at the gateway's address, as
+                        host.minivmm.internal; denied by default
+      ipv6=auto|on|off  offered while the host can route it by default
+  tap=NAME[,key=value…] A TAP device of the host, made where it doesn't exist (CAP_NET_ADMIN).
+      mtu=N, mac=MAC    as above; the MTU is the device's by default
+  tap,fd=N              A TAP device that was opened before and is inherited as descriptor N.
+
+Examples:
+  minivmm run --net nat                                 try the network with the built-in probe
+  minivmm run --kernel vmlinux --net nat                boot a kernel with a working network
+  minivmm run --kernel bzImage --initrd rd.cpio --cmdline 'quiet' --net nat -p 8080:80
+
+The console: on a terminal, Ctrl-A x ends the machine and Ctrl-A Ctrl-A sends a Ctrl-A.
+
+Exit status:
+  0     the guest powered off, or asked for a reset
+  1     the probe's report has a failed check
+  2     the configuration was refused
+  69    no virtualization (/dev/kvm is missing or unusable)
+  70    the guest crashed: triple fault, or an instruction that this KVM can't run
+  71    the host refused a resource
+  77    a privilege is missing
+  128+N ended by signal N";
+
+/// Options of `minivmm run`.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_HELP, after_help = "More, with examples and exit statuses: minivmm run --help")]
+pub struct RunArgs {
+    /// The kernel: an ELF vmlinux or a bzImage; the built-in probe guest without one
+    #[arg(long, value_name = "FILE", help_heading = "Guest")]
+    kernel: Option<PathBuf>,
+    /// The initial RAM disk
+    #[arg(long, value_name = "FILE", help_heading = "Guest")]
+    initrd: Option<PathBuf>,
+    /// Added to the kernel command line
+    #[arg(long, value_name = "STR", help_heading = "Guest", allow_hyphen_values = true)]
+    cmdline: Option<String>,
+    /// Virtual CPUs, 1 to 32 [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Guest")]
+    cpus: Option<u32>,
+    /// Guest memory: MiB, or with K, M, G or T behind the number [default: 256M]
+    #[arg(long, value_name = "SIZE", help_heading = "Guest")]
+    memory: Option<Size>,
+    /// Names the machine, and the guest by DHCP [default: minivmm]
+    #[arg(long, value_name = "NAME", help_heading = "Guest")]
+    name: Option<String>,
+    /// CPU features to take away, separated by commas
+    #[arg(long, value_name = "FEATURES", help_heading = "Guest")]
+    cpu_mask: Option<String>,
+    /// How the kernel is started [default: auto]
+    #[arg(long, value_name = "PROTOCOL", help_heading = "Guest")]
+    boot_protocol: Option<BootProtocol>,
+    /// A network interface, as described below with --help
+    #[arg(long, value_name = "MODE[,KEY=VALUE…]", help_heading = "Network")]
+    net: Vec<String>,
+    /// Publish a guest port: [ADDRESS:]HOST:GUEST[/udp]
+    #[arg(short, long, value_name = "PORTS", help_heading = "Network")]
+    publish: Vec<PublishConfig>,
+    /// How virtio devices are attached [default: pci]
+    #[arg(long, help_heading = "Devices")]
+    transport: Option<Transport>,
+    /// Where the serial console leads [default: tty on a terminal, else pipe]
+    #[arg(long, help_heading = "Devices")]
+    console: Option<Console>,
+    /// Read the machine from a TOML file; options given beside it win
+    #[arg(long, value_name = "FILE.toml", help_heading = "Monitor")]
+    config: Option<PathBuf>,
+    /// Messages and results as JSON, one object a line
+    #[arg(long, help_heading = "Monitor")]
+    pub json: bool,
+    /// Print how long each phase of the start took
+    #[arg(long, help_heading = "Monitor")]
+    pub timings: bool,
+    /// More messages; twice for debugging
+    #[arg(short, long, action = clap::ArgAction::Count, help_heading = "Monitor")]
+    pub verbose: u8,
+}
+
+impl RunArgs {
+    /// The configuration that the options, and the file they name, describe.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn config(&self) -> Result<MachineConfig, ConfigError> {
+        let mut config = match &self.config {
+            None => MachineConfig::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+                    path: path.display().to_string(),
+                    source,
+                })?;
+                MachineConfig::from_toml(path, &text)?
+            }
+        };
+        fn set<T: Clone>(field: &mut T, option: &Option<T>) {
+            if let Some(value) = option {
+                field.clone_from(value);
+            }
+        }
+        fn set_some<T: Clone>(field: &mut Option<T>, option: &Option<T>) {
+            if option.is_some() {
+                field.clone_from(option);
+            }
+        }
+        set_some(&mut config.kernel, &self.kernel);
+        set_some(&mut config.initrd, &self.initrd);
+        set_some(&mut config.name, &self.name);
+        set_some(&mut config.console, &self.console);
+        set(&mut config.cmdline, &self.cmdline);
+        set(&mut config.cpus, &self.cpus);
+        set(&mut config.memory, &self.memory);
+        set(&mut config.cpu_mask, &self.cpu_mask);
+        set(&mut config.boot_protocol, &self.boot_protocol);
+        set(&mut config.transport, &self.transport);
+        if !self.net.is_empty() {
+            config.net = self
+                .net
+                .iter()
+                .map(|text| {
+                    text.parse().map_err(|source| ConfigError::Net { text: text.clone(), source })
+                })
+                .collect::<Result<_, _>>()?;
+        }
+        if !self.publish.is_empty() {
+            config.publish.clone_from(&self.publish);
+        }
+        Ok(config)
+    }
+}

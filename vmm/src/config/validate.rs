@@ -1,0 +1,326 @@
+//! Checks that need more than one field or the host. What passes can be built.
+
+use std::path::{Path, PathBuf};
+
+use minivmm_boot::cpuid::Mask;
+use minivmm_net::addr::MacAddr;
+
+use super::net::ParseNetError;
+use super::{BootProtocol, Console, MachineConfig, NetConfig, PublishConfig, Size, Transport};
+
+/// The least memory a guest gets: room for the smallest kernel and the tables.
+const MEMORY_MIN: Size = Size::mib(16);
+/// The most vCPUs of a machine.
+const CPUS_MAX: u32 = 32;
+/// The most interfaces: what fits on one PCI bus beside the host bridge, and the pins left for
+/// MMIO devices.
+const NICS_MAX: usize = 16;
+/// The smallest MTU of IPv4 (RFC 791 §3.2).
+const MTU_MIN: u32 = 68;
+/// The largest: an IP packet's length field has 16 bits.
+const MTU_MAX: u32 = 65535;
+
+/// A configuration that is refused. One line each.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is not what it should be.
+    #[error("{path}:{line}: {message}")]
+    File {
+        /// The file.
+        path: String,
+        /// The line in it, from 1.
+        line: usize,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The file can't be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// The refusal.
+        source: std::io::Error,
+    },
+    /// A `--net` of the command line.
+    #[error("--net {text}: {source}")]
+    Net {
+        /// The option's value.
+        text: String,
+        /// What is wrong with it.
+        source: ParseNetError,
+    },
+    /// A name that can't be a host name.
+    #[error("name {0:?}: use letters, digits and inner hyphens, at most 63 (it names the guest)")]
+    Name(String),
+    /// Too few or too many CPUs.
+    #[error("{0} CPUs: a machine has 1 to {max} (--cpus)", max = CPUS_MAX)]
+    Cpus(u32),
+    /// Too little memory.
+    #[error("{0} of memory: a guest needs at least {min} (--memory)", min = MEMORY_MIN)]
+    MemoryTooSmall(Size),
+    /// More memory than the host has.
+    #[error("{asked} of memory: this host has {host} in all (--memory)")]
+    MemoryTooLarge {
+        /// What was asked for.
+        asked: Size,
+        /// All of the host's, swap included.
+        host: Size,
+    },
+    /// Memory that isn't whole pages.
+    #[error("{0} of memory: use a whole number of MiB (--memory)")]
+    MemoryUnaligned(Size),
+    /// A feature that no CPU has.
+    #[error("--cpu-mask: {0}")]
+    CpuMask(#[from] minivmm_boot::cpuid::MaskError),
+    /// Too many interfaces.
+    #[error("{0} network interfaces: a machine has at most {max}", max = NICS_MAX)]
+    Nics(usize),
+    /// An MTU out of range.
+    #[error("MTU {0}: an interface takes {min} to {max} bytes", min = MTU_MIN, max = MTU_MAX)]
+    Mtu(u32),
+    /// A MAC address that can't be a station's.
+    #[error("MAC {0}: a group address can't be a station's (the first byte must be even)")]
+    MacGroup(MacAddr),
+    /// No address at all.
+    #[error("MAC {0}: the zero address can't be a station's")]
+    MacZero(MacAddr),
+    /// The same address twice.
+    #[error("MAC {0} is given to two interfaces; each needs its own")]
+    MacTwice(MacAddr),
+    /// A TAP without a device, or with two.
+    #[error(
+        "--net tap: name the device (tap=NAME) or an inherited descriptor (tap,fd=N), not both"
+    )]
+    Tap,
+    /// Ports that lead nowhere.
+    #[error("-p {0}: there is no NAT interface to publish it on (add --net nat)")]
+    PublishWithoutNat(PublishConfig),
+    /// The same port twice.
+    #[error("-p {0} and -p {1} listen on the same port of the host")]
+    PublishTwice(PublishConfig, PublishConfig),
+    /// The probe has an initrd of its own making: none.
+    #[error("--initrd needs --kernel: the built-in probe takes no initrd")]
+    InitrdWithoutKernel,
+    /// Characters that a command line can't carry.
+    #[error("--cmdline: control characters can't be passed to a kernel")]
+    Cmdline,
+}
+
+impl ConfigError {
+    /// What the TOML parser found, by line.
+    pub(super) fn file(path: &Path, text: &str, error: &toml::de::Error) -> Self {
+        let at = error.span().map_or(0, |s| s.start.min(text.len()));
+        Self::File {
+            path: path.display().to_string(),
+            line: text[..at].bytes().filter(|b| *b == b'\n').count() + 1,
+            message: error.message().replace('\n', " "),
+        }
+    }
+}
+
+/// A configuration that has been checked, with the defaults filled in.
+#[derive(Debug, Clone)]
+pub struct Validated {
+    /// The machine's name.
+    pub name: String,
+    /// The kernel; the probe without one.
+    pub kernel: Option<PathBuf>,
+    /// The initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// What the user adds to the command line.
+    pub cmdline: String,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Bytes of guest memory, whole MiB.
+    pub memory: u64,
+    /// Where the serial port leads, where that was said.
+    pub console: Option<Console>,
+    /// How virtio devices are attached.
+    pub transport: Transport,
+    /// CPU features to take away.
+    pub cpu_mask: Mask,
+    /// How the kernel is started.
+    pub boot_protocol: BootProtocol,
+    /// The interfaces.
+    pub net: Vec<NetConfig>,
+    /// Published ports.
+    pub publish: Vec<PublishConfig>,
+}
+
+impl MachineConfig {
+    /// Checks it against itself and against the host's memory.
+    ///
+    /// # Errors
+    /// [`ConfigError`], the first that is found.
+    pub fn validate(&self) -> Result<Validated, ConfigError> {
+        self.validate_for(host_memory())
+    }
+
+    fn validate_for(&self, host: Size) -> Result<Validated, ConfigError> {
+        let name = self.name.clone().unwrap_or_else(|| "minivmm".into());
+        if !is_host_name(&name) {
+            return Err(ConfigError::Name(name));
+        }
+        if !(1..=CPUS_MAX).contains(&self.cpus) {
+            return Err(ConfigError::Cpus(self.cpus));
+        }
+        if self.memory < MEMORY_MIN {
+            return Err(ConfigError::MemoryTooSmall(self.memory));
+        }
+        if self.memory > host {
+            return Err(ConfigError::MemoryTooLarge { asked: self.memory, host });
+        }
+        if !self.memory.bytes().is_multiple_of(1 << 20) {
+            return Err(ConfigError::MemoryUnaligned(self.memory));
+        }
+        if self.cmdline.chars().any(char::is_control) {
+            return Err(ConfigError::Cmdline);
+        }
+        if self.initrd.is_some() && self.kernel.is_none() {
+            return Err(ConfigError::InitrdWithoutKernel);
+        }
+        self.check_net()?;
+        self.check_publish()?;
+        Ok(Validated {
+            name,
+            kernel: self.kernel.clone(),
+            initrd: self.initrd.clone(),
+            cmdline: self.cmdline.clone(),
+            cpus: self.cpus,
+            memory: self.memory.bytes(),
+            console: self.console,
+            transport: self.transport,
+            cpu_mask: self.cpu_mask.parse()?,
+            boot_protocol: self.boot_protocol,
+            net: self.net.clone(),
+            publish: self.publish.clone(),
+        })
+    }
+
+    fn check_net(&self) -> Result<(), ConfigError> {
+        if self.net.len() > NICS_MAX {
+            return Err(ConfigError::Nics(self.net.len()));
+        }
+        for (i, net) in self.net.iter().enumerate() {
+            if let Some(mtu) = net.mtu()
+                && !(MTU_MIN..=MTU_MAX).contains(&mtu)
+            {
+                return Err(ConfigError::Mtu(mtu));
+            }
+            if let Some(mac) = net.mac() {
+                if mac.is_multicast() {
+                    return Err(ConfigError::MacGroup(mac));
+                }
+                if mac == MacAddr::default() {
+                    return Err(ConfigError::MacZero(mac));
+                }
+                if self.net[..i].iter().any(|other| other.mac() == Some(mac)) {
+                    return Err(ConfigError::MacTwice(mac));
+                }
+            }
+            if let NetConfig::Tap(tap) = net
+                && tap.name.is_some() == tap.fd.is_some()
+            {
+                return Err(ConfigError::Tap);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_publish(&self) -> Result<(), ConfigError> {
+        for (i, publish) in self.publish.iter().enumerate() {
+            if !self.net.iter().any(|n| matches!(n, NetConfig::Nat(_))) {
+                return Err(ConfigError::PublishWithoutNat(*publish));
+            }
+            if let Some(other) = self.publish[..i].iter().find(|p| p.collides(publish)) {
+                return Err(ConfigError::PublishTwice(*other, *publish));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// RFC 1123 §2.1, one label.
+fn is_host_name(name: &str) -> bool {
+    let inner = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    (1..=63).contains(&name.len())
+        && name.chars().all(inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
+/// RAM and swap of this host.
+fn host_memory() -> Size {
+    let info = rustix::system::sysinfo();
+    let units = (info.totalram as u64).saturating_add(info.totalswap as u64);
+    let mib = units.saturating_mul(info.mem_unit.into()) >> 20;
+    Size::mib(mib)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(edit: impl FnOnce(&mut MachineConfig)) -> Result<Validated, String> {
+        let mut config = MachineConfig::default();
+        edit(&mut config);
+        config.validate_for(Size::mib(8192)).map_err(|e| e.to_string())
+    }
+
+    fn net(list: &[&str]) -> Vec<NetConfig> {
+        list.iter().map(|s| s.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_defaults_are_a_machine() {
+        let v = check(|_| {}).unwrap();
+        assert_eq!((v.cpus, v.memory, v.name.as_str()), (1, 256 << 20, "minivmm"));
+    }
+
+    #[test]
+    fn each_mistake_has_its_line() {
+        let one = "nat,mac=52:4d:00:00:00:01";
+        type Edit = Box<dyn FnOnce(&mut MachineConfig)>;
+        let cases: Vec<(Edit, &str)> = vec![
+            (Box::new(|c| c.cpus = 0), "0 CPUs: a machine has 1 to 32"),
+            (Box::new(|c| c.cpus = 1000), "1000 CPUs"),
+            (Box::new(|c| c.memory = Size::mib(0)), "0 bytes of memory"),
+            (Box::new(|c| c.memory = Size::mib(1)), "1 MiB of memory: a guest needs at least"),
+            (
+                Box::new(|c| c.memory = "10T".parse().unwrap()),
+                "10 TiB of memory: this host has 8 GiB",
+            ),
+            (Box::new(|c| c.memory = "16385K".parse().unwrap()), "whole number of MiB"),
+            (Box::new(|c| c.name = Some("a b".into())), "name \"a b\""),
+            (Box::new(|c| c.initrd = Some("i".into())), "--initrd needs --kernel"),
+            (Box::new(|c| c.cmdline = "a\nb".into()), "control characters"),
+            (Box::new(|c| c.cpu_mask = "nonsense".into()), "--cpu-mask: "),
+            (Box::new(|c| c.net = net(&["nat,mtu=67"])), "MTU 67"),
+            (Box::new(|c| c.net = net(&["nat,mtu=70000"])), "MTU 70000"),
+            (Box::new(|c| c.net = net(&["nat,mac=01:00:5e:00:00:01"])), "group address"),
+            (Box::new(move |c| c.net = net(&[one, one])), "given to two interfaces"),
+            (Box::new(|c| c.net = net(&["tap"])), "name the device"),
+            (Box::new(|c| c.net = net(&["nat"; 17])), "17 network interfaces"),
+            (Box::new(|c| c.publish = vec!["1:2".parse().unwrap()]), "no NAT interface"),
+            (
+                Box::new(|c| {
+                    c.net = net(&["nat"]);
+                    c.publish = vec!["80:1".parse().unwrap(), "127.0.0.1:80:2".parse().unwrap()];
+                }),
+                "listen on the same port",
+            ),
+        ];
+        for (edit, want) in cases {
+            let error = check(edit).unwrap_err();
+            assert!(error.contains(want), "{error} does not contain {want}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_files_mistake_is_found_by_line() {
+        let text = "cpus = 2\n[[net]]\nmode = 'nat'\nmtx = 1\n";
+        let error = MachineConfig::from_toml(Path::new("vm.toml"), text).unwrap_err().to_string();
+        assert!(error.starts_with("vm.toml:2: unknown field `mtx`"), "{error}");
+    }
+}

@@ -1,0 +1,87 @@
+//! Everything that can keep a machine from running, each with its exit status.
+
+use std::io;
+use std::path::PathBuf;
+
+use minivmm_boot::{BootError, CmdlineError};
+
+use crate::config::ConfigError;
+use crate::exit;
+use crate::kvm::KvmError;
+use crate::memory::MemoryError;
+
+/// Why a machine was not started. `Display` gives one line: what, where, what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration was refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A file of the guest's can't be opened.
+    #[error("cannot open the {what} {}: {source}", path.display())]
+    Open {
+        /// `kernel` or `initrd`.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The refusal.
+        source: io::Error,
+    },
+    /// The guest can't be loaded from its files.
+    #[error("{}: {source}", what.display())]
+    Boot {
+        /// The kernel or initrd that it is about.
+        what: PathBuf,
+        /// What is wrong with it.
+        source: BootError,
+    },
+    /// The command line that minivmm and the user made together is refused.
+    #[error("--cmdline: {0}")]
+    Cmdline(#[from] CmdlineError),
+    /// KVM refused something.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// There is no guest memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// A network interface can't be made.
+    #[error("{what}: {message}")]
+    Net {
+        /// The interface or port, in the user's words.
+        what: String,
+        /// What is wrong, and what to do.
+        message: String,
+        /// The exit status for it.
+        status: u8,
+    },
+    /// The host refused something else.
+    #[error("cannot {what}: {source}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// The refusal.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// A host's refusal of `what`.
+    pub fn host(what: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Host { what, source }
+    }
+
+    /// The process exit status for it.
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Boot { .. } | Self::Cmdline(_) => exit::CONFIG,
+            Self::Open { source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied => exit::NO_PERMISSION,
+                _ => exit::CONFIG,
+            },
+            Self::Kvm(KvmError::Permission { .. }) => exit::NO_PERMISSION,
+            Self::Kvm(KvmError::Ioctl { .. }) => exit::HOST,
+            Self::Kvm(_) => exit::NO_VIRTUALIZATION,
+            Self::Net { status, .. } => *status,
+            Self::Memory(_) | Self::Host { .. } => exit::HOST,
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! How a machine ends, and the exit statuses that say so.
+
+use std::fmt;
+
+/// The guest ended in good order, or what it ran did.
+pub const OK: u8 = 0;
+/// The probe's report has a failed check.
+pub const CHECK_FAILED: u8 = 1;
+/// The configuration was refused: `EX_USAGE`-like, and what clap uses.
+pub const CONFIG: u8 = 2;
+/// There is no virtualization to use (`EX_UNAVAILABLE`).
+pub const NO_VIRTUALIZATION: u8 = 69;
+/// The guest crashed, or did what this KVM can't run (`EX_SOFTWARE`).
+pub const GUEST_CRASH: u8 = 70;
+/// The host refused a resource (`EX_OSERR`).
+pub const HOST: u8 = 71;
+/// A privilege is missing (`EX_NOPERM`).
+pub const NO_PERMISSION: u8 = 77;
+
+/// Why the machine stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// The guest powered off.
+    PowerOff,
+    /// The guest asked for a reset; a machine ends then, like a container whose init exits.
+    Reset,
+    /// The guest crashed; the text says how.
+    Crash(String),
+    /// A signal to the monitor ended it.
+    Signal(i32),
+    /// The user left by the console's escape.
+    Quit,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PowerOff => f.write_str("the guest powered off"),
+            Self::Reset => f.write_str("the guest asked for a reset"),
+            Self::Crash(how) => write!(f, "the guest crashed: {how}"),
+            Self::Signal(signal) => write!(f, "ended by signal {signal}"),
+            Self::Quit => f.write_str("ended from the console"),
+        }
+    }
+}
+
+/// What a machine's run came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// Why it stopped.
+    pub exit: Exit,
+    /// The guest's own result, where it gave one at the exit port.
+    pub guest_status: Option<u8>,
+}
+
+impl Outcome {
+    /// The process exit status for it: see `minivmm run --help`.
+    pub fn status(&self) -> u8 {
+        match self.exit {
+            Exit::PowerOff | Exit::Reset => self.guest_status.unwrap_or(OK),
+            Exit::Crash(_) => GUEST_CRASH,
+            Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
+            Exit::Quit => OK,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_the_documented_ones() {
+        let status = |exit, guest_status| Outcome { exit, guest_status }.status();
+        assert_eq!(status(Exit::PowerOff, None), 0);
+        assert_eq!(status(Exit::PowerOff, Some(1)), 1);
+        assert_eq!(status(Exit::Reset, None), 0);
+        assert_eq!(status(Exit::Crash("triple fault".into()), Some(0)), 70);
+        assert_eq!(status(Exit::Signal(15), None), 143);
+    }
+}

@@ -1,0 +1,181 @@
+//! The machine as KVM has it: memory slots, interrupt controller, notifications.
+
+mod cpu;
+mod irq;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+pub use self::cpu::{cpuid_entries, set_boot_registers, set_cpuid};
+pub use self::irq::IrqLines;
+
+/// Where KVM may put its own pages on processors that need a TSS and an identity map in guest
+/// memory for real mode (Intel without unrestricted guest); below the last 16 MiB of firmware.
+const TSS_ADDRESS: usize = 0xfffb_d000;
+const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
+
+/// What KVM refused.
+#[derive(Debug, thiserror::Error)]
+pub enum KvmError {
+    /// There is no such device.
+    #[error(
+        "cannot open {path}: {source} (load the kvm module, and enable virtualization in the \
+             firmware or for this virtual machine)"
+    )]
+    Missing {
+        /// The device.
+        path: String,
+        /// The refusal.
+        source: io::Error,
+    },
+    /// It may not be opened.
+    #[error(
+        "cannot open {path}: permission denied (add yourself to the group kvm: sudo usermod \
+             -aG kvm $USER, and log in again)"
+    )]
+    Permission {
+        /// The device.
+        path: String,
+    },
+    /// The device is something else.
+    #[error("{path} is not KVM: API version {version}, not 12")]
+    Version {
+        /// The device.
+        path: String,
+        /// What it said.
+        version: i32,
+    },
+    /// A capability is missing.
+    #[error("this KVM lacks {0}, which minivmm needs")]
+    Capability(&'static str),
+    /// An ioctl failed.
+    #[error("KVM refused to {what}: {source}")]
+    Ioctl {
+        /// What was tried.
+        what: &'static str,
+        /// The refusal.
+        source: io::Error,
+    },
+}
+
+/// Names an ioctl's failure.
+pub fn refused(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> KvmError {
+    move |e| KvmError::Ioctl { what, source: io::Error::from_raw_os_error(e.errno()) }
+}
+
+/// A virtual machine without processors or devices.
+#[derive(Debug)]
+pub struct Vm {
+    fd: Arc<VmFd>,
+    supported_cpuid: CpuId,
+    max_vcpus: usize,
+}
+
+impl Vm {
+    /// Opens the KVM device at `path`, and makes a machine of it with `memory` and an in-kernel
+    /// interrupt controller.
+    ///
+    /// # Errors
+    /// [`KvmError`].
+    pub fn new(path: &Path, memory: &GuestMemoryMmap) -> Result<Self, KvmError> {
+        let kvm = open(path)?;
+        for (cap, name) in [
+            (Cap::Irqchip, "an in-kernel interrupt controller"),
+            (Cap::Irqfd, "irqfd"),
+            (Cap::Ioeventfd, "ioeventfd"),
+            (Cap::ImmediateExit, "immediate_exit"),
+            (Cap::SignalMsi, "message-signalled interrupts"),
+        ] {
+            if !kvm.check_extension(cap) {
+                return Err(KvmError::Capability(name));
+            }
+        }
+        let fd = loop {
+            // Creating a machine is interrupted by any signal, and is then to be tried again.
+            match kvm.create_vm() {
+                Err(e) if e.errno() == libc::EINTR => {}
+                other => break other.map_err(refused("create a virtual machine"))?,
+            }
+        };
+        fd.set_identity_map_address(IDENTITY_MAP_ADDRESS)
+            .map_err(refused("set the identity map address"))?;
+        fd.set_tss_address(TSS_ADDRESS).map_err(refused("set the TSS address"))?;
+        fd.create_irq_chip().map_err(refused("create the interrupt controller"))?;
+        let vm = Self {
+            fd: Arc::new(fd),
+            supported_cpuid: kvm
+                .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+                .map_err(refused("list the CPUID it supports"))?,
+            max_vcpus: kvm.get_max_vcpus(),
+        };
+        vm.map(memory)?;
+        Ok(vm)
+    }
+
+    #[expect(unsafe_code, reason = "KVM is given host addresses of guest memory")]
+    fn map(&self, memory: &GuestMemoryMmap) -> Result<(), KvmError> {
+        for (slot, region) in memory.iter().enumerate() {
+            let slot = kvm_userspace_memory_region {
+                slot: slot as u32,
+                flags: 0,
+                guest_phys_addr: region.start_addr().raw_value(),
+                memory_size: region.len(),
+                userspace_addr: region.as_ptr() as u64,
+            };
+            // SAFETY: the region is a live mapping of that length, and regions do not overlap.
+            // The machine that owns this VM holds a clone of the memory until all vCPU threads
+            // have ended.
+            unsafe { self.fd.set_user_memory_region(slot) }.map_err(refused("map guest memory"))?;
+        }
+        Ok(())
+    }
+
+    /// How many vCPUs this KVM allows.
+    pub fn max_vcpus(&self) -> usize {
+        self.max_vcpus
+    }
+
+    /// The CPUID that this KVM can give a guest.
+    pub fn supported_cpuid(&self) -> &CpuId {
+        &self.supported_cpuid
+    }
+
+    /// Creates vCPU `index`.
+    ///
+    /// # Errors
+    /// [`KvmError::Ioctl`].
+    pub fn create_vcpu(&self, index: u32) -> Result<VcpuFd, KvmError> {
+        self.fd.create_vcpu(index.into()).map_err(refused("create a virtual CPU"))
+    }
+
+    /// Makes the interrupt lines of this machine.
+    pub fn irq_lines(&self) -> Arc<IrqLines> {
+        IrqLines::new(Arc::clone(&self.fd))
+    }
+
+    /// A second handle on the machine, for devices that come and go while it runs.
+    pub fn handle(&self) -> Arc<VmFd> {
+        Arc::clone(&self.fd)
+    }
+}
+
+fn open(path: &Path) -> Result<Kvm, KvmError> {
+    let shown = path.display().to_string();
+    let c_path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())
+        .expect("the path is a constant of ours");
+    let kvm = Kvm::new_with_path(c_path).map_err(|e| match e.errno() {
+        libc::EACCES | libc::EPERM => KvmError::Permission { path: shown.clone() },
+        errno => {
+            KvmError::Missing { path: shown.clone(), source: io::Error::from_raw_os_error(errno) }
+        }
+    })?;
+    match kvm.get_api_version() {
+        12 => Ok(kvm),
+        version => Err(KvmError::Version { path: shown, version }),
+    }
+}

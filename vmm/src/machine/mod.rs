@@ -1,0 +1,213 @@
+//! A machine: memory, devices, processors, networks, and the order in which they come and go.
+
+mod devices;
+mod ending;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use minivmm_boot::{BootSpec, Cmdline, Platform, Source, cpuid};
+use minivmm_devices::debug_exit::DebugExit;
+use minivmm_devices::serial::Serial;
+use minivmm_net::segment::Segment;
+use vm_memory::GuestMemoryMmap;
+
+use self::devices::Devices;
+pub use self::ending::Ending;
+use crate::config::{BootProtocol, Console, Transport, Validated};
+use crate::console::{ConsoleEvents, Output};
+use crate::error::Error;
+use crate::exit::{Exit, Outcome};
+use crate::kvm::{self, KvmError, Vm};
+use crate::timings::{Phase, Timings};
+use crate::vcpu::{self, Stop, Vcpus};
+use crate::{memory, probe};
+
+/// The KVM device.
+const KVM: &str = "/dev/kvm";
+
+/// A machine that was built and not yet ended. Dropping it stops its processors, then its
+/// networks, then frees its memory.
+#[derive(Debug)]
+pub struct Machine {
+    // In the order of their end.
+    vcpus: Vcpus,
+    _devices: Devices,
+    segments: Vec<Segment>,
+    _vm: Vm,
+    _memory: GuestMemoryMmap,
+    ending: Arc<Ending>,
+    serial: Arc<Serial>,
+    console: ConsoleEvents,
+    debug_exit: Arc<DebugExit>,
+    timings: Arc<Timings>,
+}
+
+/// What a machine is built from beside its configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct BuildOptions {
+    /// Where the console leads.
+    pub console: Console,
+    /// The probe reports in JSON.
+    pub json: bool,
+    /// When the process started, for [`Timings`].
+    pub started: Instant,
+}
+
+impl Machine {
+    /// Builds a machine; its processors are paused. On failure nothing is left behind.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn build(config: &Validated, options: BuildOptions) -> Result<Self, Error> {
+        let timings = Arc::new(Timings::new(options.started));
+        let ending = Arc::new(Ending::new().map_err(Error::host("create an eventfd"))?);
+        // Files first: what is wrong with them is found before anything is made.
+        let kernel = config.kernel.as_deref().map(|p| open("kernel", p)).transpose()?;
+        let initrd = config.initrd.as_deref().map(|p| open("initrd", p)).transpose()?;
+        let memory = memory::create(config.memory)?;
+        let vm = Vm::new(Path::new(KVM), &memory)?;
+        if config.cpus as usize > vm.max_vcpus() {
+            return Err(KvmError::Capability("so many virtual CPUs").into());
+        }
+        let peer = None;
+        let segments = Vec::new();
+        let console =
+            ConsoleEvents::new().map_err(Error::host("create the console's descriptors"))?;
+        let sink: Box<dyn std::io::Write + Send> = match options.console {
+            Console::None => Box::new(std::io::sink()),
+            Console::Tty | Console::Pipe => {
+                Box::new(Output::new(Arc::clone(&ending), Arc::clone(&timings)))
+            }
+        };
+        let devices = Devices::build(
+            &vm,
+            &memory,
+            config.transport,
+            devices::Host { sink, hooks: console.hooks(), ending: Arc::clone(&ending) },
+        )?;
+        timings.mark(Phase::Built);
+
+        let mut cmdline = Cmdline::default();
+        match &kernel {
+            Some(_) => cmdline.push("console=ttyS0 panic=-1 reboot=acpi")?,
+            None => cmdline.push(&probe::cmdline(peer, options.json))?,
+        }
+        if config.transport == Transport::Mmio && kernel.is_none() {
+            cmdline.push_virtio_mmio(devices.mmio_slots())?;
+        }
+        cmdline.push(&config.cmdline)?;
+        let spec = BootSpec {
+            kernel: kernel.as_ref().map_or(Source::Bytes(probe::ELF), Source::File),
+            initrd: initrd.iter().map(Source::File).collect(),
+            cmdline,
+            protocol: match config.boot_protocol {
+                BootProtocol::Auto => minivmm_boot::Protocol::Auto,
+                BootProtocol::Pvh => minivmm_boot::Protocol::Pvh,
+                BootProtocol::Linux64 => minivmm_boot::Protocol::Linux64,
+            },
+            platform: Platform {
+                cpus: config.cpus,
+                pci: config.transport == Transport::Pci,
+                virtio_mmio: devices.mmio_slots().to_vec(),
+                ..Platform::default()
+            },
+        };
+        let boot = minivmm_boot::load(&memory, &spec).map_err(|source| {
+            let initrd = matches!(source, minivmm_boot::BootError::Initrd(_));
+            let file = if initrd { &config.initrd } else { &config.kernel };
+            Error::Boot {
+                what: file.clone().unwrap_or_else(|| PathBuf::from("the built-in probe")),
+                source,
+            }
+        })?;
+        timings.mark(Phase::Loaded);
+
+        let supported = kvm::cpuid_entries(vm.supported_cpuid());
+        let mut vcpus = Vec::new();
+        for index in 0..config.cpus {
+            let vcpu = vm.create_vcpu(index)?;
+            let entries = cpuid::policy(&supported, index, config.cpus, &config.cpu_mask);
+            kvm::set_cpuid(&vcpu, &entries)?;
+            if index == 0 {
+                kvm::set_boot_registers(&vcpu, &boot.registers)?;
+            }
+            vcpus.push(vcpu);
+        }
+        vcpu::install_handler().map_err(Error::host("install the vCPU signal"))?;
+        let on_stop = {
+            let ending = Arc::clone(&ending);
+            Arc::new(move |stop| ending.set(exit_of(stop))) as vcpu::OnStop
+        };
+        let vcpus = Vcpus::start(vcpus, &memory, devices.buses(), &on_stop)
+            .map_err(Error::host("start the vCPU threads"))?;
+        Ok(Self {
+            vcpus,
+            serial: devices.serial(),
+            debug_exit: devices.debug_exit(),
+            _devices: devices,
+            segments,
+            _vm: vm,
+            _memory: memory,
+            ending,
+            console,
+            timings,
+        })
+    }
+
+    /// Lets the processors run.
+    pub fn resume(&self) {
+        self.timings.mark(Phase::Running);
+        self.vcpus.resume();
+    }
+
+    /// Stops the processors at an instruction boundary; devices and networks go on.
+    pub fn pause(&self) {
+        self.vcpus.pause();
+    }
+
+    /// The machine's end.
+    pub fn ending(&self) -> &Arc<Ending> {
+        &self.ending
+    }
+
+    /// The first serial port, and its events.
+    pub fn serial(&self) -> (Arc<Serial>, ConsoleEvents) {
+        (Arc::clone(&self.serial), self.console.clone())
+    }
+
+    /// How long the start took.
+    pub fn timings(&self) -> &Timings {
+        &self.timings
+    }
+
+    /// The networks, one for each interface.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// Ends the machine and says how it ended; [`Exit::Quit`] where nothing else had ended it.
+    pub fn finish(self) -> Outcome {
+        let Self { vcpus, serial, debug_exit, ending, .. } = self;
+        ending.set(Exit::Quit);
+        drop(vcpus);
+        serial.flush();
+        let exit = ending.get().cloned().unwrap_or(Exit::Quit);
+        Outcome { exit, guest_status: debug_exit.code() }
+    }
+}
+
+fn open(what: &'static str, path: &Path) -> Result<File, Error> {
+    File::open(path).map_err(|source| Error::Open { what, path: path.to_owned(), source })
+}
+
+fn exit_of(stop: Stop) -> Exit {
+    match stop {
+        Stop::TripleFault => Exit::Crash("triple fault".into()),
+        Stop::PowerOff => Exit::PowerOff,
+        Stop::Reset => Exit::Reset,
+        Stop::Failed(how) => Exit::Crash(how),
+    }
+}
