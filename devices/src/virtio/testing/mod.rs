@@ -3,6 +3,10 @@
 //!
 //! Compiled with the feature `test-utils`. Nothing here is careful with errors: it panics.
 
+mod device;
+mod driver;
 mod queue;
 
+pub use device::{TestDevice, TestDeviceState};
+pub use driver::{Driver, MmioDriver, PciDriver, PciMachine, Refused, initialise};
 pub use queue::{Buffer, DriverQueue, Used, ram};

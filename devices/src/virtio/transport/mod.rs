@@ -36,3 +36,6 @@ impl std::fmt::Debug for IoEventFd {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
