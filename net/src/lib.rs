@@ -13,6 +13,7 @@ pub mod addr;
 pub mod buffer;
 pub mod frame;
 pub mod gateway;
+pub mod host;
 pub mod poll;
 pub mod port;
 pub mod rx;

@@ -102,3 +102,30 @@ pub struct GatewayConfig {
     /// How many flows there may be.
     pub limits: FlowLimits,
 }
+
+impl GatewayConfig {
+    /// True for the addresses of the guest's IPv4 network that a station of its own may have.
+    pub fn is_guest4(&self, ip: Ipv4Addr) -> bool {
+        self.subnet4.contains(&ip)
+            && ip != self.gateway4
+            && ip != self.subnet4.network()
+            && ip != self.subnet4.broadcast()
+    }
+
+    /// True for the IPv6 addresses that a station may have.
+    pub fn is_guest6(&self, ip: Ipv6Addr) -> bool {
+        (ip.is_unicast_link_local() || self.prefix6.contains(&ip))
+            && ip != self.gateway6
+            && ip != self.link_local6()
+            // The subnet-router anycast address (RFC 4291 §2.6.1) is the gateway's.
+            && ip != self.prefix6.network()
+    }
+
+    /// The gateway's link-local address (RFC 4862 §5.3).
+    pub fn link_local6(&self) -> Ipv6Addr {
+        let mut octets = [0; 16];
+        octets[..2].copy_from_slice(&[0xfe, 0x80]);
+        octets[8..].copy_from_slice(&self.mac.eui64());
+        octets.into()
+    }
+}

@@ -26,7 +26,7 @@ impl Link {
 
     /// Remembers that `ip` is at `mac`. Sources are checked by the caller.
     pub fn learn(&mut self, ip: IpAddr, mac: MacAddr) {
-        if self.last == Some((ip, mac)) || mac.is_multicast() {
+        if self.last == Some((ip, mac)) || mac.is_multicast() || ip.is_unspecified() {
             return;
         }
         if self.neighbors.len() >= NEIGHBORS_MAX && !self.neighbors.contains_key(&ip) {

@@ -9,12 +9,18 @@
 //! business here, and hands the rest to the protocol's module. Those modules own their sockets;
 //! what they share is in [`Core`].
 
+mod arp;
 pub mod config;
+mod dhcp4;
+mod dns;
 pub mod emit;
 mod link;
 pub mod packet;
+mod services;
 mod target;
 mod tcp;
+#[cfg(test)]
+mod testing;
 mod udp;
 
 use std::io;
@@ -22,11 +28,14 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 pub use self::config::GatewayConfig;
+use self::config::Ipv6Mode;
 use self::link::Link;
 use self::packet::Packet;
+use self::services::Services;
 use self::tcp::Tcp;
 use self::udp::Udp;
 use crate::frame::{TxFrame, TxOutcome};
+use crate::host::resolvers::Resolvers;
 use crate::poll::{Owner, Poller, Ready, Token};
 use crate::port::{Backend, Cx, TxOffloads};
 use crate::rx::RxOffloads;
@@ -40,6 +49,22 @@ pub struct Core {
     pub config: GatewayConfig,
     /// Who is where on the link.
     pub link: Link,
+    /// The host's resolvers.
+    pub resolvers: Resolvers,
+}
+
+impl Core {
+    /// What is shared before anything has happened.
+    pub fn new(config: GatewayConfig) -> Self {
+        let link = Link::new(config.mac);
+        let resolvers = Resolvers::new(&config.resolv_conf);
+        Self { config, link, resolvers }
+    }
+
+    /// True while the guest is offered IPv6.
+    pub fn ipv6_offered(&self) -> bool {
+        self.config.ipv6 != Ipv6Mode::Off
+    }
 }
 
 /// What a protocol may use while it handles an event.
@@ -58,6 +83,7 @@ pub type Handled = Result<TxOutcome, DropReason>;
 #[derive(Debug)]
 pub struct Gateway {
     core: Core,
+    services: Services,
     tcp: Tcp,
     udp: Udp,
 }
@@ -65,8 +91,12 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway; its sockets are opened when its segment starts it.
     pub fn new(config: GatewayConfig) -> Self {
-        let link = Link::new(config.mac);
-        Self { tcp: Tcp::new(&config), udp: Udp::new(&config), core: Core { config, link } }
+        Self {
+            services: Services::new(&config),
+            tcp: Tcp::new(&config),
+            udp: Udp::new(&config),
+            core: Core::new(config),
+        }
     }
 
     fn frame(&mut self, cx: &mut Cx<'_>, frame: &TxFrame<'_>) -> Handled {
@@ -78,7 +108,7 @@ impl Gateway {
             return Err(DropReason::NotForUs);
         }
         match u16_at(frame.head, 12) {
-            ethertype::ARP => Err(DropReason::UnknownEtherType),
+            ethertype::ARP => arp::input(&mut Ctx { io: cx, core: &mut self.core }, frame),
             ethertype::IPV4 | ethertype::IPV6 => {
                 let packet = Packet::parse(frame)?;
                 self.packet(cx, &packet)
@@ -89,31 +119,31 @@ impl Gateway {
 
     /// A packet, or one that was reassembled.
     fn packet(&mut self, io: &mut Cx<'_>, packet: &Packet<'_>) -> Handled {
-        self.check_source(packet)?;
-        self.core.link.learn(packet.src, packet.src_mac);
         let ctx = &mut Ctx { io, core: &mut self.core };
+        if let Some(handled) = self.services.lease(ctx, packet) {
+            return handled;
+        }
+        check_source(&ctx.core.config, packet)?;
+        ctx.core.link.learn(packet.src, packet.src_mac);
+        if let Some(handled) = self.services.input(ctx, packet) {
+            return handled;
+        }
         match packet.protocol {
             protocol::TCP => self.tcp.input(ctx, packet),
             protocol::UDP => self.udp.input(ctx, packet),
             _ => Err(DropReason::UnknownProtocol),
         }
     }
+}
 
-    /// A guest may speak with addresses of its own link only.
-    fn check_source(&self, packet: &Packet<'_>) -> Result<(), DropReason> {
-        let config = &self.core.config;
-        let ok = match packet.src {
-            IpAddr::V4(src) => {
-                src.is_unspecified() || (config.subnet4.contains(&src) && src != config.gateway4)
-            }
-            IpAddr::V6(src) => {
-                src.is_unspecified()
-                    || src.is_unicast_link_local()
-                    || (config.prefix6.contains(&src) && src != config.gateway6)
-            }
+/// A guest may speak with addresses of its own link only.
+fn check_source(config: &GatewayConfig, packet: &Packet<'_>) -> Result<(), DropReason> {
+    let ok = packet.src.is_unspecified()
+        || match packet.src {
+            IpAddr::V4(src) => config.is_guest4(src),
+            IpAddr::V6(src) => config.is_guest6(src),
         };
-        if ok { Ok(()) } else { Err(DropReason::BadSource) }
-    }
+    if ok { Ok(()) } else { Err(DropReason::BadSource) }
 }
 
 impl Backend for Gateway {
@@ -126,6 +156,7 @@ impl Backend for Gateway {
     }
 
     fn start(&mut self, poll: &Poller) -> io::Result<()> {
+        self.services.start(&mut self.core, poll)?;
         self.tcp.start(poll)?;
         self.udp.start(poll)
     }
@@ -135,6 +166,7 @@ impl Backend for Gateway {
     }
 
     fn detached(&mut self, _now: Instant, poll: &Poller) {
+        self.services.detached();
         self.tcp.detached(poll);
         self.udp.detached(poll);
         self.core.link.forget();
@@ -153,6 +185,7 @@ impl Backend for Gateway {
         match token.owner {
             Owner::Tcp | Owner::TcpListener => self.tcp.ready(ctx, token, ready),
             Owner::Udp | Owner::UdpListener => self.udp.ready(ctx, token, ready),
+            Owner::Dns | Owner::Environment => self.services.ready(ctx, token, ready),
             _ => {}
         }
         false
@@ -165,11 +198,15 @@ impl Backend for Gateway {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        [self.tcp.deadline(), self.udp.deadline()].into_iter().flatten().min()
+        [self.services.deadline(), self.tcp.deadline(), self.udp.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn expire(&mut self, io: &mut Cx<'_>) {
         let ctx = &mut Ctx { io, core: &mut self.core };
+        self.services.expire(ctx);
         self.tcp.expire(ctx);
         self.udp.expire(ctx);
     }

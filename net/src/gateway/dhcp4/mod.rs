@@ -1,0 +1,190 @@
+//! The DHCPv4 server (RFC 2131).
+//!
+//! It is the only one on its link and knows all of its addresses, so it is authoritative: a
+//! client that asks for an address it can't have is told so, instead of waiting for its lease
+//! from elsewhere to end.
+
+mod leases;
+mod message;
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use self::leases::Leases;
+use self::message::{Kind, Reply, Request, option};
+use super::emit::Envelope;
+use super::services::{Datagram, udp_header};
+use super::{Ctx, Handled};
+use crate::addr::MacAddr;
+use crate::frame::TxOutcome;
+use crate::stats::DropReason;
+use crate::wire::protocol;
+
+/// How long a lease lasts. A guest that has lost its network's changes finds them by half of it.
+const LEASE_TIME: Duration = Duration::from_secs(3600);
+
+const SERVER_PORT: u16 = 67;
+const CLIENT_PORT: u16 = 68;
+
+/// What a message leads to.
+enum Answer {
+    Offer(Ipv4Addr),
+    Ack(Ipv4Addr),
+    /// Parameters without a lease.
+    Inform(Ipv4Addr),
+    Nak,
+}
+
+/// The server of one gateway.
+#[derive(Debug)]
+pub struct Dhcp4 {
+    leases: Leases,
+}
+
+impl Dhcp4 {
+    /// No leases yet.
+    pub fn new() -> Self {
+        Self { leases: Leases::new() }
+    }
+
+    /// A datagram to the server's port.
+    pub fn input(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        src_mac: MacAddr,
+        datagram: &Datagram<'_>,
+    ) -> Handled {
+        let request = Request::parse(datagram.payload)?;
+        tracing::debug!(client = %request.chaddr, kind = ?request.kind, "dhcp");
+        if let Some(answer) = self.decide(ctx, &request)? {
+            reply(ctx, src_mac, &request, &answer)?;
+        }
+        Ok(TxOutcome::Sent)
+    }
+
+    /// RFC 2131 §4.3. `None`: nothing is to be said.
+    fn decide(
+        &mut self,
+        ctx: &Ctx<'_, '_>,
+        request: &Request<'_>,
+    ) -> Result<Option<Answer>, DropReason> {
+        let (config, now, client) = (&ctx.core.config, ctx.io.now, request.chaddr);
+        let for_us = request.server.is_none_or(|server| server == config.gateway4);
+        Ok(match request.kind {
+            Kind::Discover => {
+                self.leases.offer(config, client, request.requested, now).map(Answer::Offer)
+            }
+            Kind::Request if !for_us => {
+                self.leases.forget_offer(client, now);
+                None
+            }
+            Kind::Request => {
+                // SELECTING and INIT-REBOOT name the address in option 50, RENEWING and REBINDING
+                // have it (§4.3.2).
+                let address = match request.requested {
+                    Some(address) => address,
+                    None if !request.ciaddr.is_unspecified() => request.ciaddr,
+                    None => return Err(DropReason::Malformed),
+                };
+                let until = now + LEASE_TIME;
+                let ok = self.leases.bind(config, client, address, now, until);
+                Some(if ok { Answer::Ack(address) } else { Answer::Nak })
+            }
+            Kind::Decline if for_us => {
+                let address = request.requested.ok_or(DropReason::Malformed)?;
+                self.leases.decline(client, address, now);
+                tracing::warn!(%address, %client, "the guest found its address in use");
+                None
+            }
+            Kind::Release if for_us => {
+                self.leases.release(client, request.ciaddr, now);
+                None
+            }
+            Kind::Inform if config.is_guest4(request.ciaddr) => {
+                Some(Answer::Inform(request.ciaddr))
+            }
+            Kind::Inform => return Err(DropReason::BadSource),
+            _ => None,
+        })
+    }
+}
+
+fn reply(
+    ctx: &mut Ctx<'_, '_>,
+    src_mac: MacAddr,
+    request: &Request<'_>,
+    answer: &Answer,
+) -> Result<(), DropReason> {
+    let gateway = ctx.core.config.gateway4;
+    let (kind, address) = match *answer {
+        Answer::Offer(address) => (Kind::Offer, address),
+        Answer::Ack(address) | Answer::Inform(address) => (Kind::Ack, address),
+        Answer::Nak => (Kind::Nak, Ipv4Addr::UNSPECIFIED),
+    };
+    let mut reply = Reply::new(kind, request);
+    reply.put(option::SERVER_ID, &gateway.octets());
+    match answer {
+        Answer::Nak => {}
+        Answer::Inform(_) => {
+            reply.ciaddr(request.ciaddr);
+            parameters(ctx, request, &mut reply);
+        }
+        Answer::Offer(_) | Answer::Ack(_) => {
+            if matches!(answer, Answer::Ack(_)) {
+                reply.ciaddr(request.ciaddr);
+            }
+            reply.yiaddr(address);
+            let lease = LEASE_TIME.as_secs() as u32;
+            for (code, seconds) in [
+                (option::LEASE_TIME, lease),
+                (option::T1, lease / 2),
+                (option::T2, lease - lease / 8),
+            ] {
+                reply.put(code, &seconds.to_be_bytes());
+            }
+            parameters(ctx, request, &mut reply);
+        }
+    }
+    if let Some(id) = request.client_id {
+        reply.put(option::CLIENT_ID, id);
+    }
+    // §4.1: to where the client is, else to where it will be; a refusal and whatever the client
+    // can't receive yet by unicast go to all.
+    let (mac, dst) = match answer {
+        Answer::Nak => (MacAddr::BROADCAST, Ipv4Addr::BROADCAST),
+        Answer::Inform(_) => (src_mac, request.ciaddr),
+        _ if !request.ciaddr.is_unspecified() => (src_mac, request.ciaddr),
+        _ if request.broadcast => (MacAddr::BROADCAST, Ipv4Addr::BROADCAST),
+        _ => (request.chaddr, address),
+    };
+    let payload = reply.finish();
+    let envelope = Envelope::new(mac, gateway.into(), dst.into(), protocol::UDP);
+    let header = udp_header(SERVER_PORT, CLIENT_PORT, payload.len());
+    ctx.deliver_packet(&envelope, &header, payload)?;
+    if matches!(answer, Answer::Ack(_)) {
+        ctx.core.link.learn(address.into(), request.chaddr);
+    }
+    Ok(())
+}
+
+/// The network's parameters, those that the client asked for (§4.3.1).
+fn parameters(ctx: &Ctx<'_, '_>, request: &Request<'_>, reply: &mut Reply) {
+    let config = &ctx.core.config;
+    let gateway = config.gateway4.octets();
+    // The mask goes before the router (RFC 2132 §3.3).
+    for (code, value) in [
+        (option::SUBNET_MASK, &config.subnet4.netmask().octets()[..]),
+        (option::ROUTER, &gateway),
+        (option::DNS, &gateway),
+        (option::BROADCAST, &config.subnet4.broadcast().octets()),
+        (option::MTU, &config.mtu.to_be_bytes()),
+        (option::HOST_NAME, config.hostname.as_bytes()),
+    ] {
+        if request.wants(code) {
+            reply.put(code, value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

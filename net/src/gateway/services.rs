@@ -1,0 +1,169 @@
+//! What the gateway itself answers: addresses, leases, names, the way out.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Instant;
+
+use super::dhcp4::Dhcp4;
+use super::dns::Dns;
+use super::packet::Packet;
+use super::target::is_gateway;
+use super::{Core, Ctx, GatewayConfig, Handled};
+use crate::poll::{Owner, Poller, Ready, Token};
+use crate::stats::DropReason;
+use crate::wire::checksum::Sum;
+use crate::wire::{UDP_LEN, protocol, u16_at};
+
+/// The longest request of any service: an EDNS query is never near it, DHCP ends at 1,472.
+const REQUEST_MAX: usize = 4096;
+
+mod port {
+    pub const DNS: u16 = 53;
+    pub const DHCP_SERVER: u16 = 67;
+}
+
+/// A datagram for a service, copied out of the guest's memory and checked.
+#[derive(Debug, Clone, Copy)]
+pub struct Datagram<'a> {
+    /// The guest's side.
+    pub src: SocketAddr,
+    /// The gateway's, or a group.
+    pub dst: SocketAddr,
+    /// All of the payload.
+    pub payload: &'a [u8],
+}
+
+impl<'a> Datagram<'a> {
+    /// Copies the datagram in `packet` to `buffer`.
+    ///
+    /// # Errors
+    /// The reason to drop it.
+    fn read(packet: &Packet<'_>, buffer: &'a mut [u8]) -> Result<Self, DropReason> {
+        let mut payload = packet.payload(UDP_LEN)?;
+        let header = &packet.head[..UDP_LEN];
+        let len = usize::from(u16_at(header, 4));
+        if len < UDP_LEN || len > packet.len {
+            return Err(DropReason::Malformed);
+        }
+        payload.len = len - UDP_LEN;
+        payload.head = &payload.head[..payload.head.len().min(payload.len)];
+        let buffer = buffer.get_mut(..payload.len).ok_or(DropReason::TooBig)?;
+        payload.copy_to(buffer);
+        if packet.offload.checksum.is_none() && !packet.offload.validated {
+            // Without one: allowed in IPv4 (RFC 768), forbidden in IPv6 (RFC 8200 §8.1).
+            let absent = u16_at(header, 6) == 0;
+            let mut sum = Sum::pseudo_header(packet.src, packet.dst, protocol::UDP, len);
+            sum.bytes(header);
+            sum.bytes(buffer);
+            if if absent { packet.src.is_ipv6() } else { sum.finish() != 0 } {
+                return Err(DropReason::BadChecksum);
+            }
+        }
+        Ok(Self {
+            src: (packet.src, u16_at(header, 0)).into(),
+            dst: (packet.dst, u16_at(header, 2)).into(),
+            payload: buffer,
+        })
+    }
+}
+
+/// The UDP header of an answer from `from` to `to`, without its checksum.
+pub fn udp_header(from: u16, to: u16, payload: usize) -> [u8; UDP_LEN] {
+    let mut header = [0; UDP_LEN];
+    header[0..2].copy_from_slice(&from.to_be_bytes());
+    header[2..4].copy_from_slice(&to.to_be_bytes());
+    header[4..6].copy_from_slice(&((UDP_LEN + payload) as u16).to_be_bytes());
+    header
+}
+
+/// All services of a gateway.
+#[derive(Debug)]
+pub struct Services {
+    dhcp4: Dhcp4,
+    dns: Dns,
+    buffer: Box<[u8]>,
+}
+
+impl Services {
+    /// Services that nobody has asked yet.
+    pub fn new(_config: &GatewayConfig) -> Self {
+        Self {
+            dhcp4: Dhcp4::new(),
+            dns: Dns::new(),
+            buffer: vec![0; REQUEST_MAX].into_boxed_slice(),
+        }
+    }
+
+    /// Looks at the host as it is now, and watches it from here on.
+    ///
+    /// # Errors
+    /// Those of the sockets.
+    pub fn start(&mut self, _core: &mut Core, _poll: &Poller) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// DHCP, which clients speak from no address, or from one that is no longer theirs: to be
+    /// asked before sources are checked. `None`: the packet is not for it.
+    pub fn lease(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Option<Handled> {
+        let config = &ctx.core.config;
+        let IpAddr::V4(dst) = packet.dst else { return None };
+        if udp_port(packet)? != port::DHCP_SERVER
+            || !(dst == config.gateway4
+                || dst == Ipv4Addr::BROADCAST
+                || dst == config.subnet4.broadcast())
+        {
+            return None;
+        }
+        Some(
+            Datagram::read(packet, &mut self.buffer)
+                .and_then(|datagram| self.dhcp4.input(ctx, packet.src_mac, &datagram)),
+        )
+    }
+
+    /// Everything else. `None`: the packet is for no service.
+    pub fn input(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Option<Handled> {
+        if packet.fragment.is_some() || !is_gateway(&ctx.core.config, packet.dst) {
+            return None;
+        }
+        if packet.protocol == protocol::TCP {
+            // For DNS over TCP, which goes to the host's resolver without us.
+            ctx.core.resolvers.refresh(ctx.io.now);
+            return None;
+        }
+        match udp_port(packet)? {
+            port::DNS => Some(
+                Datagram::read(packet, &mut self.buffer)
+                    .and_then(|datagram| self.dns.input(ctx, packet.src_mac, &datagram)),
+            ),
+            _ => None,
+        }
+    }
+
+    /// A source is ready.
+    pub fn ready(&mut self, ctx: &mut Ctx<'_, '_>, token: Token, ready: Ready) {
+        if token.owner == Owner::Dns {
+            self.dns.ready(ctx, token, ready);
+        }
+    }
+
+    /// When [`expire`](Self::expire) is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.dns.deadline()
+    }
+
+    /// Does what is due.
+    pub fn expire(&mut self, ctx: &mut Ctx<'_, '_>) {
+        self.dns.expire(ctx);
+    }
+
+    /// The station is gone.
+    pub fn detached(&mut self) {
+        self.dns.detached();
+    }
+}
+
+/// The destination port of a whole UDP datagram.
+fn udp_port(packet: &Packet<'_>) -> Option<u16> {
+    (packet.protocol == protocol::UDP && packet.fragment.is_none() && packet.head.len() >= UDP_LEN)
+        .then(|| u16_at(packet.head, 2))
+}

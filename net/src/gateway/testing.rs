@@ -1,0 +1,205 @@
+//! A gateway with a station in memory and a clock that the test turns.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use vm_memory::VolatileSlice;
+
+use super::{Core, Gateway, GatewayConfig};
+use crate::addr::MacAddr;
+use crate::frame::{FRAME_MAX, HEAD_MAX, Offload, TxFrame, TxOutcome};
+use crate::gateway::config::{FlowLimits, Ipv6Mode};
+use crate::gateway::emit::Envelope;
+use crate::poll::Poller;
+use crate::port::{Backend, Cx};
+use crate::rx::{RxOffloads, RxRing};
+use crate::stats::Stats;
+use crate::wire::checksum::Sum;
+use crate::wire::protocol;
+
+pub const GATEWAY_MAC: MacAddr = MacAddr([0x52, 0x4d, 0, 0, 0, 1]);
+pub const GUEST_MAC: MacAddr = MacAddr([0x52, 0x4d, 0, 0, 0, 2]);
+
+/// 10.0.2.0/24 and fd00:2::/64, gateway 1, guest 2.
+pub fn config() -> GatewayConfig {
+    GatewayConfig {
+        mac: GATEWAY_MAC,
+        guest_mac: Some(GUEST_MAC),
+        subnet4: "10.0.2.0/24".parse().unwrap(),
+        gateway4: Ipv4Addr::new(10, 0, 2, 1),
+        guest4: Ipv4Addr::new(10, 0, 2, 2),
+        prefix6: "fd00:2::/64".parse().unwrap(),
+        gateway6: "fd00:2::1".parse().unwrap(),
+        ipv6: Ipv6Mode::On,
+        mtu: 1500,
+        hostname: "guest".into(),
+        host_access: false,
+        publish: Vec::new(),
+        redirects: Vec::new(),
+        resolv_conf: PathBuf::from("/nonexistent/resolv.conf"),
+        limits: FlowLimits::default(),
+    }
+}
+
+/// A station's receive side: two pieces of memory for one frame at a time.
+pub struct MemoryRing {
+    slices: [VolatileSlice<'static>; 2],
+    /// What was delivered.
+    pub frames: Vec<(Vec<u8>, Offload)>,
+    /// It has no buffers.
+    pub full: bool,
+}
+
+impl MemoryRing {
+    fn new() -> Self {
+        // A slice must live as long as the ring that lends it; a test may leak that much.
+        let memory = vec![0u8; FRAME_MAX + 1].leak();
+        let (a, b) = memory.split_at_mut(100);
+        Self {
+            slices: [VolatileSlice::from(a), VolatileSlice::from(b)],
+            frames: Vec::new(),
+            full: false,
+        }
+    }
+}
+
+impl RxRing for MemoryRing {
+    fn offloads(&self) -> RxOffloads {
+        RxOffloads::default()
+    }
+
+    fn reserve(&mut self, len: usize) -> bool {
+        !self.full && len <= FRAME_MAX
+    }
+
+    fn slices(&self) -> &[VolatileSlice<'_>] {
+        &self.slices
+    }
+
+    fn commit(&mut self, len: usize, offload: Offload) {
+        let mut frame = vec![0; FRAME_MAX + 1];
+        let (a, b) = frame.split_at_mut(100);
+        self.slices[0].copy_to(a);
+        self.slices[1].copy_to(b);
+        frame.truncate(len);
+        self.frames.push((frame, offload));
+    }
+
+    fn release(&mut self) {}
+}
+
+pub struct Bed {
+    pub gateway: Gateway,
+    pub ring: MemoryRing,
+    pub stats: Stats,
+    pub now: Instant,
+    poll: Poller,
+}
+
+impl Bed {
+    pub fn new() -> Self {
+        Self::with(config())
+    }
+
+    /// Started, a station attached.
+    pub fn with(config: GatewayConfig) -> Self {
+        let mut bed = Self {
+            gateway: Gateway::new(config),
+            ring: MemoryRing::new(),
+            stats: Stats::default(),
+            now: Instant::now(),
+            poll: Poller::new().unwrap(),
+        };
+        bed.gateway.start(&bed.poll).unwrap();
+        bed.run(|gateway, cx| gateway.attached(cx, RxOffloads::default())).unwrap();
+        bed
+    }
+
+    pub fn core(&self) -> &Core {
+        &self.gateway.core
+    }
+
+    /// Gives the host these resolvers, instead of those of a file.
+    pub fn resolvers(&mut self, servers: &[SocketAddr]) {
+        self.gateway.core.resolvers.set(servers);
+    }
+
+    /// The station goes.
+    pub fn detach(&mut self) {
+        self.gateway.detached(self.now, &self.poll);
+    }
+
+    pub fn run<R>(&mut self, f: impl FnOnce(&mut Gateway, &mut Cx<'_>) -> R) -> R {
+        let mut cx = Cx { now: self.now, rx: &mut self.ring, poll: &self.poll, stats: &self.stats };
+        f(&mut self.gateway, &mut cx)
+    }
+
+    /// The guest sends `frame`.
+    pub fn send(&mut self, frame: &[u8]) -> TxOutcome {
+        let head = &frame[..frame.len().min(HEAD_MAX)];
+        let mut rest = frame[head.len()..].to_vec();
+        let tail = [VolatileSlice::from(&mut rest[..])];
+        let offload = Offload::default();
+        self.run(|gateway, cx| {
+            gateway.send(cx, &TxFrame { head, tail: &tail, len: frame.len(), offload })
+        })
+    }
+
+    /// The guest sends a UDP datagram.
+    pub fn send_udp(&mut self, src: SocketAddr, dst: SocketAddr, payload: &[u8]) -> TxOutcome {
+        let group = match dst.ip() {
+            IpAddr::V4(ip) => ip.is_broadcast(),
+            IpAddr::V6(ip) => ip.is_multicast(),
+        };
+        let mac = if group { MacAddr::BROADCAST } else { GATEWAY_MAC };
+        self.send(&udp_frame(mac, src, dst, payload))
+    }
+
+    /// What the guest got since the last call.
+    pub fn received(&mut self) -> Vec<Vec<u8>> {
+        self.ring.frames.drain(..).map(|(frame, _)| frame).collect()
+    }
+
+    /// Lets time pass, all timers in their order.
+    pub fn advance(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(due) = self.gateway.deadline().filter(|due| *due <= end) {
+            self.now = due.max(self.now);
+            self.run(|gateway, cx| gateway.expire(cx));
+        }
+        self.now = end;
+    }
+
+    /// Waits for events of the host's sockets, and handles them. False if there were none.
+    pub fn events(&mut self, wait: Duration) -> bool {
+        let n = self.poll.wait(Some(wait)).unwrap();
+        for i in 0..n {
+            let (token, ready) = self.poll.event(i);
+            self.run(|gateway, cx| gateway.ready(cx, token, ready));
+        }
+        n > 0
+    }
+}
+
+/// A datagram from the guest in its frame.
+pub fn udp_frame(mac: MacAddr, src: SocketAddr, dst: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    let envelope = Envelope::new(mac, src.ip(), dst.ip(), protocol::UDP);
+    let len = 8 + payload.len();
+    let mut f = vec![0; envelope.len()];
+    envelope.write(GUEST_MAC, len, &mut f);
+    let at = f.len();
+    f.extend(src.port().to_be_bytes());
+    f.extend(dst.port().to_be_bytes());
+    f.extend((len as u16).to_be_bytes());
+    f.extend([0; 2]);
+    f.extend(payload);
+    let mut sum = Sum::pseudo_header(src.ip(), dst.ip(), protocol::UDP, len);
+    sum.bytes(&f[at..]);
+    let sum = match sum.finish() {
+        0 => 0xffff,
+        sum => sum,
+    };
+    f[at + 6..at + 8].copy_from_slice(&sum.to_be_bytes());
+    f
+}
