@@ -109,7 +109,10 @@ fn fadt(memory: &impl Memory, table: u64, facts: &mut Facts) {
 
 /// The virtio-mmio devices (hardware ID `LNRO0005`) of the DSDT: base address and GSI of each. This is not an AML
 /// interpreter: it takes the memory and interrupt descriptors (ACPI 6.5 §6.4.3) that follow the hardware ID.
-pub fn virtio_mmio<const N: usize>(memory: &impl Memory, dsdt: (u64, u64)) -> [Option<(u64, u32)>; N] {
+pub fn virtio_mmio<const N: usize>(
+    memory: &impl Memory,
+    dsdt: (u64, u64),
+) -> [Option<(u64, u32)>; N] {
     let mut found = [None; N];
     let mut free = found.iter_mut();
     let (start, length) = dsdt;

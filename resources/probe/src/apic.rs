@@ -34,7 +34,7 @@ impl Apic {
             unsafe { ring0::wrmsr(IA32_APIC_BASE, wanted) };
         }
         // SAFETY: the architectural place of the local APIC.
-    let mmio = if x2 { None } else { unsafe { Registers::new(XAPIC, 4096) } };
+        let mmio = if x2 { None } else { unsafe { Registers::new(XAPIC, 4096) } };
         if x2 {
             ring0::use_x2apic();
         }
@@ -66,7 +66,8 @@ impl Apic {
     /// Routes a GSI to our device interrupt, edge-triggered.
     pub fn route(&self, ioapics: &[Option<(u32, u32)>; 2], gsi: u32) {
         let below = ioapics.iter().flatten().filter(|(_, first)| *first <= gsi);
-        let (address, first) = below.max_by_key(|(_, first)| *first).copied().unwrap_or((IOAPIC, 0));
+        let (address, first) =
+            below.max_by_key(|(_, first)| *first).copied().unwrap_or((IOAPIC, 0));
         // SAFETY: the IOAPIC that the MADT names, or where every PC has one.
         if let Some(registers) = unsafe { Registers::new(address.into(), 0x20) } {
             let entry = 0x10 + 2 * (gsi - first);

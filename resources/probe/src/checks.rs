@@ -10,6 +10,7 @@ use smoltcp::wire::{EthernetAddress, IpAddress, IpEndpoint, Ipv4Cidr};
 
 use crate::mem::Arena;
 use crate::net::bulk::{self, Bound, Moved};
+use crate::net::neighbour;
 use crate::net::ping::Pinger;
 use crate::net::resolve;
 use crate::net::stack::Stack;
@@ -115,7 +116,12 @@ impl Checks<'_, '_> {
                 State::Ok,
                 format_args!(
                     "{}, router {}, dns {}, mtu {}, name {}, for {} s, in {}",
-                    lease.address, Maybe(lease.router), Maybe(lease.dns), Maybe(o.mtu), Maybe(hostname), Maybe(seconds),
+                    lease.address,
+                    Maybe(lease.router),
+                    Maybe(lease.dns),
+                    Maybe(o.mtu),
+                    Maybe(hostname),
+                    Maybe(seconds),
                     Millis(took)
                 ),
                 &[
@@ -139,7 +145,11 @@ impl Checks<'_, '_> {
                 "lease",
                 State::Absent,
                 format_args!("{address}, router {}, from probe.ip", Maybe(ip.gateway)),
-                &[("address", Value::Text(&address)), ("router", text(&ip.gateway)), ("static", Value::Bool(true))],
+                &[
+                    ("address", Value::Text(&address)),
+                    ("router", text(&ip.gateway)),
+                    ("static", Value::Bool(true)),
+                ],
             );
             return true;
         }
@@ -147,7 +157,12 @@ impl Checks<'_, '_> {
             self.report.check("lease", State::Absent, format_args!("not asked for"), &[]);
         } else {
             let wait = self.options.wait_ms;
-            self.report.check("lease", State::Failed, format_args!("no DHCP answer in {wait} ms"), &[]);
+            self.report.check(
+                "lease",
+                State::Failed,
+                format_args!("no DHCP answer in {wait} ms"),
+                &[],
+            );
         }
         false
     }
@@ -156,7 +171,10 @@ impl Checks<'_, '_> {
     pub fn all(&mut self, ipv4: bool, started: u64) -> Option<()> {
         let udp = self.stack.add_udp(self.arena, SMALL_BUFFER)?;
         let mut pinger = Pinger::new(self.stack, self.arena)?;
-        let router = self.stack.lease.map_or_else(|| self.options.ip.and_then(|ip| ip.gateway), |lease| lease.router);
+        let router = self
+            .stack
+            .lease
+            .map_or_else(|| self.options.ip.and_then(|ip| ip.gateway), |lease| lease.router);
         if ipv4 {
             self.gateway(&mut pinger, router.map(IpAddress::Ipv4));
             self.dns(udp);
@@ -165,7 +183,12 @@ impl Checks<'_, '_> {
             Some(peer) => self.peer(udp, peer)?,
             None => {
                 for name in ["udp", "tcp", "latency", "upload", "download"] {
-                    self.report.check(name, State::Absent, format_args!("no probe.peer given"), &[]);
+                    self.report.check(
+                        name,
+                        State::Absent,
+                        format_args!("no probe.peer given"),
+                        &[],
+                    );
                 }
             }
         }
@@ -176,14 +199,30 @@ impl Checks<'_, '_> {
     fn gateway(&mut self, pinger: &mut Pinger, router: Option<IpAddress>) {
         let Some(router) = router else {
             for name in ["gateway", "mtu"] {
-                self.report.check(name, State::Absent, format_args!("the lease names no router"), &[]);
+                self.report.check(
+                    name,
+                    State::Absent,
+                    format_args!("the lease names no router"),
+                    &[],
+                );
             }
+            return;
+        };
+        let Some((mac, resolved)) = neighbour::resolve(self.stack, router) else {
+            let detail = format_args!("{router} answers no ARP request");
+            self.report.check(
+                "gateway",
+                State::Failed,
+                detail,
+                &[("address", Value::Text(&router))],
+            );
             return;
         };
         let samples = pinger.measure(self.stack, router);
         if samples.is_empty() {
-            let detail = format_args!("{router} answers no ping");
-            self.report.check("gateway", State::Failed, detail, &[("address", Value::Text(&router))]);
+            let detail = format_args!("{router} is {mac}, but answers no ping");
+            let members = [("address", Value::Text(&router)), ("mac", Value::Text(&mac))];
+            self.report.check("gateway", State::Failed, detail, &members);
             return;
         }
         let (min, mean) = (samples.min(), samples.mean());
@@ -191,9 +230,14 @@ impl Checks<'_, '_> {
         self.report.check(
             "gateway",
             state,
-            format_args!("{router}, rtt {min}/{mean} us (min/mean of {})", samples.len()),
+            format_args!(
+                "{router}, {mac}, arp {resolved} us, rtt {min}/{mean} us (min/mean of {})",
+                samples.len()
+            ),
             &[
                 ("address", Value::Text(&router)),
+                ("mac", Value::Text(&mac)),
+                ("arp_us", Value::Number(resolved)),
                 ("rtt_us", Value::Number(min.into())),
                 ("rtt_mean_us", Value::Number(mean.into())),
                 ("answers", Value::Number(samples.len() as u64)),
@@ -201,8 +245,10 @@ impl Checks<'_, '_> {
         );
         let mtu = self.stack.nic.mtu;
         let data = usize::from(mtu).saturating_sub(28);
-        let full = pinger.once(self.stack, router, data).or_else(|| pinger.once(self.stack, router, data));
-        let (state, word) = if full.is_some() { (State::Ok, "makes") } else { (State::Failed, "does not make") };
+        let full =
+            pinger.once(self.stack, router, data).or_else(|| pinger.once(self.stack, router, data));
+        let (state, word) =
+            if full.is_some() { (State::Ok, "makes") } else { (State::Failed, "does not make") };
         self.report.check(
             "mtu",
             state,
@@ -213,17 +259,32 @@ impl Checks<'_, '_> {
 
     fn dns(&mut self, udp: SocketHandle) {
         let Some(server) = self.stack.lease.and_then(|lease| lease.dns) else {
-            self.report.check("dns", State::Absent, format_args!("the lease names no resolver"), &[]);
+            self.report.check(
+                "dns",
+                State::Absent,
+                format_args!("the lease names no resolver"),
+                &[],
+            );
             return;
         };
         let asked = self.options.name;
         let name = asked.unwrap_or("localhost");
-        let answer = resolve::lookup(self.stack, udp, IpEndpoint::new(IpAddress::Ipv4(server), 53), name);
+        // A resolver beyond the router does not answer this, and need not.
+        if self.stack.ipv4().is_some_and(|own| own.contains_addr(&server)) {
+            let _ = neighbour::resolve(self.stack, IpAddress::Ipv4(server));
+        }
+        let answer =
+            resolve::lookup(self.stack, udp, IpEndpoint::new(IpAddress::Ipv4(server), 53), name);
         let bad = if asked.is_some() { State::Failed } else { State::Absent };
         let base = [("server", Value::Text(&server)), ("name", Value::Text(&name))];
         let [server_member, name_member] = base;
         match answer {
-            None => self.report.check("dns", bad, format_args!("no answer from {server} for {name}"), &base),
+            None => self.report.check(
+                "dns",
+                bad,
+                format_args!("no answer from {server} for {name}"),
+                &base,
+            ),
             Some((answer, rtt)) => {
                 // A resolver that knows that there is no such name works, unless the name was to be found.
                 let state = match answer.code {
@@ -235,7 +296,10 @@ impl Checks<'_, '_> {
                 self.report.check(
                     "dns",
                     state,
-                    format_args!("{server}: {name} is {} ({code}), {rtt} us", Maybe(answer.address)),
+                    format_args!(
+                        "{server}: {name} is {} ({code}), {rtt} us",
+                        Maybe(answer.address)
+                    ),
                     &[
                         server_member,
                         name_member,
@@ -288,7 +352,12 @@ impl Checks<'_, '_> {
         };
         if !reached {
             for name in ["latency", "upload", "download"] {
-                self.report.check(name, State::Absent, format_args!("the peer was not reached"), &[]);
+                self.report.check(
+                    name,
+                    State::Absent,
+                    format_args!("the peer was not reached"),
+                    &[],
+                );
             }
             return Some(());
         }
@@ -296,11 +365,15 @@ impl Checks<'_, '_> {
         let socket = self.stack.add_tcp(self.arena, SMALL_BUFFER, SMALL_BUFFER)?;
         match tcp::round_trips(self.stack, socket, peer) {
             Ok(mut samples) => {
-                let (min, p50, p99) = (samples.min(), samples.percentile(50), samples.percentile(99));
+                let (min, p50, p99) =
+                    (samples.min(), samples.percentile(50), samples.percentile(99));
                 self.report.check(
                     "latency",
                     State::Ok,
-                    format_args!("{min}/{p50}/{p99} us (min/p50/p99 of {} round trips of a byte)", samples.len()),
+                    format_args!(
+                        "{min}/{p50}/{p99} us (min/p50/p99 of {} round trips of a byte)",
+                        samples.len()
+                    ),
                     &[
                         ("min_us", Value::Number(min.into())),
                         ("p50_us", Value::Number(p50.into())),
@@ -314,7 +387,10 @@ impl Checks<'_, '_> {
         if self.options.without.bulk {
             return Some(());
         }
-        let bound = Bound { micros: u64::from(self.options.bulk_ms) * 1000, bytes: self.options.bulk_bytes };
+        let bound = Bound {
+            micros: u64::from(self.options.bulk_ms) * 1000,
+            bytes: self.options.bulk_bytes,
+        };
         let socket = self.stack.add_tcp(self.arena, SMALL_BUFFER, BULK_BUFFER)?;
         let moved = bulk::upload(self.stack, socket, peer, bound);
         self.bulk("upload", peer, moved);
@@ -363,6 +439,7 @@ impl Checks<'_, '_> {
             self.report.check("ipv6", State::Absent, format_args!("no router advertisement"), &[]);
             return;
         };
+        let _ = neighbour::resolve(self.stack, IpAddress::Ipv6(ra.router));
         let samples = pinger.measure(self.stack, IpAddress::Ipv6(ra.router));
         let (min, mean) = (samples.min(), samples.mean());
         let state = if samples.is_empty() { State::Failed } else { State::Ok };
@@ -380,7 +457,8 @@ impl Checks<'_, '_> {
             self.report.check("ipv6", state, detail, &members);
         } else {
             let detail = format_args!(
-                "{address}, router {router}, dns {}, rtt {min}/{mean} us", Maybe(ra.dns)
+                "{address}, router {router}, dns {}, rtt {min}/{mean} us",
+                Maybe(ra.dns)
             );
             self.report.check("ipv6", state, detail, &members);
         }

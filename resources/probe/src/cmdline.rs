@@ -323,9 +323,18 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_named() {
-        for word in ["probe=maybe", "probe.end=now", "probe.peer=host:1", "probe.ip=1.2.3.4", "probe.x", "probe.seconds=x",
-            "probe.rxbuf=70000", "probe.without=all", "probe.ip=1.2.3.4/33", "probe.seconds=4000"]
-        {
+        for word in [
+            "probe=maybe",
+            "probe.end=now",
+            "probe.peer=host:1",
+            "probe.ip=1.2.3.4",
+            "probe.x",
+            "probe.seconds=x",
+            "probe.rxbuf=70000",
+            "probe.without=all",
+            "probe.ip=1.2.3.4/33",
+            "probe.seconds=4000",
+        ] {
             assert_eq!(Options::parse(word).unknown, Some(word));
         }
     }
@@ -340,9 +349,9 @@ mod tests {
     fn mmio_words() {
         let line = "x virtio_mmio.device=512@0xfeb00e00:12 virtio_mmio.device=4K@0xd0000000:5:1 virtio_mmio.device=bad";
         let devices: Vec<_> = mmio_devices(line).collect();
-        assert_eq!(devices, [
-            MmioDevice { base: 0xfeb0_0e00, gsi: 12 },
-            MmioDevice { base: 0xd000_0000, gsi: 5 },
-        ]);
+        assert_eq!(
+            devices,
+            [MmioDevice { base: 0xfeb0_0e00, gsi: 12 }, MmioDevice { base: 0xd000_0000, gsi: 5 },]
+        );
     }
 }

@@ -6,10 +6,28 @@ use core::panic::PanicInfo;
 use crate::{power, ring0};
 
 const NAMES: [&str; 22] = [
-    "#DE divide error", "#DB debug", "NMI", "#BP breakpoint", "#OF overflow", "#BR bound", "#UD undefined instruction",
-    "#NM no FPU", "#DF double fault", "coprocessor overrun", "#TS invalid TSS", "#NP segment not present", "#SS stack",
-    "#GP general protection", "#PF page fault", "reserved", "#MF x87", "#AC alignment", "#MC machine check", "#XM SIMD",
-    "#VE virtualization", "#CP control protection",
+    "#DE divide error",
+    "#DB debug",
+    "NMI",
+    "#BP breakpoint",
+    "#OF overflow",
+    "#BR bound",
+    "#UD undefined instruction",
+    "#NM no FPU",
+    "#DF double fault",
+    "coprocessor overrun",
+    "#TS invalid TSS",
+    "#NP segment not present",
+    "#SS stack",
+    "#GP general protection",
+    "#PF page fault",
+    "reserved",
+    "#MF x87",
+    "#AC alignment",
+    "#MC machine check",
+    "#XM SIMD",
+    "#VE virtualization",
+    "#CP control protection",
 ];
 
 /// Where the exception stub continues in ring 3.
@@ -20,7 +38,11 @@ extern "C" fn ring3_report_crash() -> ! {
     let ring = c.cs & 3;
     say!(
         "probe: crashed: {name} (vector {}) in ring {ring} at rip {:#x}, error code {:#x}, cr2 {:#x}, rsp {:#x}",
-        c.vector, c.rip, c.error, c.cr2, c.rsp
+        c.vector,
+        c.rip,
+        c.error,
+        c.cr2,
+        c.rsp
     );
     power::end_crashed()
 }

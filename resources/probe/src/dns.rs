@@ -96,7 +96,10 @@ mod tests {
     fn a_question() {
         let mut out = [0; MAX_QUERY];
         let n = query(0x1234, "a.test.", &mut out).expect("valid");
-        assert_eq!(&out[..n], b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x04test\x00\x00\x01\x00\x01");
+        assert_eq!(
+            &out[..n],
+            b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x04test\x00\x00\x01\x00\x01"
+        );
         for bad in ["", ".", "a..b", &"x".repeat(64), &"abc.".repeat(80)] {
             assert_eq!(query(1, bad, &mut out), None, "{bad}");
         }
@@ -104,7 +107,9 @@ mod tests {
 
     #[test]
     fn an_answer() {
-        let mut packet = b"\x12\x34\x81\x80\x00\x01\x00\x02\x00\x00\x00\x00\x01a\x04test\x00\x00\x01\x00\x01".to_vec();
+        let mut packet =
+            b"\x12\x34\x81\x80\x00\x01\x00\x02\x00\x00\x00\x00\x01a\x04test\x00\x00\x01\x00\x01"
+                .to_vec();
         packet.extend(b"\xc0\x0c\x00\x05\x00\x01\x00\x00\x00\x01\x00\x02\xc0\x0c");
         packet.extend(b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x01\x00\x04\x0a\x01\x02\x03");
         let expected = Answer { code: 0, address: Some(Ipv4Addr::new(10, 1, 2, 3)) };

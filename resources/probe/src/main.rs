@@ -57,25 +57,45 @@ extern "C" fn ring3_main(tsc: u64) -> ! {
     power::end(if report.ok() { Outcome::Ok } else { Outcome::Failed }, options.end)
 }
 
-fn say_up(report: &mut Report<'_>, options: &Options<'_>, clock: &Clock, info: &BootInfo, linux: bool) {
+fn say_up(
+    report: &mut Report<'_>,
+    options: &Options<'_>,
+    clock: &Clock,
+    info: &BootInfo,
+    linux: bool,
+) {
     let micros = clock.micros();
-    let (protocol, mhz, mib) = (if linux { "linux" } else { "pvh" }, clock.khz() / 1000, info.ram_end >> 20);
+    let (protocol, mhz, mib) =
+        (if linux { "linux" } else { "pvh" }, clock.khz() / 1000, info.ram_end >> 20);
     if options.json {
-        report.note("boot", format_args!("up"), &[
-            ("up_us", Value::Number(micros)),
-            ("protocol", Value::Text(&protocol)),
-            ("tsc_mhz", Value::Number(mhz)),
-            ("clock", Value::Text(&clock.source)),
-            ("memory_mib", Value::Number(mib)),
-        ]);
+        report.note(
+            "boot",
+            format_args!("up"),
+            &[
+                ("up_us", Value::Number(micros)),
+                ("protocol", Value::Text(&protocol)),
+                ("tsc_mhz", Value::Number(mhz)),
+                ("clock", Value::Text(&clock.source)),
+                ("memory_mib", Value::Number(mib)),
+            ],
+        );
     } else {
         let source = clock.source;
-        say!("probe: up {} after entry ({protocol}, {mib} MiB, TSC {mhz} MHz by {source})", Millis(micros));
+        say!(
+            "probe: up {} after entry ({protocol}, {mib} MiB, TSC {mhz} MHz by {source})",
+            Millis(micros)
+        );
     }
 }
 
 /// Brings the NIC up and does what the mode asks for. Returns when the run is over.
-fn network<'o>(report: &mut Report<'o>, options: &'o Options<'o>, clock: Clock, info: &BootInfo, facts: &Facts) {
+fn network<'o>(
+    report: &mut Report<'o>,
+    options: &'o Options<'o>,
+    clock: Clock,
+    info: &BootInfo,
+    facts: &Facts,
+) {
     let apic = Apic::new();
     let Some(transport) = virtio::find::find(info.cmdline(), facts, &apic, options.nic) else {
         report.check("link", State::Absent, format_args!("no virtio-net device"), &[]);
@@ -124,7 +144,10 @@ fn use_network<'o>(
     let scratch = arena.take(64 << 10, 64)?;
     report.note(
         "ready",
-        format_args!("{:?}, echo {ECHO}, sink {SINK}, source {SOURCE}, identify {IDENTIFY}", options.mode),
+        format_args!(
+            "{:?}, echo {ECHO}, sink {SINK}, source {SOURCE}, identify {IDENTIFY}",
+            options.mode
+        ),
         &[("at_us", Value::Number(clock.micros()))],
     );
     loop {

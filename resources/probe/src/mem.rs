@@ -47,7 +47,8 @@ impl Registers {
     /// The `length` bytes must be device registers, not memory that Rust uses.
     pub unsafe fn new(address: u64, length: u64) -> Option<Self> {
         let end = address.checked_add(length)?;
-        (address >= 0x1000 && paging::map(address, end)).then_some(Self { base: address as *mut u8 })
+        (address >= 0x1000 && paging::map(address, end))
+            .then_some(Self { base: address as *mut u8 })
     }
 
     /// The address of a register.
@@ -125,7 +126,12 @@ impl Arena {
         let end = start.checked_add(length as u64).filter(|end| *end <= self.end)?;
         self.next = end;
         // SAFETY: RAM by the promise of `new`, identity-mapped, and never handed out twice.
-        Some(unsafe { core::slice::from_raw_parts_mut(ptr::with_exposed_provenance_mut(start as usize), length) })
+        Some(unsafe {
+            core::slice::from_raw_parts_mut(
+                ptr::with_exposed_provenance_mut(start as usize),
+                length,
+            )
+        })
     }
 
     /// Takes zeroed memory.

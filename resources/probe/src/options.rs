@@ -29,7 +29,9 @@ impl Default for Text {
 impl Text {
     fn new(source: &[u8]) -> Self {
         let mut text = Self::default();
-        for (slot, byte) in text.bytes.iter_mut().zip(source.iter().filter(|b| b.is_ascii_graphic())) {
+        for (slot, byte) in
+            text.bytes.iter_mut().zip(source.iter().filter(|b| b.is_ascii_graphic()))
+        {
             *slot = *byte;
             text.used += 1;
         }

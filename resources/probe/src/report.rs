@@ -58,8 +58,18 @@ impl<'a> Report<'a> {
     }
 
     /// Adds and prints a check. One that is expected (`probe.expect=`) fails if it is absent.
-    pub fn check(&mut self, name: &str, state: State, detail: Arguments<'_>, members: &[(&str, Value<'_>)]) {
-        let state = if state == State::Absent && self.options.expects(name) { State::Failed } else { state };
+    pub fn check(
+        &mut self,
+        name: &str,
+        state: State,
+        detail: Arguments<'_>,
+        members: &[(&str, Value<'_>)],
+    ) {
+        let state = if state == State::Absent && self.options.expects(name) {
+            State::Failed
+        } else {
+            state
+        };
         self.checks += 1;
         self.failed += u32::from(state == State::Failed);
         self.print(name, state, detail, members);
@@ -70,7 +80,13 @@ impl<'a> Report<'a> {
         self.print(name, State::Ok, detail, members);
     }
 
-    fn print(&self, name: &str, state: State, detail: Arguments<'_>, members: &[(&str, Value<'_>)]) {
+    fn print(
+        &self,
+        name: &str,
+        state: State,
+        detail: Arguments<'_>,
+        members: &[(&str, Value<'_>)],
+    ) {
         let mut line = Line::new();
         // Writing to a `Line` cannot fail.
         let _ = if self.json {
@@ -91,13 +107,22 @@ impl<'a> Report<'a> {
         let ok = self.ok();
         // Writing to a `Line` cannot fail.
         let _ = if self.json {
-            let members =
-                [("checks", self.checks.into()), ("failed", self.failed.into()), ("total_us", micros)];
+            let members = [
+                ("checks", self.checks.into()),
+                ("failed", self.failed.into()),
+                ("total_us", micros),
+            ];
             summary(&mut line, ok, &members)
         } else if ok {
             writeln!(line, "probe: ok, {} checks in {} ms", self.checks, micros / 1000)
         } else {
-            writeln!(line, "probe: FAILED, {} of {} checks, {} ms", self.failed, self.checks, micros / 1000)
+            writeln!(
+                line,
+                "probe: FAILED, {} of {} checks, {} ms",
+                self.failed,
+                self.checks,
+                micros / 1000
+            )
         };
     }
 }

@@ -51,7 +51,9 @@ impl<const N: usize> Samples<N> {
     pub fn percentile(&mut self, percent: usize) -> u32 {
         let used = self.values.get_mut(..self.count).unwrap_or_default();
         used.sort_unstable();
-        used.get((used.len() * percent / 100).min(used.len().saturating_sub(1))).copied().unwrap_or(0)
+        used.get((used.len() * percent / 100).min(used.len().saturating_sub(1)))
+            .copied()
+            .unwrap_or(0)
     }
 }
 

@@ -44,7 +44,12 @@ impl Write for Small {
 }
 
 /// Sends to the peer's sink, which answers with the number of bytes that it read.
-pub fn upload(stack: &mut Stack, handle: SocketHandle, to: IpEndpoint, bound: Bound) -> Result<Moved, Failure> {
+pub fn upload(
+    stack: &mut Stack,
+    handle: SocketHandle,
+    to: IpEndpoint,
+    bound: Bound,
+) -> Result<Moved, Failure> {
     connect(stack, handle, to)?;
     send(stack, handle, b"SINK\n")?;
     let limit = if bound.bytes == 0 { u64::MAX } else { bound.bytes };
@@ -78,7 +83,9 @@ pub fn upload(stack: &mut Stack, handle: SocketHandle, to: IpEndpoint, bound: Bo
         let n = socket.recv_slice(&mut bytes).unwrap_or(0);
         for byte in bytes.iter().take(n) {
             match byte {
-                b'0'..=b'9' => number = number.wrapping_mul(10).wrapping_add(u64::from(byte - b'0')),
+                b'0'..=b'9' => {
+                    number = number.wrapping_mul(10).wrapping_add(u64::from(byte - b'0'))
+                }
                 _ => count = Some(number),
             }
         }
@@ -94,7 +101,12 @@ pub fn upload(stack: &mut Stack, handle: SocketHandle, to: IpEndpoint, bound: Bo
 }
 
 /// Receives from the peer's source; when the time is over the connection is reset.
-pub fn download(stack: &mut Stack, handle: SocketHandle, to: IpEndpoint, bound: Bound) -> Result<Moved, Failure> {
+pub fn download(
+    stack: &mut Stack,
+    handle: SocketHandle,
+    to: IpEndpoint,
+    bound: Bound,
+) -> Result<Moved, Failure> {
     connect(stack, handle, to)?;
     let wanted = if bound.bytes == 0 { 1 << 40 } else { bound.bytes };
     let mut line = Small { bytes: [0; 32], used: 0 };

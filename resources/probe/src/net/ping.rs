@@ -50,7 +50,12 @@ impl Pinger {
                 let request = Icmpv6Repr::EchoRequest { ident: IDENT, seq_no: sequence, data };
                 let room = socket.send(request.buffer_len(), to).ok()?;
                 // The stack computes the checksum again with the source address it picks.
-                request.emit(&address, &address, &mut Icmpv6Packet::new_unchecked(room), &checksums);
+                request.emit(
+                    &address,
+                    &address,
+                    &mut Icmpv6Packet::new_unchecked(room),
+                    &checksums,
+                );
             }
         }
         let start = stack.clock.micros();
@@ -60,7 +65,10 @@ impl Pinger {
             while let Ok((packet, from)) = stack.sockets.get_mut::<Socket<'_>>(socket).recv() {
                 let fits = from == to && packet.len() == length + 8;
                 // Bytes 6 and 7 are the sequence number in both versions.
-                if fits && packet.get(6..8) == Some(&sequence.to_be_bytes()) && packet.get(8..) == Some(data) {
+                if fits
+                    && packet.get(6..8) == Some(&sequence.to_be_bytes())
+                    && packet.get(8..) == Some(data)
+                {
                     return Some(now.saturating_sub(start));
                 }
             }

@@ -44,10 +44,15 @@ pub fn exchange<T>(
 }
 
 /// Looks up the A record of `name`.
-pub fn lookup(stack: &mut Stack, socket: SocketHandle, server: IpEndpoint, name: &str) -> Option<(Answer, u64)> {
+pub fn lookup(
+    stack: &mut Stack,
+    socket: SocketHandle,
+    server: IpEndpoint,
+    name: &str,
+) -> Option<(Answer, u64)> {
     let id = stack.clock.seed() as u16;
     let mut packet = [0; MAX_QUERY];
     let length = dns::query(id, name, &mut packet)?;
     let query = packet.get(..length)?;
-    exchange(stack, socket, server, query, (2, 500_000), |data| dns::answer(id, data))
+    exchange(stack, socket, server, query, (2, 400_000), |data| dns::answer(id, data))
 }

@@ -154,7 +154,8 @@ fn work(service: &mut Service, socket: &mut Socket<'_>, scratch: &mut [u8]) {
             let mut room = socket.send_capacity() - socket.send_queue();
             while room > 0 && socket.can_recv() {
                 let length = room.min(scratch.len());
-                let n = socket.recv_slice(scratch.get_mut(..length).unwrap_or_default()).unwrap_or(0);
+                let n =
+                    socket.recv_slice(scratch.get_mut(..length).unwrap_or_default()).unwrap_or(0);
                 // There is room: it was measured above.
                 let _ = socket.send_slice(scratch.get(..n).unwrap_or_default());
                 room = if n == 0 { 0 } else { socket.send_capacity() - socket.send_queue() };

@@ -5,7 +5,9 @@ use minivmm_probe::options::LeaseOptions;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet, SocketStorage};
 use smoltcp::socket::{dhcpv4, icmp, tcp, udp};
 use smoltcp::time::{Duration, Instant};
-use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr, Ipv4Address, Ipv4Cidr, Ipv6Address, Ipv6Cidr};
+use smoltcp::wire::{
+    EthernetAddress, IpAddress, IpCidr, Ipv4Address, Ipv4Cidr, Ipv6Address, Ipv6Cidr,
+};
 
 use crate::apic::Apic;
 use crate::clock::Clock;
@@ -57,7 +59,13 @@ pub struct Stack {
 
 impl Stack {
     /// The stack on a NIC, unconfigured; DHCP and SLAAC start with the first poll. `None` if memory is short.
-    pub fn new(mut nic: Nic, clock: Clock, apic: Apic, options: &Options<'_>, arena: &mut Arena) -> Option<Self> {
+    pub fn new(
+        mut nic: Nic,
+        clock: Clock,
+        apic: Apic,
+        options: &Options<'_>,
+        arena: &mut Arena,
+    ) -> Option<Self> {
         let mut sockets = SocketSet::new(arena.array(SOCKETS, || SocketStorage::EMPTY)?);
         let dhcp = if options.without.dhcp {
             None
@@ -143,7 +151,12 @@ impl Stack {
     }
 
     /// A TCP socket with its buffers.
-    pub fn add_tcp(&mut self, arena: &mut Arena, receive: usize, send: usize) -> Option<SocketHandle> {
+    pub fn add_tcp(
+        &mut self,
+        arena: &mut Arena,
+        receive: usize,
+        send: usize,
+    ) -> Option<SocketHandle> {
         let receive = tcp::SocketBuffer::new(arena.take(receive, 64)?);
         let send = tcp::SocketBuffer::new(arena.take(send, 64)?);
         let mut socket = tcp::Socket::new(receive, send);

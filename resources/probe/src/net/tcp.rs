@@ -45,7 +45,9 @@ pub fn connect(stack: &mut Stack, handle: SocketHandle, to: IpEndpoint) -> Resul
     let socket = stack.sockets.get_mut::<Socket<'_>>(handle);
     socket.connect(stack.iface.context(), to, port).map_err(|_| Failure::Refused)?;
     let outcome = stack.run(CONNECT, |stack| match socket_of(stack, handle).state() {
-        State::Established | State::CloseWait => Some(Ok(stack.clock.micros().saturating_sub(start))),
+        State::Established | State::CloseWait => {
+            Some(Ok(stack.clock.micros().saturating_sub(start)))
+        }
         State::Closed => Some(Err(Failure::Refused)),
         _ => None,
     });
@@ -88,7 +90,11 @@ fn receive(stack: &mut Stack, handle: SocketHandle, out: &mut [u8]) -> Result<()
 }
 
 /// Connects, has a kilobyte echoed and closes. Time to connect and time of the echo, microseconds.
-pub fn echo(stack: &mut Stack, handle: SocketHandle, to: IpEndpoint) -> Result<(u64, u64), Failure> {
+pub fn echo(
+    stack: &mut Stack,
+    handle: SocketHandle,
+    to: IpEndpoint,
+) -> Result<(u64, u64), Failure> {
     let connected = connect(stack, handle, to)?;
     let mut message = [0u8; 1024];
     for (i, byte) in message.iter_mut().enumerate() {
@@ -105,7 +111,11 @@ pub fn echo(stack: &mut Stack, handle: SocketHandle, to: IpEndpoint) -> Result<(
 }
 
 /// Round trips of one byte, at most 100 or 100 ms of them.
-pub fn round_trips(stack: &mut Stack, handle: SocketHandle, to: IpEndpoint) -> Result<Samples<100>, Failure> {
+pub fn round_trips(
+    stack: &mut Stack,
+    handle: SocketHandle,
+    to: IpEndpoint,
+) -> Result<Samples<100>, Failure> {
     connect(stack, handle, to)?;
     send(stack, handle, b"RR\n")?;
     let mut samples = Samples::new();

@@ -20,9 +20,11 @@ pub fn find(cmdline: &str, facts: &Facts, apic: &Apic, wanted: u32) -> Option<Tr
     };
     let told = mmio_devices(cmdline);
     let in_dsdt = facts.dsdt.map(|dsdt| acpi::virtio_mmio::<32>(&Physical, dsdt));
-    let in_dsdt = in_dsdt.into_iter().flatten().flatten().map(|(base, gsi)| MmioDevice { base, gsi });
+    let in_dsdt =
+        in_dsdt.into_iter().flatten().flatten().map(|(base, gsi)| MmioDevice { base, gsi });
     // A VMM may name a device in both places.
-    let in_dsdt = in_dsdt.filter(|device| mmio_devices(cmdline).all(|other| other.base != device.base));
+    let in_dsdt =
+        in_dsdt.filter(|device| mmio_devices(cmdline).all(|other| other.base != device.base));
     for device in told.chain(in_dsdt) {
         // SAFETY: the VMM says that a virtio-mmio device is there.
         let mmio = unsafe { Registers::new(device.base, WINDOW) }.and_then(Mmio::probe);

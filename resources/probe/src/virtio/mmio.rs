@@ -37,7 +37,9 @@ pub struct Mmio {
 impl Mmio {
     /// Looks whether a network device is there.
     pub fn probe(registers: Registers) -> Option<Self> {
-        if registers.read32(MAGIC) != u32::from_le_bytes(*b"virt") || registers.read32(DEVICE_ID) != 1 {
+        if registers.read32(MAGIC) != u32::from_le_bytes(*b"virt")
+            || registers.read32(DEVICE_ID) != 1
+        {
             return None;
         }
         match registers.read32(VERSION) {

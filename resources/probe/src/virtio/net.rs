@@ -4,10 +4,12 @@
 use core::num::NonZeroUsize;
 
 use minivmm_probe::cmdline::Options;
+use minivmm_probe::neighbour;
 use minivmm_probe::offload::{self, HEADER};
 use minivmm_probe::ra::{self, Advertisement};
 use smoltcp::phy::{self, Checksum, DeviceCapabilities, Medium, PacketMeta};
 use smoltcp::time::Instant;
+use smoltcp::wire::IpAddress;
 
 use super::feature;
 use super::queue::{Queue, WRITE};
@@ -73,6 +75,7 @@ struct Rx {
     mergeable: bool,
     scratch: &'static mut [u8],
     advertisement: Option<Advertisement>,
+    neighbour: Option<(IpAddress, [u8; 6])>,
     frames: u64,
     merged: u64,
     broken: u64,
@@ -95,7 +98,11 @@ impl Nic {
     ///
     /// # Errors
     /// If the device is unusable or memory is short.
-    pub fn start(mut transport: Transport, options: &Options<'_>, arena: &mut Arena) -> Result<Self, Error> {
+    pub fn start(
+        mut transport: Transport,
+        options: &Options<'_>,
+        arena: &mut Arena,
+    ) -> Result<Self, Error> {
         let base = status::ACKNOWLEDGE | status::DRIVER;
         transport.reset();
         transport.set_status(base);
@@ -132,7 +139,8 @@ impl Nic {
             n if n > 0 && has(feature::MRG_RXBUF) => (n as usize).max(header + 64),
             _ => header + rx_frame,
         };
-        let tx_frame = if has(feature::HOST_TSO4 | feature::HOST_TSO6) { LARGE_FRAME } else { frame };
+        let tx_frame =
+            if has(feature::HOST_TSO4 | feature::HOST_TSO6) { LARGE_FRAME } else { frame };
 
         let rx_queue = queue(&mut transport, 0, rx_buffer, event_idx, arena)?;
         let mut rx = Rx::new(rx_queue, rx_buffer, header, has(feature::MRG_RXBUF), rx_frame, arena)
@@ -145,7 +153,8 @@ impl Nic {
         transport.set_status(negotiated | status::DRIVER_OK);
         rx.queue.kick();
         let rx_limit = if has(feature::MRG_RXBUF) { LARGE_FRAME } else { rx_buffer - header };
-        let limit = if has(feature::MTU) { usize::from(mtu) } else { rx_limit.min(tx_frame) - ETHERNET };
+        let limit =
+            if has(feature::MTU) { usize::from(mtu) } else { rx_limit.min(tx_frame) - ETHERNET };
         let max_mtu = u16::try_from(limit).unwrap_or(u16::MAX);
         Ok(Self { transport, rx, tx, mac, mtu, max_mtu, features, link })
     }
@@ -188,6 +197,25 @@ impl Nic {
         self.rx.advertisement
     }
 
+    /// Forgets the last neighbour.
+    pub fn forget_neighbour(&mut self) {
+        self.rx.neighbour = None;
+    }
+
+    /// The neighbour that answered last.
+    pub fn neighbour(&self) -> Option<(IpAddress, [u8; 6])> {
+        self.rx.neighbour
+    }
+
+    /// Sends a frame made by hand. `false` if no buffer is free.
+    pub fn send(&mut self, frame: &[u8]) -> bool {
+        let ready = self.tx.ready();
+        if ready {
+            self.tx.consume(frame.len(), None, |room| room.copy_from_slice(frame));
+        }
+        ready
+    }
+
     /// Frames received, of these merged from several buffers, broken ones, and frames sent.
     pub fn counters(&self) -> [u64; 4] {
         [self.rx.frames, self.rx.merged, self.rx.broken, self.tx.frames]
@@ -202,8 +230,8 @@ impl Nic {
 /// The features to take, with those they depend on (§5.1.3.1).
 fn wanted(options: &Options<'_>, offered: u64) -> u64 {
     use feature::{
-        ANY_LAYOUT, CSUM, EVENT_IDX, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6, MAC, MRG_RXBUF, MTU,
-        STATUS, VERSION_1,
+        ANY_LAYOUT, CSUM, EVENT_IDX, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6, MAC,
+        MRG_RXBUF, MTU, STATUS, VERSION_1,
     };
     let without = &options.without;
     let mut wanted = MAC | STATUS | MTU | VERSION_1 | ANY_LAYOUT;
@@ -281,6 +309,7 @@ impl Rx {
             mergeable,
             scratch,
             advertisement: None,
+            neighbour: None,
             frames: 0,
             merged: 0,
             broken: 0,
@@ -360,16 +389,21 @@ impl Rx {
     fn note(&mut self, frame: &[u8]) {
         if frame.is_empty() {
             self.broken += 1;
-        } else if frame.len() < 1500
-            && let Some(advertisement) = ra::parse(frame)
-        {
-            self.advertisement = Some(advertisement);
+        } else if frame.len() < 512 {
+            self.advertisement = ra::parse(frame).or(self.advertisement);
+            self.neighbour = neighbour::answer(frame).or(self.neighbour);
         }
     }
 }
 
 impl Tx {
-    fn new(mut queue: Queue, length: usize, header: usize, offload: bool, arena: &mut Arena) -> Option<Self> {
+    fn new(
+        mut queue: Queue,
+        length: usize,
+        header: usize,
+        offload: bool,
+        arena: &mut Arena,
+    ) -> Option<Self> {
         let stride = length.next_multiple_of(64);
         let count = buffer_count(&queue, stride);
         let buffers = arena.take(stride * usize::from(count), 4096)?.as_mut_ptr();
@@ -382,7 +416,16 @@ impl Tx {
                 *slot = id;
             }
         }
-        Some(Self { queue, buffers, stride, header, offload, free, free_count: count.into(), frames: 0 })
+        Some(Self {
+            queue,
+            buffers,
+            stride,
+            header,
+            offload,
+            free,
+            free_count: count.into(),
+            frames: 0,
+        })
     }
 
     /// Whether a frame can be sent. Takes back what the device is done with when buffers run out.
@@ -399,8 +442,16 @@ impl Tx {
         self.free_count > 0
     }
 
-    fn consume<R>(&mut self, length: usize, segment: Option<u16>, f: impl FnOnce(&mut [u8]) -> R) -> R {
-        assert!(self.free_count > 0 && self.header + length <= self.stride, "a token is a free buffer");
+    fn consume<R>(
+        &mut self,
+        length: usize,
+        segment: Option<u16>,
+        f: impl FnOnce(&mut [u8]) -> R,
+    ) -> R {
+        assert!(
+            self.free_count > 0 && self.header + length <= self.stride,
+            "a token is a free buffer"
+        );
         self.free_count -= 1;
         let id = self.free.get(self.free_count).copied().unwrap_or_default();
         let start = self.buffers.wrapping_add(self.stride * usize::from(id));

@@ -123,7 +123,11 @@ pub struct Pci {
 }
 
 /// Calls `found` for each virtio-net function on bus 0 until it returns a value.
-pub fn scan<T>(config: Config, message: (u64, u32), mut found: impl FnMut(Pci) -> Option<T>) -> Option<T> {
+pub fn scan<T>(
+    config: Config,
+    message: (u64, u32),
+    mut found: impl FnMut(Pci) -> Option<T>,
+) -> Option<T> {
     for device in 0..32 {
         let function = Function { config, device };
         let id = function.read(0);
@@ -240,7 +244,8 @@ impl Pci {
         c.write64(QUEUE_DESC, rings.descriptors);
         c.write64(QUEUE_DRIVER, rings.available);
         c.write64(QUEUE_DEVICE, rings.used);
-        let offset = usize::from(c.read16(QUEUE_NOTIFY_OFF)).saturating_mul(self.multiplier as usize);
+        let offset =
+            usize::from(c.read16(QUEUE_NOTIFY_OFF)).saturating_mul(self.multiplier as usize);
         c.write16(QUEUE_ENABLE, 1);
         Notify::Narrow(self.notify, offset, index)
     }

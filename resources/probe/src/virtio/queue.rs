@@ -133,7 +133,9 @@ impl Queue {
     pub fn set_length(&mut self, id: u16, length: u32) {
         assert!(id < self.size, "descriptor in range");
         // SAFETY: as in `describe`.
-        unsafe { self.descriptors.add(16 * usize::from(id) + 8).cast::<u32>().write_volatile(length) };
+        unsafe {
+            self.descriptors.add(16 * usize::from(id) + 8).cast::<u32>().write_volatile(length)
+        };
     }
 
     /// Gives buffer `id` to the device.
