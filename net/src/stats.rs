@@ -83,6 +83,10 @@ drop_reasons! {
     NoConnection = "no_connection",
     /// A TCP segment outside the window (RFC 9293 §3.10.7.4).
     OutOfWindow = "out_of_window",
+    /// From an address that the guest has not sent anything to.
+    Unsolicited = "unsolicited",
+    /// An ICMP message that calls for nothing.
+    IcmpIgnored = "icmp_ignored",
     /// Larger than the path takes, and it may not be fragmented.
     TooBig = "too_big",
     /// More messages of this kind than are sent in a second.

@@ -163,7 +163,7 @@ impl Bed {
         if options.static_guest {
             self.configure_guest()?;
         }
-        let gateway = make_gateway(&self.config)?;
+        let gateway = Gateway::new(self.config.clone())?;
         let port = TapPort::new(tap, gateway.tx_offloads())?;
         let segment = Segment::spawn("natbed", Box::new(gateway), Instant::now)?;
         segment.handle().attach(Box::new(port), TapPort::rx_offloads())?;
@@ -301,10 +301,6 @@ impl Drop for Bed {
             let _ = child.wait();
         }
     }
-}
-
-fn make_gateway(config: &GatewayConfig) -> Result<Gateway> {
-    Ok(Gateway::new(config.clone()))
 }
 
 /// Where something runs.

@@ -14,8 +14,12 @@ pub mod config;
 mod dhcp4;
 mod dns;
 pub mod emit;
+pub mod error;
+mod frag;
+mod icmp;
 mod link;
 pub mod packet;
+mod ping;
 mod services;
 mod target;
 mod tcp;
@@ -29,8 +33,12 @@ use std::time::Instant;
 
 pub use self::config::GatewayConfig;
 use self::config::Ipv6Mode;
+pub use self::error::GatewayError;
+use self::frag::Reassembly;
+use self::icmp::{Limiter, Why};
 use self::link::Link;
 use self::packet::Packet;
+use self::ping::Ping;
 use self::services::Services;
 use self::tcp::Tcp;
 use self::udp::Udp;
@@ -51,6 +59,8 @@ pub struct Core {
     pub link: Link,
     /// The host's resolvers.
     pub resolvers: Resolvers,
+    /// How many ICMP errors the guest may still get.
+    icmp: Limiter,
 }
 
 impl Core {
@@ -58,7 +68,7 @@ impl Core {
     pub fn new(config: GatewayConfig) -> Self {
         let link = Link::new(config.mac);
         let resolvers = Resolvers::new(&config.resolv_conf);
-        Self { config, link, resolvers }
+        Self { config, link, resolvers, icmp: Limiter::default() }
     }
 
     /// True while the guest is offered IPv6.
@@ -86,17 +96,24 @@ pub struct Gateway {
     services: Services,
     tcp: Tcp,
     udp: Udp,
+    ping: Ping,
+    fragments: Reassembly,
 }
 
 impl Gateway {
-    /// A gateway; its sockets are opened when its segment starts it.
-    pub fn new(config: GatewayConfig) -> Self {
-        Self {
+    /// A gateway. Published ports are bound here, all else when its segment starts it.
+    ///
+    /// # Errors
+    /// [`GatewayError`]
+    pub fn new(config: GatewayConfig) -> Result<Self, GatewayError> {
+        Ok(Self {
             services: Services::new(&config),
             tcp: Tcp::new(&config),
-            udp: Udp::new(&config),
+            udp: Udp::bind(&config)?,
+            ping: Ping::new(&config),
+            fragments: Reassembly::new(),
             core: Core::new(config),
-        }
+        })
     }
 
     fn frame(&mut self, cx: &mut Cx<'_>, frame: &TxFrame<'_>) -> Handled {
@@ -125,13 +142,34 @@ impl Gateway {
         }
         check_source(&ctx.core.config, packet)?;
         ctx.core.link.learn(packet.src, packet.src_mac);
+        if packet.fragment.is_some() {
+            return self.fragment(io, packet);
+        }
         if let Some(handled) = self.services.input(ctx, packet) {
             return handled;
         }
         match packet.protocol {
             protocol::TCP => self.tcp.input(ctx, packet),
             protocol::UDP => self.udp.input(ctx, packet),
-            _ => Err(DropReason::UnknownProtocol),
+            protocol::ICMP if packet.src.is_ipv4() => self.ping.input(ctx, packet),
+            protocol::ICMPV6 if packet.src.is_ipv6() => self.ping.input(ctx, packet),
+            _ => {
+                icmp::unreachable(ctx, packet, Why::Protocol);
+                Err(DropReason::UnknownProtocol)
+            }
+        }
+    }
+
+    /// A piece of a datagram.
+    fn fragment(&mut self, io: &mut Cx<'_>, packet: &Packet<'_>) -> Handled {
+        let ctx = &mut Ctx { io, core: &mut self.core };
+        let Some(whole) = self.fragments.input(ctx, packet)? else { return Ok(TxOutcome::Sent) };
+        let handled = self.packet(io, &whole.packet());
+        self.fragments.recycle(whole);
+        match handled {
+            // The pieces before this one can't be offered again.
+            Ok(TxOutcome::Busy) => Err(DropReason::SendBufferFull),
+            handled => handled,
         }
     }
 }
@@ -169,6 +207,8 @@ impl Backend for Gateway {
         self.services.detached();
         self.tcp.detached(poll);
         self.udp.detached(poll);
+        self.ping.detached(poll);
+        self.fragments.detached();
         self.core.link.forget();
     }
 
@@ -185,6 +225,7 @@ impl Backend for Gateway {
         match token.owner {
             Owner::Tcp | Owner::TcpListener => self.tcp.ready(ctx, token, ready),
             Owner::Udp | Owner::UdpListener => self.udp.ready(ctx, token, ready),
+            Owner::Ping => self.ping.ready(ctx, token, ready),
             Owner::Dns | Owner::Environment => self.services.ready(ctx, token, ready),
             _ => {}
         }
@@ -198,10 +239,16 @@ impl Backend for Gateway {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        [self.services.deadline(), self.tcp.deadline(), self.udp.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.services.deadline(),
+            self.tcp.deadline(),
+            self.udp.deadline(),
+            self.ping.deadline(),
+            self.fragments.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn expire(&mut self, io: &mut Cx<'_>) {
@@ -209,5 +256,7 @@ impl Backend for Gateway {
         self.services.expire(ctx);
         self.tcp.expire(ctx);
         self.udp.expire(ctx);
+        self.ping.expire(ctx);
+        self.fragments.expire(ctx);
     }
 }

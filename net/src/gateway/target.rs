@@ -69,7 +69,7 @@ pub fn is_gateway(config: &GatewayConfig, ip: IpAddr) -> bool {
     }
 }
 
-fn is_forbidden(config: &GatewayConfig, ip: IpAddr) -> bool {
+pub fn is_forbidden(config: &GatewayConfig, ip: IpAddr) -> bool {
     if METADATA.contains(&ip) {
         return true;
     }

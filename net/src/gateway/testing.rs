@@ -105,7 +105,7 @@ impl Bed {
     /// Started, a station attached.
     pub fn with(config: GatewayConfig) -> Self {
         let mut bed = Self {
-            gateway: Gateway::new(config),
+            gateway: Gateway::new(config).unwrap(),
             ring: MemoryRing::new(),
             stats: Stats::default(),
             now: Instant::now(),

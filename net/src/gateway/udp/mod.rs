@@ -1,54 +1,169 @@
-//! The guest's UDP flows and the host's sockets for them.
+//! The guest's UDP flows and the host's sockets for them (RFC 4787).
+//!
+//! Each endpoint of the guest's has one unconnected socket, whatever it speaks with, and hears
+//! from the addresses that it has sent to. A published port is a socket too; who speaks to it is
+//! a flow like any other, that the remote side has begun. Datagrams go from the guest's memory to
+//! the socket and back with nothing in between.
 
+mod input;
+mod output;
+mod sockets;
+mod table;
+
+use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::config::GatewayConfig;
+use self::output::Large;
+use self::sockets::{Sockets, Use};
+use self::table::{Flow, Table};
+use super::config::{GatewayConfig, Transport};
+use super::error::GatewayError;
 use super::packet::Packet;
 use super::{Ctx, Handled};
 use crate::poll::{Poller, Ready, Token};
-use crate::stats::DropReason;
+use crate::sys::dgram::Dgram;
+
+/// Datagrams delivered to the guest before others get their turn.
+const BUDGET: usize = 64;
+
+/// Datagrams of one socket before the next one's.
+const TURN: usize = 16;
 
 /// All UDP flows of a gateway.
 #[derive(Debug)]
-pub struct Udp {}
+pub struct Udp {
+    sockets: Sockets,
+    table: Table,
+    /// Sockets that may have datagrams.
+    queue: VecDeque<u32>,
+    /// The guest has no receive buffers: reading goes on when it has.
+    blocked: bool,
+    /// The queue goes on at once.
+    again: Option<Instant>,
+    large: Large,
+}
 
 impl Udp {
-    /// No flows yet.
-    pub fn new(_config: &GatewayConfig) -> Self {
-        Self {}
-    }
-
-    /// Opens the published ports.
+    /// No flows yet; published ports are bound here, so that one that is taken is known before
+    /// the machine starts.
     ///
     /// # Errors
-    /// Those of the sockets.
-    pub fn start(&mut self, _poll: &Poller) -> io::Result<()> {
-        Ok(())
+    /// [`GatewayError::Publish`]
+    pub fn bind(config: &GatewayConfig) -> Result<Self, GatewayError> {
+        let mut sockets = Sockets::default();
+        for publish in config.publish.iter().filter(|p| p.transport == Transport::Udp) {
+            let dgram = Dgram::listen(publish.listen)
+                .map_err(|source| GatewayError::Publish { publish: *publish, source })?;
+            sockets.insert(dgram, Use::Published(publish.guest_port));
+        }
+        Ok(Self {
+            sockets,
+            table: Table::new(config.limits.udp),
+            queue: VecDeque::new(),
+            blocked: false,
+            again: None,
+            large: Large::default(),
+        })
     }
 
-    /// A segment or datagram from the guest.
-    pub fn input(&mut self, _ctx: &mut Ctx<'_, '_>, _packet: &Packet<'_>) -> Handled {
-        Err(DropReason::UnknownProtocol)
+    /// Listens at the published ports.
+    ///
+    /// # Errors
+    /// Those of `epoll_ctl(2)`.
+    pub fn start(&mut self, poll: &Poller) -> io::Result<()> {
+        self.sockets.indices().try_for_each(|i| self.sockets.watch(i, poll))
+    }
+
+    /// A datagram from the guest.
+    pub fn input(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
+        self.from_guest(ctx, packet)
     }
 
     /// A socket is ready.
-    pub fn ready(&mut self, _ctx: &mut Ctx<'_, '_>, _token: Token, _ready: Ready) {}
+    pub fn ready(&mut self, ctx: &mut Ctx<'_, '_>, token: Token, ready: Ready) {
+        let Some(socket) = self.sockets.of_token(token) else { return };
+        if ready.intersects(Ready::IN) && !socket.queued {
+            socket.queued = true;
+            self.queue.push_back(token.id);
+        }
+        if ready.intersects(Ready::ERR) {
+            self.errors(ctx, token.id);
+        }
+        self.pump(ctx);
+    }
 
     /// The guest has receive buffers again.
-    pub fn rx_available(&mut self, _ctx: &mut Ctx<'_, '_>) {}
-
-    /// The batch of packets from the guest is over.
-    pub fn batch_end(&mut self, _ctx: &mut Ctx<'_, '_>) {}
+    pub fn rx_available(&mut self, ctx: &mut Ctx<'_, '_>) {
+        self.blocked = false;
+        self.pump(ctx);
+    }
 
     /// When [`expire`](Self::expire) is due.
     pub fn deadline(&self) -> Option<Instant> {
-        None
+        self.again.into_iter().chain(self.table.deadline()).min()
     }
 
     /// Does what is due.
-    pub fn expire(&mut self, _ctx: &mut Ctx<'_, '_>) {}
+    pub fn expire(&mut self, ctx: &mut Ctx<'_, '_>) {
+        while let Some(i) = self.table.expired(ctx.io.now) {
+            self.close(i, ctx.io.poll);
+        }
+        self.pump(ctx);
+    }
 
     /// The guest is gone, and its flows with it.
-    pub fn detached(&mut self, _poll: &Poller) {}
+    pub fn detached(&mut self, poll: &Poller) {
+        while let Some(i) = self.table.any() {
+            self.close(i, poll);
+        }
+        self.large = Large::default();
+        self.blocked = false;
+        self.again = None;
+    }
+
+    /// Adds a flow; the oldest one goes where there is no room.
+    fn open(&mut self, flow: Flow, poll: &Poller) -> u32 {
+        if let Some(socket) = self.sockets.get(flow.socket) {
+            // Before the victim goes: it may be the last of the same socket.
+            socket.flows += 1;
+        }
+        while self.table.is_full()
+            && let Some(victim) = self.table.victim()
+        {
+            self.close(victim, poll);
+        }
+        self.table.insert(flow)
+    }
+
+    /// Ends a flow, and its socket's use where it was the last one.
+    fn close(&mut self, i: u32, poll: &Poller) {
+        let index = self.table.remove(i).socket;
+        if let Some(socket) = self.sockets.get(index) {
+            socket.flows = socket.flows.saturating_sub(1);
+            if socket.flows == 0 && matches!(socket.owner, Use::Guest(_)) {
+                if socket.queued {
+                    self.queue.retain(|i| *i != index);
+                }
+                self.sockets.remove(index, poll);
+            }
+        }
+    }
+
+    /// How many flows there are.
+    pub fn flows(&self) -> usize {
+        self.table.len()
+    }
 }
+
+/// An endpoint as flows are found by: IPv6's flow label is no part of it.
+fn without_label(mut addr: SocketAddr) -> SocketAddr {
+    if let SocketAddr::V6(v6) = &mut addr {
+        v6.set_flowinfo(0);
+    }
+    addr
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,371 @@
+//! Fragments: the guest's are put together again, and what is larger than the link is cut.
+//!
+//! The guest's datagrams are reassembled (RFC 791 §3.2, RFC 8200 §4.5) in a bounded number of
+//! buffers. Pieces that overlap make the whole datagram void (RFC 5722), exact repetitions don't.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::Ctx;
+use super::emit::{Envelope, LOWER_MAX};
+use super::icmp::{self, Why};
+use super::packet::Packet;
+use crate::addr::MacAddr;
+use crate::frame::{HEAD_MAX, Offload};
+use crate::rx::RxSlot;
+use crate::stats::DropReason;
+use crate::wire::checksum::checksum;
+use crate::wire::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN};
+
+/// Datagrams in the making at once: 8 buffers of 64 KiB.
+const SLOTS: usize = 8;
+
+/// Bytes of a datagram's buffer.
+const BUFFER: usize = 65536;
+
+/// How long a datagram may take (RFC 791 §3.2: at least 15 s; RFC 8200 §4.5 allows 60 s).
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Fragments count in units of 8 bytes.
+const UNIT: usize = 8;
+
+const WORDS: usize = BUFFER / UNIT / 64;
+
+/// What the pieces of one datagram share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Key {
+    src: IpAddr,
+    dst: IpAddr,
+    id: u32,
+    /// IPv4 counts identifications by protocol (RFC 791 §2.3), IPv6 does not.
+    protocol: Option<u8>,
+}
+
+/// A datagram in the making.
+#[derive(Debug)]
+struct Slot {
+    key: Key,
+    due: Instant,
+    parts: Parts,
+    /// Overlapping or contradictory: what else comes of it is void too.
+    void: bool,
+}
+
+/// The pieces of a datagram, or all of it.
+#[derive(Debug)]
+pub struct Parts {
+    src_mac: MacAddr,
+    src: IpAddr,
+    dst: IpAddr,
+    protocol: u8,
+    hop_limit: u8,
+    traffic_class: u8,
+    header: [u8; HEAD_MAX],
+    /// 0 until the first piece came.
+    header_len: usize,
+    buffer: Box<[u8]>,
+    /// Which units have come.
+    seen: Box<[u64; WORDS]>,
+    /// Bytes that have come.
+    have: usize,
+    /// The end of the piece that reaches furthest.
+    reach: usize,
+    /// The datagram's length, once the last piece has come.
+    len: Option<usize>,
+}
+
+/// How a piece fits what is there.
+enum Fit {
+    New,
+    Again,
+    Contradicts,
+}
+
+impl Parts {
+    fn new(packet: &Packet<'_>, mut buffer: Box<[u8]>, mut seen: Box<[u64; WORDS]>) -> Self {
+        seen.fill(0);
+        if buffer.is_empty() {
+            buffer = vec![0; BUFFER].into_boxed_slice();
+        }
+        Self {
+            src_mac: packet.src_mac,
+            src: packet.src,
+            dst: packet.dst,
+            protocol: packet.protocol,
+            hop_limit: packet.hop_limit,
+            traffic_class: packet.traffic_class,
+            header: [0; HEAD_MAX],
+            header_len: 0,
+            buffer,
+            seen,
+            have: 0,
+            reach: 0,
+            len: None,
+        }
+    }
+
+    /// How the bytes `at..at + len` fit, the last ones of the datagram if not `more`.
+    fn fit(&self, packet: &Packet<'_>, at: usize, len: usize, more: bool) -> Fit {
+        let end = at + len;
+        let beyond = match self.len {
+            Some(total) => end > total || (!more && end != total),
+            None => !more && end < self.reach,
+        };
+        if beyond {
+            return Fit::Contradicts;
+        }
+        let (mut some, mut all) = (false, true);
+        for unit in at / UNIT..end.div_ceil(UNIT) {
+            let seen = self.seen[unit / 64] >> (unit % 64) & 1 != 0;
+            some |= seen;
+            all &= seen;
+        }
+        match (some, all) {
+            (false, _) => Fit::New,
+            (true, true) if self.same(packet, at) => Fit::Again,
+            _ => Fit::Contradicts,
+        }
+    }
+
+    /// True when the piece's bytes are those that are there.
+    fn same(&self, packet: &Packet<'_>, at: usize) -> bool {
+        let have = &self.buffer[at..at + packet.len];
+        let (head, mut rest) = have.split_at(packet.head.len());
+        if head != packet.head {
+            return false;
+        }
+        let mut copy = [0; 512];
+        for slice in packet.tail {
+            let mut slice = *slice;
+            while !rest.is_empty() && !slice.is_empty() {
+                let n = rest.len().min(slice.len()).min(copy.len());
+                slice.copy_to(&mut copy[..n]);
+                if copy[..n] != rest[..n] {
+                    return false;
+                }
+                rest = &rest[n..];
+                slice = slice.offset(n).expect("n is at most the slice's length");
+            }
+        }
+        rest.is_empty()
+    }
+
+    fn add(&mut self, packet: &Packet<'_>, at: usize, more: bool) -> Result<(), DropReason> {
+        let end = at + packet.len;
+        packet.payload(0)?.copy_to(&mut self.buffer[at..end]);
+        for unit in at / UNIT..end.div_ceil(UNIT) {
+            self.seen[unit / 64] |= 1 << (unit % 64);
+        }
+        self.have += packet.len;
+        self.reach = self.reach.max(end);
+        if !more {
+            self.len = Some(end);
+        }
+        if at == 0 {
+            let n = packet.ip_header.len().min(HEAD_MAX);
+            self.header[..n].copy_from_slice(&packet.ip_header[..n]);
+            self.header_len = n;
+            self.protocol = packet.protocol;
+            self.hop_limit = packet.hop_limit;
+            self.traffic_class = packet.traffic_class;
+        }
+        Ok(())
+    }
+
+    /// As a packet like any other: all of it lies in the head. It may be fragmented again.
+    pub fn packet(&self) -> Packet<'_> {
+        let len = self.len.unwrap_or(self.reach);
+        Packet {
+            src_mac: self.src_mac,
+            src: self.src,
+            dst: self.dst,
+            protocol: self.protocol,
+            hop_limit: self.hop_limit,
+            traffic_class: self.traffic_class,
+            dont_fragment: false,
+            fragment: None,
+            ip_header: &self.header[..self.header_len],
+            head: &self.buffer[..len],
+            tail: &[],
+            len,
+            offload: Offload::default(),
+        }
+    }
+}
+
+/// The guest's datagrams in the making.
+#[derive(Debug, Default)]
+pub struct Reassembly {
+    /// Oldest first.
+    slots: Vec<Slot>,
+    spare: Vec<(Box<[u8]>, Box<[u64; WORDS]>)>,
+}
+
+impl Reassembly {
+    /// None yet; memory comes with the first.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes a fragment. `Some` is the whole datagram, to be given back with
+    /// [`recycle`](Self::recycle).
+    ///
+    /// # Errors
+    /// The reason to drop it, or the datagram.
+    pub fn input(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        packet: &Packet<'_>,
+    ) -> Result<Option<Parts>, DropReason> {
+        let fragment = packet.fragment.ok_or(DropReason::Malformed)?;
+        let (at, more) = (fragment.offset as usize, fragment.more);
+        // Every piece but the last is whole units, and none is empty.
+        if packet.len == 0 || (more && !packet.len.is_multiple_of(UNIT)) {
+            return Err(DropReason::BadFragment);
+        }
+        // The whole must be a packet again: IPv4's length counts its header (RFC 791 §3.1), IPv6's
+        // the extensions, of which the fragment header goes (RFC 8200 §4.5).
+        let headers = match packet.src {
+            IpAddr::V4(_) => packet.ip_header.len(),
+            IpAddr::V6(_) => packet.ip_header.len().saturating_sub(IPV6_LEN + 8),
+        };
+        if at + packet.len + headers > 65535 {
+            return Err(DropReason::BadFragment);
+        }
+        let key = Key {
+            src: packet.src,
+            dst: packet.dst,
+            id: fragment.id,
+            protocol: packet.src.is_ipv4().then_some(packet.protocol),
+        };
+        let i = match self.slots.iter().position(|slot| slot.key == key) {
+            Some(i) => i,
+            None => self.open(ctx, key, packet),
+        };
+        let slot = &mut self.slots[i];
+        if slot.void {
+            return Err(DropReason::BadFragment);
+        }
+        match slot.parts.fit(packet, at, packet.len, more) {
+            Fit::New => slot.parts.add(packet, at, more)?,
+            Fit::Again => return Ok(None),
+            Fit::Contradicts => {
+                slot.void = true;
+                return Err(DropReason::BadFragment);
+            }
+        }
+        if slot.parts.len == Some(slot.parts.have) {
+            return Ok(Some(self.slots.remove(i).parts));
+        }
+        Ok(None)
+    }
+
+    fn open(&mut self, ctx: &mut Ctx<'_, '_>, key: Key, packet: &Packet<'_>) -> usize {
+        if self.slots.len() == SLOTS {
+            ctx.io.stats.dropped(DropReason::FragmentMemory);
+            let oldest = self.slots.remove(0);
+            self.recycle(oldest.parts);
+        }
+        let (buffer, seen) =
+            self.spare.pop().unwrap_or_else(|| (Box::default(), Box::new([0; WORDS])));
+        let parts = Parts::new(packet, buffer, seen);
+        self.slots.push(Slot { key, due: ctx.io.now + TIMEOUT, parts, void: false });
+        self.slots.len() - 1
+    }
+
+    /// Takes a datagram's memory back.
+    pub fn recycle(&mut self, parts: Parts) {
+        if self.spare.len() < SLOTS {
+            self.spare.push((parts.buffer, parts.seen));
+        }
+    }
+
+    /// When [`expire`](Self::expire) is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.slots.first().map(|slot| slot.due)
+    }
+
+    /// Gives up what has taken too long, and tells the guest where the first piece had come.
+    pub fn expire(&mut self, ctx: &mut Ctx<'_, '_>) {
+        while self.slots.first().is_some_and(|slot| slot.due <= ctx.io.now) {
+            let slot = self.slots.remove(0);
+            ctx.io.stats.dropped(DropReason::BadFragment);
+            if !slot.void && slot.parts.header_len > 0 {
+                icmp::unreachable(ctx, &slot.parts.packet(), Why::Reassembly);
+            }
+            self.recycle(slot.parts);
+        }
+    }
+
+    /// The guest is gone.
+    pub fn detached(&mut self) {
+        self.slots.clear();
+        self.spare.clear();
+    }
+}
+
+/// A datagram towards the guest that is cut to the link's MTU.
+#[derive(Debug, Clone, Copy)]
+pub struct Outgoing {
+    envelope: Envelope,
+    len: usize,
+    id: u32,
+    at: usize,
+}
+
+impl Outgoing {
+    /// A datagram of `len` bytes, transport header on.
+    pub fn new(envelope: Envelope, len: usize, id: u32) -> Self {
+        Self { envelope, len, id, at: 0 }
+    }
+
+    /// Delivers what is left of it; `bytes` is all of it.
+    ///
+    /// # Errors
+    /// [`DropReason::NoRxBuffers`]: to be called again when there are some.
+    pub fn send(&mut self, ctx: &mut Ctx<'_, '_>, bytes: &[u8]) -> Result<(), DropReason> {
+        let mtu = usize::from(ctx.core.config.mtu);
+        let ipv4 = self.envelope.src.is_ipv4();
+        let headers = if ipv4 { IPV4_LEN } else { IPV6_LEN + 8 };
+        let piece = mtu.saturating_sub(headers).max(UNIT) / UNIT * UNIT;
+        while self.at < self.len {
+            let n = piece.min(self.len - self.at);
+            let mut top = [0; LOWER_MAX + 8];
+            let lower = self.write(ctx.core.link.mac, n, &mut top);
+            let slot = RxSlot::reserve(ctx.io.rx, lower + n).ok_or(DropReason::NoRxBuffers)?;
+            slot.write_at(0, &top[..lower]);
+            slot.write_at(lower, &bytes[self.at..self.at + n]);
+            slot.commit(lower + n, Offload::default());
+            self.at += n;
+        }
+        Ok(())
+    }
+
+    /// Writes the headers of the next piece, of `n` bytes.
+    fn write(&self, mac: MacAddr, n: usize, top: &mut [u8; LOWER_MAX + 8]) -> usize {
+        let more = self.at + n < self.len;
+        if self.envelope.src.is_ipv4() {
+            let lower = self.envelope.write(mac, n, top);
+            let header = &mut top[ETHERNET_LEN..lower];
+            header[4..6].copy_from_slice(&(self.id as u16).to_be_bytes());
+            let field = (self.at / UNIT) as u16 | u16::from(more) << 13;
+            header[6..8].copy_from_slice(&field.to_be_bytes());
+            header[10..12].fill(0);
+            let sum = checksum(header);
+            header[10..12].copy_from_slice(&sum.to_be_bytes());
+            lower
+        } else {
+            let envelope = Envelope { protocol: 44, ..self.envelope };
+            let lower = envelope.write(mac, 8 + n, top);
+            let header = &mut top[lower..lower + 8];
+            header[0] = self.envelope.protocol;
+            let field = self.at as u16 | u16::from(more);
+            header[2..4].copy_from_slice(&field.to_be_bytes());
+            header[4..8].copy_from_slice(&self.id.to_be_bytes());
+            lower + 8
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,301 @@
+//! Echo beyond the gateway, through the host's ICMP sockets (`icmp(7)`), where
+//! `net.ipv4.ping_group_range` lets this user have them.
+//!
+//! The kernel gives each socket an identifier of its own and takes it out of replies again, so a
+//! socket per identifier, family and destination of the guest's is all the state there is.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use super::config::GatewayConfig;
+use super::emit::{Envelope, LOWER_MAX};
+use super::icmp::{self, ECHO_REQUEST, ECHO_REQUEST6, Echo, ICMP_LEN, Message, Why, icmp_protocol};
+use super::packet::Packet;
+use super::target::{is_forbidden, is_gateway};
+use super::{Ctx, Handled};
+use crate::frame::TxOutcome;
+use crate::poll::{Owner, Poller, Ready, Token};
+use crate::stats::DropReason;
+use crate::sys::dgram::{Dgram, Header, Origin};
+use crate::wire::{ETHERNET_LEN, u16_at};
+
+/// How long an identifier lives without a request or reply (RFC 5508 §3.2: at least 60 s).
+const LIFETIME: Duration = Duration::from_secs(60);
+
+/// Messages read from a socket at a time.
+const BUDGET: usize = 32;
+
+/// Entries taken from an error queue at a time.
+const ERRORS_MAX: usize = 16;
+
+/// Data of a request that an ICMP error brings back.
+const QUOTE_MAX: usize = 512;
+
+#[derive(Debug)]
+struct Flow {
+    socket: Dgram,
+    guest: IpAddr,
+    remote: IpAddr,
+    id: u16,
+    last: Instant,
+    generation: u32,
+}
+
+/// All echo there is: to the gateway and beyond.
+#[derive(Debug)]
+pub struct Ping {
+    echo: Echo,
+    /// By index; a free one remembers its generation in `generations`.
+    flows: Vec<Option<Flow>>,
+    generations: Vec<u32>,
+    limit: usize,
+    buffer: Box<[u8]>,
+    /// A fragmented reply's identification.
+    reply_id: u32,
+}
+
+impl Ping {
+    /// Nobody is asked yet.
+    pub fn new(config: &GatewayConfig) -> Self {
+        Self {
+            echo: Echo::new(),
+            flows: Vec::new(),
+            generations: Vec::new(),
+            limit: config.limits.ping.max(1),
+            buffer: Box::default(),
+            // Apart from those of the gateway's own replies.
+            reply_id: 0x8000,
+        }
+    }
+
+    /// An ICMP message of the guest's that is none of the services'.
+    pub fn input(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
+        self.echo.read(packet)?;
+        if packet.src.is_unspecified() {
+            return Err(DropReason::BadSource);
+        }
+        let own = packet.dst == IpAddr::V6(ctx.core.config.link_local6());
+        if own || is_gateway(&ctx.core.config, packet.dst) {
+            return self.echo.reply(ctx, packet);
+        }
+        if is_forbidden(&ctx.core.config, packet.dst) {
+            icmp::unreachable(ctx, packet, Why::Prohibited);
+            return Err(DropReason::DestinationForbidden);
+        }
+        if packet.hop_limit <= 1 {
+            icmp::unreachable(ctx, packet, Why::HopLimit);
+            return Err(DropReason::HopLimit);
+        }
+        self.forward(ctx, packet)
+    }
+
+    fn forward(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
+        let id = u16_at(self.echo.bytes(), 4);
+        let i = match self.find(packet.src, packet.dst, id) {
+            Some(i) => i,
+            None => match self.open(packet.src, packet.dst, id, ctx) {
+                Ok(i) => i,
+                Err(error) => {
+                    // EACCES: ping_group_range keeps these sockets from this user.
+                    tracing::debug!("no ICMP socket: {error}");
+                    icmp::unreachable(ctx, packet, Why::Prohibited);
+                    return Err(DropReason::SocketFailed);
+                }
+            },
+        };
+        let header = Header {
+            hop_limit: packet.hop_limit - 1,
+            traffic_class: packet.traffic_class,
+            dont_fragment: packet.dont_fragment,
+        };
+        let mut again = true;
+        loop {
+            let Some(flow) = self.flows[i].as_mut() else { return Err(DropReason::SocketFailed) };
+            flow.last = ctx.io.now;
+            let to = SocketAddr::new(packet.dst, 0);
+            let sent = flow
+                .socket
+                .set_header(header)
+                .and_then(|()| flow.socket.send(self.echo.bytes(), &[], 0, to, None));
+            let error = match sent {
+                Ok(_) => return Ok(TxOutcome::Sent),
+                Err(error) => error,
+            };
+            let mtu = self.errors(ctx, i);
+            let (why, reason) = match error.raw_os_error() {
+                Some(libc::EMSGSIZE) => {
+                    let mtu = mtu.unwrap_or(ctx.core.config.mtu.into());
+                    (Why::TooBig(mtu), DropReason::TooBig)
+                }
+                Some(libc::EAGAIN | libc::ENOBUFS) => return Err(DropReason::SendBufferFull),
+                // It may be that of an earlier request.
+                _ if std::mem::take(&mut again) => continue,
+                Some(libc::ENETUNREACH | libc::EADDRNOTAVAIL) => {
+                    (Why::Network, DropReason::NoRoute)
+                }
+                Some(libc::EHOSTUNREACH) => (Why::Host, DropReason::NoRoute),
+                Some(libc::EACCES | libc::EPERM) => {
+                    (Why::Prohibited, DropReason::DestinationForbidden)
+                }
+                _ => return Err(DropReason::SendFailed),
+            };
+            icmp::unreachable(ctx, packet, why);
+            return Err(reason);
+        }
+    }
+
+    fn find(&self, guest: IpAddr, remote: IpAddr, id: u16) -> Option<usize> {
+        self.flows.iter().position(|flow| {
+            flow.as_ref().is_some_and(|f| f.id == id && f.remote == remote && f.guest == guest)
+        })
+    }
+
+    fn open(
+        &mut self,
+        guest: IpAddr,
+        remote: IpAddr,
+        id: u16,
+        ctx: &mut Ctx<'_, '_>,
+    ) -> io::Result<usize> {
+        let socket = Dgram::ping(remote.is_ipv4())?;
+        let i = match self.flows.iter().position(Option::is_none) {
+            Some(i) => i,
+            None if self.flows.len() < self.limit => {
+                self.flows.push(None);
+                self.generations.push(0);
+                self.flows.len() - 1
+            }
+            None => {
+                let age = |i: &usize| self.flows[*i].as_ref().map(|f| f.last);
+                let oldest = (0..self.flows.len()).min_by_key(age).unwrap_or(0);
+                self.close(oldest, ctx.io.poll);
+                oldest
+            }
+        };
+        self.generations[i] = self.generations[i].wrapping_add(1);
+        let generation = self.generations[i];
+        let token = Token::with_generation(Owner::Ping, i as u32, generation);
+        ctx.io.poll.add(&socket, token, Ready::IN)?;
+        let last = ctx.io.now;
+        self.flows[i] = Some(Flow { socket, guest, remote, id, last, generation });
+        Ok(i)
+    }
+
+    fn close(&mut self, i: usize, poll: &Poller) {
+        if let Some(flow) = self.flows[i].take() {
+            let _ = poll.remove(&flow.socket);
+        }
+    }
+
+    /// A socket is ready.
+    pub fn ready(&mut self, ctx: &mut Ctx<'_, '_>, token: Token, ready: Ready) {
+        let i = token.id as usize;
+        let current =
+            self.flows.get(i).and_then(Option::as_ref).is_some_and(|f| {
+                Token::with_generation(token.owner, token.id, f.generation) == token
+            });
+        if !current {
+            return;
+        }
+        if ready.intersects(Ready::ERR) {
+            self.errors(ctx, i);
+        }
+        for _ in 0..BUDGET {
+            if !self.receive(ctx, i) {
+                break;
+            }
+        }
+    }
+
+    /// Hands one reply to the guest. Replies that it has no buffers for are lost, as on any link.
+    fn receive(&mut self, ctx: &mut Ctx<'_, '_>, i: usize) -> bool {
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; 65536].into_boxed_slice();
+        }
+        let Some(flow) = self.flows[i].as_mut() else { return false };
+        let got = match flow.socket.recv(&[], 0, 0, &mut self.buffer) {
+            Ok(got) => got,
+            Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
+        };
+        if got.from.ip() != flow.remote || got.len < ICMP_LEN {
+            ctx.io.stats.dropped(DropReason::Unsolicited);
+            return true;
+        }
+        flow.last = ctx.io.now;
+        let (guest, remote) = (flow.guest, flow.remote);
+        let message = &mut self.buffer[..got.len];
+        message[4..6].copy_from_slice(&flow.id.to_be_bytes());
+        let Some(mac) = ctx.core.link.neighbor(guest) else {
+            ctx.io.stats.dropped(DropReason::NoNeighbor);
+            return true;
+        };
+        let envelope = Envelope::new(mac, remote, guest, icmp_protocol(guest));
+        self.reply_id = self.reply_id.wrapping_add(1);
+        if let Err(reason) = icmp::deliver(ctx, &envelope, message, self.reply_id) {
+            ctx.io.stats.dropped(reason);
+        }
+        true
+    }
+
+    /// Hands the guest what the network says about its requests, and returns the MTU where the
+    /// host itself found one too big.
+    fn errors(&mut self, ctx: &mut Ctx<'_, '_>, i: usize) -> Option<u32> {
+        let mut mtu = None;
+        let mut data = [0; QUOTE_MAX];
+        for _ in 0..ERRORS_MAX {
+            let Some(flow) = self.flows[i].as_ref() else { break };
+            let Ok(error) = flow.socket.next_error(&mut data) else { break };
+            let Origin::Icmp(kind, code) = error.origin else {
+                if error.errno == libc::EMSGSIZE {
+                    mtu = Some(error.mtu);
+                }
+                continue;
+            };
+            let ipv4 = flow.guest.is_ipv4();
+            let Some(message) = Message::relayed(kind, code, error.mtu, ipv4) else { continue };
+            // The request comes back from its ICMP header on, with the kernel's identifier.
+            let len = error.len.min(QUOTE_MAX);
+            if len < ICMP_LEN {
+                continue;
+            }
+            data[0] = if ipv4 { ECHO_REQUEST } else { ECHO_REQUEST6 };
+            data[4..6].copy_from_slice(&flow.id.to_be_bytes());
+            let mut quote = [0; LOWER_MAX + QUOTE_MAX];
+            let mac = ctx.core.link.mac;
+            let envelope = Envelope::new(mac, flow.guest, flow.remote, icmp_protocol(flow.remote));
+            let lower = envelope.write(mac, len, &mut quote);
+            quote[lower..lower + len].copy_from_slice(&data[..len]);
+            let from = error.offender.filter(|ip| !ip.is_loopback() && !ip.is_unspecified());
+            let (from, guest) = (from.unwrap_or(flow.remote), flow.guest);
+            icmp::relay(ctx, from, guest, message, &quote[ETHERNET_LEN..lower + len]);
+        }
+        mtu
+    }
+
+    /// When [`expire`](Self::expire) is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.flows.iter().flatten().map(|flow| flow.last + LIFETIME).min()
+    }
+
+    /// Closes what has been idle for long enough.
+    pub fn expire(&mut self, ctx: &mut Ctx<'_, '_>) {
+        for i in 0..self.flows.len() {
+            if self.flows[i].as_ref().is_some_and(|f| f.last + LIFETIME <= ctx.io.now) {
+                self.close(i, ctx.io.poll);
+            }
+        }
+    }
+
+    /// The guest is gone.
+    pub fn detached(&mut self, poll: &Poller) {
+        for i in 0..self.flows.len() {
+            self.close(i, poll);
+        }
+    }
+
+    /// How many identifiers are in use.
+    pub fn flows(&self) -> usize {
+        self.flows.iter().flatten().count()
+    }
+}

@@ -1,0 +1,276 @@
+//! Guest to host.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use super::sockets::Use;
+use super::table::{Class, Flow};
+use super::{Udp, without_label};
+use crate::frame::TxOutcome;
+use crate::gateway::config::Transport;
+use crate::gateway::emit::{Envelope, LOWER_MAX};
+use crate::gateway::icmp::{self, Message, Why};
+use crate::gateway::packet::{Packet, Payload};
+use crate::gateway::target;
+use crate::gateway::{Ctx, Handled};
+use crate::poll::Poller;
+use crate::stats::DropReason;
+use crate::sys::dgram::{Dgram, Header, Origin, SocketError};
+use crate::wire::checksum::Sum;
+use crate::wire::{ETHERNET_LEN, UDP_LEN, protocol, u16_at};
+
+/// Entries taken from an error queue at a time.
+const ERRORS_MAX: usize = 16;
+
+const DNS: u16 = 53;
+
+/// The payload of a datagram's first bytes that an ICMP error brings back.
+const QUOTE_MAX: usize = 512;
+
+impl Udp {
+    pub(super) fn from_guest(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
+        let (src_port, dst_port, payload) = parse(packet)?;
+        let link_local = match packet.src {
+            IpAddr::V4(_) => false,
+            IpAddr::V6(src) => src.is_unicast_link_local(),
+        };
+        if packet.src.is_unspecified() || link_local {
+            return Err(DropReason::BadSource);
+        }
+        let guest = SocketAddr::new(packet.src, src_port);
+        let remote = SocketAddr::new(packet.dst, dst_port);
+        let here = target::is_gateway(&ctx.core.config, packet.dst);
+        if packet.hop_limit <= 1 && !here {
+            icmp::unreachable(ctx, packet, Why::HopLimit);
+            return Err(DropReason::HopLimit);
+        }
+        let flow = match self.table.find(guest, remote) {
+            Some(flow) => flow,
+            None => self.open_for_guest(ctx, packet, guest, remote)?,
+        };
+        self.table.sent(flow, ctx.io.now);
+        let header = Header {
+            hop_limit: if here { packet.hop_limit.max(1) } else { packet.hop_limit - 1 },
+            traffic_class: packet.traffic_class,
+            dont_fragment: packet.dont_fragment,
+        };
+        let Flow { socket, host, local, .. } = *self.table.get(flow);
+        let mut again = true;
+        loop {
+            let Some(socket_ref) = self.sockets.get(socket) else {
+                return Err(DropReason::SocketFailed);
+            };
+            let sent = socket_ref.dgram.set_header(header).and_then(|()| {
+                let dgram = &socket_ref.dgram;
+                dgram.send(payload.head, payload.tail, payload.tail_len(), host, local)
+            });
+            match sent {
+                Ok(_) => return Ok(TxOutcome::Sent),
+                // An error of an earlier datagram is told by the next call, whatever that sends.
+                Err(error) if again && is_pending(&error) => {
+                    again = false;
+                    self.errors(ctx, socket);
+                }
+                Err(error) => return Err(self.send_failed(ctx, packet, socket, &error)),
+            }
+        }
+    }
+
+    fn open_for_guest(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        packet: &Packet<'_>,
+        guest: SocketAddr,
+        remote: SocketAddr,
+    ) -> Result<u32, DropReason> {
+        let host = match target::resolve(ctx.core, Transport::Udp, remote) {
+            Ok(host) => host,
+            Err(reason) => {
+                let why = match reason {
+                    DropReason::NoRoute => Why::Network,
+                    // The gateway is there, but has no such service.
+                    _ if target::is_gateway(&ctx.core.config, packet.dst) => Why::Port,
+                    _ => Why::Prohibited,
+                };
+                icmp::unreachable(ctx, packet, why);
+                return Err(reason);
+            }
+        };
+        let ipv4 = host.is_ipv4();
+        let socket = match self.sockets.find(guest, ipv4) {
+            Some(socket) => socket,
+            None => self.open_socket(guest, ipv4, ctx.io.poll)?,
+        };
+        let class = if remote.port() == DNS { Class::Dns } else { Class::OneWay };
+        let flow = Flow::new(socket, guest, remote, host, class, ctx.io.now);
+        Ok(self.open(flow, ctx.io.poll))
+    }
+
+    fn open_socket(
+        &mut self,
+        guest: SocketAddr,
+        ipv4: bool,
+        poll: &Poller,
+    ) -> Result<u32, DropReason> {
+        let dgram = match Dgram::udp(ipv4) {
+            // Out of descriptors: the flow that would go next anyway lends us its own.
+            Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+                if let Some(victim) = self.table.victim() {
+                    self.close(victim, poll);
+                }
+                Dgram::udp(ipv4)
+            }
+            dgram => dgram,
+        };
+        let dgram = dgram.map_err(|error| {
+            tracing::debug!("no socket for UDP flow of {guest}: {error}");
+            DropReason::SocketFailed
+        })?;
+        let socket = self.sockets.insert(dgram, Use::Guest(guest));
+        if self.sockets.watch(socket, poll).is_err() {
+            self.sockets.remove(socket, poll);
+            return Err(DropReason::SocketFailed);
+        }
+        Ok(socket)
+    }
+
+    /// Tells the guest why its datagram did not go, and us what it counts as.
+    fn send_failed(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        packet: &Packet<'_>,
+        socket: u32,
+        error: &io::Error,
+    ) -> DropReason {
+        let (why, reason) = match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => {
+                return DropReason::SendBufferFull;
+            }
+            Some(libc::EMSGSIZE) => {
+                let mtu = self.path_mtu(ctx, socket);
+                (Why::TooBig(mtu.unwrap_or(ctx.core.config.mtu.into())), DropReason::TooBig)
+            }
+            Some(libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::ENETDOWN) => {
+                (Why::Network, DropReason::NoRoute)
+            }
+            Some(libc::EHOSTUNREACH) => (Why::Host, DropReason::NoRoute),
+            // A rule of the host's firewall, or a broadcast address of one of its networks.
+            Some(libc::EACCES | libc::EPERM) => (Why::Prohibited, DropReason::DestinationForbidden),
+            _ => return DropReason::SendFailed,
+        };
+        icmp::unreachable(ctx, packet, why);
+        reason
+    }
+
+    /// The MTU that the entry of a datagram which was too big names; earlier entries are handled.
+    fn path_mtu(&mut self, ctx: &mut Ctx<'_, '_>, index: u32) -> Option<u32> {
+        let mut mtu = None;
+        let mut payload = [0; QUOTE_MAX];
+        for _ in 0..ERRORS_MAX {
+            let Some(socket) = self.sockets.get(index) else { break };
+            let Ok(error) = socket.dgram.next_error(&mut payload) else { break };
+            if error.errno == libc::EMSGSIZE && error.origin == Origin::Local {
+                mtu = Some(error.mtu);
+            } else {
+                self.relay(ctx, index, &error, &payload);
+            }
+        }
+        mtu
+    }
+
+    /// Hands the guest what the network says about its datagrams.
+    pub(super) fn errors(&mut self, ctx: &mut Ctx<'_, '_>, index: u32) {
+        let mut payload = [0; QUOTE_MAX];
+        for _ in 0..ERRORS_MAX {
+            let Some(socket) = self.sockets.get(index) else { return };
+            let Ok(error) = socket.dgram.next_error(&mut payload) else { return };
+            self.relay(ctx, index, &error, &payload);
+        }
+    }
+
+    fn relay(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        index: u32,
+        error: &SocketError,
+        payload: &[u8; QUOTE_MAX],
+    ) {
+        let Origin::Icmp(kind, code) = error.origin else { return };
+        let to = error.to.map(without_label);
+        let Some(flow) = to.and_then(|to| self.table.find_host(index, to)) else { return };
+        let Flow { guest, remote, host, .. } = *self.table.get(flow);
+        // What is said in one family means nothing in the other.
+        if guest.is_ipv4() != host.is_ipv4() {
+            return;
+        }
+        let Some(message) = Message::relayed(kind, code, error.mtu, guest.is_ipv4()) else {
+            return;
+        };
+        // Behind a redirect, or the gateway's address, lies what the guest must not see.
+        let from = match error.offender {
+            Some(ip) if remote == host && !ip.is_loopback() && !ip.is_unspecified() => ip,
+            _ => remote.ip(),
+        };
+        let data = &payload[..error.len.min(QUOTE_MAX)];
+        let mut quote = [0; LOWER_MAX + UDP_LEN + QUOTE_MAX];
+        let envelope = Envelope::new(ctx.core.link.mac, guest.ip(), remote.ip(), protocol::UDP);
+        let len = UDP_LEN + data.len();
+        let lower = envelope.write(ctx.core.link.mac, len, &mut quote);
+        quote[lower..lower + 2].copy_from_slice(&guest.port().to_be_bytes());
+        quote[lower + 2..lower + 4].copy_from_slice(&remote.port().to_be_bytes());
+        quote[lower + 4..lower + 6].copy_from_slice(&(len as u16).to_be_bytes());
+        quote[lower + UDP_LEN..lower + len].copy_from_slice(data);
+        icmp::relay(ctx, from, guest.ip(), message, &quote[ETHERNET_LEN..lower + len]);
+    }
+}
+
+/// Errors that `sendmsg` tells of earlier datagrams: those that ICMP brings.
+fn is_pending(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNREFUSED
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::EACCES
+                | libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::EOPNOTSUPP
+                | libc::EHOSTDOWN
+                | libc::ENONET
+        )
+    )
+}
+
+/// The ports and the payload, checked.
+fn parse<'a>(packet: &Packet<'a>) -> Result<(u16, u16, Payload<'a>), DropReason> {
+    let mut payload = packet.payload(UDP_LEN)?;
+    let header = &packet.head[..UDP_LEN];
+    let (src, dst) = (u16_at(header, 0), u16_at(header, 2));
+    let len = usize::from(u16_at(header, 4));
+    // Port 0 as a source means that no answer is wanted (RFC 768); no flow can be made of that.
+    if len < UDP_LEN || len > packet.len || src == 0 || dst == 0 {
+        return Err(DropReason::Malformed);
+    }
+    payload.len = len - UDP_LEN;
+    payload.head = &payload.head[..payload.head.len().min(payload.len)];
+    if packet.offload.checksum.is_none() && !packet.offload.validated {
+        // The host makes a checksum of its own: one that is wrong must not become right.
+        // None is allowed in IPv4 (RFC 768), not in IPv6 (RFC 8200 §8.1).
+        if u16_at(header, 6) == 0 {
+            return if packet.src.is_ipv4() {
+                Ok((src, dst, payload))
+            } else {
+                Err(DropReason::BadChecksum)
+            };
+        }
+        let mut sum = Sum::pseudo_header(packet.src, packet.dst, protocol::UDP, len);
+        sum.bytes(header);
+        sum.bytes(payload.head);
+        sum.volatile(payload.tail, 0, payload.tail_len());
+        if sum.finish() != 0 {
+            return Err(DropReason::BadChecksum);
+        }
+    }
+    Ok((src, dst, payload))
+}

@@ -1,0 +1,358 @@
+//! The table of flows: who of the guest's speaks with whom through which socket, and since when.
+//!
+//! A flow is a guest's endpoint and a remote one. The flows of one endpoint share a socket
+//! (endpoint-independent mapping, RFC 4787 §4.1), which goes with its last flow. Flows are kept
+//! by age in one list per lifetime, so timers cost nothing per datagram.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// How long a flow lives without a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// The remote has spoken to a published port, and the guest has not answered yet.
+    Inbound,
+    /// The guest has spoken, and nobody has answered yet.
+    OneWay,
+    /// A question to a name server: one datagram each way.
+    Dns,
+    /// Both have spoken.
+    TwoWay,
+}
+
+const CLASSES: usize = 4;
+
+impl Class {
+    /// RFC 4787 §4.3: at least two minutes for what is in use; shorter for well-known ports.
+    pub const fn lifetime(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Inbound | Self::OneWay => 30,
+            Self::Dns => 15,
+            Self::TwoWay => 180,
+        })
+    }
+}
+
+/// A flow.
+#[derive(Debug, Clone)]
+pub struct Flow {
+    /// The socket's index.
+    pub socket: u32,
+    /// The guest's endpoint.
+    pub guest: SocketAddr,
+    /// The remote one as the guest sees it.
+    pub remote: SocketAddr,
+    /// The remote one as the host sees it.
+    pub host: SocketAddr,
+    /// The host's address that the remote one spoke to.
+    pub local: Option<IpAddr>,
+    class: Class,
+    last: Instant,
+    newer: u32,
+    older: u32,
+}
+
+impl Flow {
+    /// A flow that begins now.
+    pub fn new(
+        socket: u32,
+        guest: SocketAddr,
+        remote: SocketAddr,
+        host: SocketAddr,
+        class: Class,
+        now: Instant,
+    ) -> Self {
+        let (newer, older) = (NONE, NONE);
+        Self { socket, guest, remote, host, local: None, class, last: now, newer, older }
+    }
+
+    /// True where the guest sees the remote endpoint as what it is; then others at its address
+    /// may answer too (address-dependent filtering, RFC 4787 §5).
+    pub fn is_plain(&self) -> bool {
+        self.remote == self.host
+    }
+}
+
+const NONE: u32 = u32::MAX;
+
+/// Flows of one class by age.
+#[derive(Debug, Clone, Copy)]
+struct List {
+    oldest: u32,
+    newest: u32,
+}
+
+/// All flows.
+#[derive(Debug)]
+pub struct Table {
+    flows: Vec<Option<Flow>>,
+    free: Vec<u32>,
+    limit: usize,
+    lists: [List; CLASSES],
+    /// By the guest's endpoint and the remote one as the guest sees it.
+    by_guest: HashMap<(SocketAddr, SocketAddr), u32>,
+    /// By socket and the remote endpoint as the host sees it.
+    by_host: HashMap<(u32, SocketAddr), u32>,
+    /// How many plain flows a socket has with an address.
+    by_address: HashMap<(u32, IpAddr), u32>,
+}
+
+impl Table {
+    /// A table for `limit` flows.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            flows: Vec::new(),
+            free: Vec::new(),
+            limit: limit.clamp(1, NONE as usize - 1),
+            lists: [List { oldest: NONE, newest: NONE }; CLASSES],
+            by_guest: HashMap::new(),
+            by_host: HashMap::new(),
+            by_address: HashMap::new(),
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_guest.len()
+    }
+
+    /// True when the next one needs another to go.
+    pub fn is_full(&self) -> bool {
+        self.len() >= self.limit
+    }
+
+    /// The flow at `i`.
+    pub fn get(&self, i: u32) -> &Flow {
+        self.flows[i as usize].as_ref().expect("indices are those of living flows")
+    }
+
+    fn get_mut(&mut self, i: u32) -> &mut Flow {
+        self.flows[i as usize].as_mut().expect("indices are those of living flows")
+    }
+
+    /// The flow that the guest means.
+    pub fn find(&self, guest: SocketAddr, remote: SocketAddr) -> Option<u32> {
+        self.by_guest.get(&(guest, remote)).copied()
+    }
+
+    /// The flow that a datagram at a socket belongs to.
+    pub fn find_host(&self, socket: u32, from: SocketAddr) -> Option<u32> {
+        self.by_host.get(&(socket, from)).copied()
+    }
+
+    /// True when the guest has sent something to that address through the socket.
+    pub fn knows_address(&self, socket: u32, ip: IpAddr) -> bool {
+        self.by_address.contains_key(&(socket, ip))
+    }
+
+    /// Adds a flow. The table isn't full and has none for these endpoints.
+    pub fn insert(&mut self, flow: Flow) -> u32 {
+        let i = match self.free.pop() {
+            Some(i) => i,
+            None => {
+                self.flows.push(None);
+                self.flows.len() as u32 - 1
+            }
+        };
+        self.by_guest.insert((flow.guest, flow.remote), i);
+        // Two remote endpoints of the guest's may be one of the host's: the younger is answered.
+        self.by_host.insert((flow.socket, flow.host), i);
+        if flow.is_plain() {
+            *self.by_address.entry((flow.socket, flow.host.ip())).or_default() += 1;
+        }
+        let class = flow.class;
+        self.flows[i as usize] = Some(flow);
+        self.append(i, class);
+        i
+    }
+
+    /// A datagram passed, and the flow is of this class from here on.
+    pub fn touch(&mut self, i: u32, class: Class, now: Instant) {
+        let old = self.get(i).class;
+        if old != class || self.lists[class as usize].newest != i {
+            self.unlink(i);
+            self.append(i, class);
+        }
+        self.get_mut(i).last = now;
+    }
+
+    /// The guest has sent something.
+    pub fn sent(&mut self, i: u32, now: Instant) {
+        let class = match self.get(i).class {
+            Class::Inbound => Class::TwoWay,
+            class => class,
+        };
+        self.touch(i, class, now);
+    }
+
+    /// The remote endpoint has sent something.
+    pub fn received(&mut self, i: u32, now: Instant) {
+        let class = match self.get(i).class {
+            Class::OneWay => Class::TwoWay,
+            class => class,
+        };
+        self.touch(i, class, now);
+    }
+
+    /// The address that the remote endpoint of `i` speaks to.
+    pub fn set_local(&mut self, i: u32, local: Option<IpAddr>) {
+        self.get_mut(i).local = local;
+    }
+
+    /// Takes a flow out.
+    pub fn remove(&mut self, i: u32) -> Flow {
+        self.unlink(i);
+        let flow = self.flows[i as usize].take().expect("indices are those of living flows");
+        self.free.push(i);
+        self.by_guest.remove(&(flow.guest, flow.remote));
+        if self.by_host.get(&(flow.socket, flow.host)) == Some(&i) {
+            self.by_host.remove(&(flow.socket, flow.host));
+        }
+        if flow.is_plain() {
+            let key = (flow.socket, flow.host.ip());
+            match self.by_address.get_mut(&key) {
+                Some(n) if *n > 1 => *n -= 1,
+                _ => {
+                    self.by_address.remove(&key);
+                }
+            }
+        }
+        flow
+    }
+
+    /// The flow that goes when there is no room. What strangers have begun goes before all else,
+    /// so that they can't push the guest's own flows out.
+    pub fn victim(&self) -> Option<u32> {
+        let inbound = self.lists[Class::Inbound as usize].oldest;
+        if inbound != NONE {
+            return Some(inbound);
+        }
+        let oldest = self.lists.iter().map(|l| l.oldest).filter(|i| *i != NONE);
+        oldest.min_by_key(|i| self.due(*i))
+    }
+
+    fn due(&self, i: u32) -> Instant {
+        let flow = self.get(i);
+        flow.last + flow.class.lifetime()
+    }
+
+    /// When the next flow expires.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.lists.iter().filter(|l| l.oldest != NONE).map(|l| self.due(l.oldest)).min()
+    }
+
+    /// A flow that has expired.
+    pub fn expired(&self, now: Instant) -> Option<u32> {
+        let mut oldest = self.lists.iter().map(|l| l.oldest).filter(|i| *i != NONE);
+        oldest.find(|i| self.due(*i) <= now)
+    }
+
+    /// Any flow.
+    pub fn any(&self) -> Option<u32> {
+        self.lists.iter().map(|l| l.oldest).find(|i| *i != NONE)
+    }
+
+    fn append(&mut self, i: u32, class: Class) {
+        let newest = std::mem::replace(&mut self.lists[class as usize].newest, i);
+        let flow = self.get_mut(i);
+        flow.class = class;
+        (flow.older, flow.newer) = (newest, NONE);
+        if newest == NONE {
+            self.lists[class as usize].oldest = i;
+        } else {
+            self.get_mut(newest).newer = i;
+        }
+    }
+
+    fn unlink(&mut self, i: u32) {
+        let Flow { class, older, newer, .. } = *self.get(i);
+        if older == NONE {
+            self.lists[class as usize].oldest = newer;
+        } else {
+            self.get_mut(older).newer = newer;
+        }
+        if newer == NONE {
+            self.lists[class as usize].newest = older;
+        } else {
+            self.get_mut(newer).older = older;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn flow(port: u16, class: Class, now: Instant) -> Flow {
+        let guest = SocketAddr::new([10, 0, 2, 2].into(), port);
+        let remote = SocketAddr::new([192, 0, 2, 1].into(), 9);
+        Flow::new(0, guest, remote, remote, class, now)
+    }
+
+    #[test]
+    fn strangers_go_first_then_what_expires_first() {
+        let now = Instant::now();
+        let mut table = Table::new(8);
+        let later = now + Duration::from_secs(5);
+        let both = table.insert(flow(1, Class::TwoWay, now));
+        let dns = table.insert(flow(2, Class::Dns, later));
+        let inbound = table.insert(flow(3, Class::Inbound, later));
+        assert_eq!(table.victim(), Some(inbound));
+        table.remove(inbound);
+        assert_eq!(table.victim(), Some(dns));
+        table.remove(dns);
+        assert_eq!(table.victim(), Some(both));
+    }
+
+    proptest! {
+        /// Against a plain list: the same flows live, and each expires when it should.
+        #[test]
+        fn flows_live_as_long_as_they_should(steps in prop::collection::vec((0u16..12, 0u8..4, 0u64..40), 0..200)) {
+            let start = Instant::now();
+            let mut now = start;
+            let mut table = Table::new(100);
+            let mut model: Vec<(u16, Class, Instant)> = Vec::new();
+            for (port, what, seconds) in steps {
+                now += Duration::from_secs(seconds);
+                while let Some(i) = table.expired(now) {
+                    table.remove(i);
+                }
+                model.retain(|(_, class, last)| *last + class.lifetime() > now);
+                let guest = flow(port, Class::OneWay, now).guest;
+                let found = table.find(guest, flow(0, Class::OneWay, now).remote);
+                let known = model.iter().position(|f| f.0 == port);
+                prop_assert_eq!(found.is_some(), known.is_some());
+                match (found, known, what) {
+                    (Some(i), Some(k), 0) => {
+                        table.remove(i);
+                        model.remove(k);
+                    }
+                    (Some(i), Some(k), 1) => {
+                        table.sent(i, now);
+                        let class = if model[k].1 == Class::Inbound { Class::TwoWay } else { model[k].1 };
+                        model[k] = (port, class, now);
+                    }
+                    (Some(i), Some(k), _) => {
+                        table.received(i, now);
+                        let class = if model[k].1 == Class::OneWay { Class::TwoWay } else { model[k].1 };
+                        model[k] = (port, class, now);
+                    }
+                    (_, _, n) => {
+                        let class = [Class::Inbound, Class::OneWay, Class::Dns, Class::TwoWay][usize::from(n)];
+                        table.insert(flow(port, class, now));
+                        model.push((port, class, now));
+                    }
+                }
+                prop_assert_eq!(table.len(), model.len());
+                prop_assert_eq!(table.deadline(), model.iter().map(|f| f.2 + f.1.lifetime()).min());
+            }
+            while let Some(i) = table.any() {
+                table.remove(i);
+            }
+            prop_assert!(table.by_host.is_empty() && table.by_address.is_empty());
+        }
+    }
+}

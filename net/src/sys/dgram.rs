@@ -1,0 +1,489 @@
+//! Datagram sockets of the host: what `sendmsg(2)` and `recvmsg(2)` say beside the payload.
+#![expect(unsafe_code, reason = "control messages and iovecs over guest memory are raw")]
+
+use std::io;
+use std::mem::{MaybeUninit, zeroed};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use libc::{c_int, cmsghdr, msghdr, sockaddr_storage};
+use rustix::net::sockopt::{
+    self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+};
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, bind, ipproto, socket_with};
+use vm_memory::VolatileSlice;
+
+use super::{Iov, from_sockaddr, result, to_sockaddr};
+
+/// Room for the control messages of one call: the largest is an extended error with an IPv6
+/// address, 64 bytes.
+const CONTROL_LEN: usize = 128;
+
+/// A buffer with the alignment that control messages want.
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_LEN]);
+
+/// What of a datagram's IP header a socket sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// TTL or hop limit, from 1.
+    pub hop_limit: u8,
+    /// Type of service or traffic class.
+    pub traffic_class: u8,
+    /// Not to be fragmented, neither here nor on the way.
+    pub dont_fragment: bool,
+}
+
+/// What [`Dgram::recv`] got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Datagram {
+    /// Bytes of payload.
+    pub len: usize,
+    /// Who sent it.
+    pub from: SocketAddr,
+    /// Which address of the host it was sent to, where the socket was made to tell.
+    pub local: Option<IpAddr>,
+}
+
+/// Who reported an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The host's own stack.
+    Local,
+    /// An ICMP or ICMPv6 message of this type and code.
+    Icmp(u8, u8),
+}
+
+/// An entry of a socket's error queue (`ip(7)`, `IP_RECVERR`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SocketError {
+    /// Where the datagram was sent to.
+    pub to: Option<SocketAddr>,
+    /// The error number.
+    pub errno: i32,
+    /// Who reported it.
+    pub origin: Origin,
+    /// The path's MTU where the datagram was too big.
+    pub mtu: u32,
+    /// The node that sent the ICMP message.
+    pub offender: Option<IpAddr>,
+    /// Bytes of the datagram's payload that came back.
+    pub len: usize,
+}
+
+/// A datagram socket, non-blocking, with its error queue on.
+#[derive(Debug)]
+pub struct Dgram {
+    fd: OwnedFd,
+    ipv4: bool,
+    header: Option<Header>,
+}
+
+impl AsFd for Dgram {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Dgram {
+    /// A UDP socket on a port that the kernel chooses.
+    ///
+    /// # Errors
+    /// Those of `socket(2)`.
+    pub fn udp(ipv4: bool) -> io::Result<Self> {
+        let socket = Self::open(ipv4, ipproto::UDP)?;
+        let any: IpAddr =
+            if ipv4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        bind(&socket.fd, &SocketAddr::new(any, 0))?;
+        Ok(socket)
+    }
+
+    /// A UDP socket on `listen` that tells which address a datagram was sent to.
+    ///
+    /// # Errors
+    /// Those of `bind(2)`.
+    pub fn listen(listen: SocketAddr) -> io::Result<Self> {
+        let socket = Self::open(listen.is_ipv4(), ipproto::UDP)?;
+        let (level, option) = if listen.is_ipv4() {
+            (libc::IPPROTO_IP, libc::IP_PKTINFO)
+        } else {
+            (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
+        };
+        set(&socket.fd, level, option)?;
+        bind(&socket.fd, &listen)?;
+        Ok(socket)
+    }
+
+    /// An ICMP echo socket (`icmp(7)`, `ping_group_range`).
+    ///
+    /// # Errors
+    /// `EACCES` where this user may have none.
+    pub fn ping(ipv4: bool) -> io::Result<Self> {
+        Self::open(ipv4, if ipv4 { ipproto::ICMP } else { ipproto::ICMPV6 })
+    }
+
+    fn open(ipv4: bool, protocol: Protocol) -> io::Result<Self> {
+        let family = if ipv4 { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fd = socket_with(family, SocketType::DGRAM, flags, Some(protocol))?;
+        if ipv4 {
+            set(&fd, libc::IPPROTO_IP, libc::IP_RECVERR)?;
+        } else {
+            sockopt::set_ipv6_v6only(&fd, true)?;
+            set(&fd, libc::IPPROTO_IPV6, libc::IPV6_RECVERR)?;
+        }
+        Ok(Self { fd, ipv4, header: None })
+    }
+
+    /// The address and port it is bound to.
+    ///
+    /// # Errors
+    /// Those of `getsockname(2)`.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(SocketAddr::try_from(rustix::net::getsockname(&self.fd)?)?)
+    }
+
+    /// True for a socket of IPv4.
+    pub fn is_ipv4(&self) -> bool {
+        self.ipv4
+    }
+
+    /// Sets what the next datagrams' IP headers say.
+    ///
+    /// # Errors
+    /// Those of `setsockopt(2)`.
+    pub fn set_header(&mut self, header: Header) -> io::Result<()> {
+        if self.header == Some(header) {
+            return Ok(());
+        }
+        let old = self.header.take();
+        if old.is_none_or(|h| h.hop_limit != header.hop_limit) {
+            if self.ipv4 {
+                sockopt::set_ip_ttl(&self.fd, header.hop_limit.max(1).into())?;
+            } else {
+                sockopt::set_ipv6_unicast_hops(&self.fd, Some(header.hop_limit.max(1)))?;
+            }
+        }
+        if old.is_none_or(|h| h.traffic_class != header.traffic_class) {
+            if self.ipv4 {
+                sockopt::set_ip_tos(&self.fd, header.traffic_class)?;
+            } else {
+                sockopt::set_ipv6_tclass(&self.fd, header.traffic_class.into())?;
+            }
+        }
+        if old.is_none_or(|h| h.dont_fragment != header.dont_fragment) {
+            match (self.ipv4, header.dont_fragment) {
+                (true, true) => set_ip_mtu_discover(&self.fd, Ipv4PathMtuDiscovery::DO)?,
+                (true, false) => set_ip_mtu_discover(&self.fd, Ipv4PathMtuDiscovery::DONT)?,
+                (false, true) => set_ipv6_mtu_discover(&self.fd, Ipv6PathMtuDiscovery::DO)?,
+                // A router never fragments, but the guest did, to the size of its own link.
+                (false, false) => set_ipv6_mtu_discover(&self.fd, Ipv6PathMtuDiscovery::WANT)?,
+            }
+        }
+        self.header = Some(header);
+        Ok(())
+    }
+
+    /// Sends `head` and then `len` bytes of `tail`, from the address `local` where that is given.
+    ///
+    /// # Errors
+    /// Those of `sendmsg(2)`, among them errors of earlier datagrams.
+    pub fn send(
+        &self,
+        head: &[u8],
+        tail: &[VolatileSlice<'_>],
+        len: usize,
+        to: SocketAddr,
+        local: Option<IpAddr>,
+    ) -> io::Result<usize> {
+        let mut iov = Iov::new();
+        iov.push(head.as_ptr().cast_mut(), head.len())?;
+        iov.push_slices(tail, 0, len)?;
+        let (mut name, name_len) = to_sockaddr(to);
+        let mut control = Control([0; CONTROL_LEN]);
+        // SAFETY: an all-zero msghdr is valid: no name, no data, no control message.
+        let mut msg: msghdr = unsafe { zeroed() };
+        msg.msg_name = (&raw mut name).cast();
+        msg.msg_namelen = name_len;
+        msg.msg_iov = iov.ptr();
+        msg.msg_iovlen = iov.len;
+        if let Some(local) = local {
+            msg.msg_control = (&raw mut control).cast();
+            msg.msg_controllen = CONTROL_LEN;
+            // SAFETY: the control buffer is aligned, large enough and borrowed by `msg` alone.
+            msg.msg_controllen = unsafe { put_source(&msg, local) };
+        }
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+        // SAFETY: name, iovecs and control message point to live memory that sendmsg only reads.
+        result(unsafe { libc::sendmsg(self.fd.as_raw_fd(), &raw const msg, flags) })
+    }
+
+    /// Receives a datagram into `len` bytes of `slices` from `offset` on, what does not fit into
+    /// `spill`.
+    ///
+    /// # Errors
+    /// Those of `recvmsg(2)`, among them errors of earlier datagrams.
+    pub fn recv(
+        &self,
+        slices: &[VolatileSlice<'_>],
+        offset: usize,
+        len: usize,
+        spill: &mut [u8],
+    ) -> io::Result<Datagram> {
+        let mut iov = Iov::new();
+        iov.push_slices(slices, offset, len)?;
+        iov.push(spill.as_mut_ptr(), spill.len())?;
+        let mut name = MaybeUninit::<sockaddr_storage>::zeroed();
+        let mut control = Control([0; CONTROL_LEN]);
+        let (msg, len) = self.recvmsg(&mut iov, &mut name, &mut control, 0)?;
+        let mut local = None;
+        // SAFETY: `msg` describes the control buffer, which the kernel has filled.
+        unsafe { each_control(&msg, |c| local = local.or(destination(c))) };
+        // SAFETY: the storage was zeroed, so all of it is initialised.
+        let from = from_sockaddr(unsafe { name.assume_init_ref() });
+        let from = from.ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Datagram { len, from, local })
+    }
+
+    /// Takes the next entry from the error queue, and the start of the datagram it is about.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is none.
+    pub fn next_error(&self, payload: &mut [u8]) -> io::Result<SocketError> {
+        let mut iov = Iov::new();
+        iov.push(payload.as_mut_ptr(), payload.len())?;
+        let mut name = MaybeUninit::<sockaddr_storage>::zeroed();
+        let mut control = Control([0; CONTROL_LEN]);
+        let (msg, len) = self.recvmsg(&mut iov, &mut name, &mut control, libc::MSG_ERRQUEUE)?;
+        // SAFETY: the storage was zeroed, so all of it is initialised.
+        let to = from_sockaddr(unsafe { name.assume_init_ref() });
+        let mut error = None;
+        // SAFETY: `msg` describes the control buffer, which the kernel has filled.
+        unsafe { each_control(&msg, |c| error = error.or(extended_error(c))) };
+        let (e, offender) = error.ok_or(io::ErrorKind::InvalidData)?;
+        let origin = match e.ee_origin {
+            libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6 => {
+                Origin::Icmp(e.ee_type, e.ee_code)
+            }
+            _ => Origin::Local,
+        };
+        Ok(SocketError {
+            to,
+            errno: e.ee_errno.cast_signed(),
+            origin,
+            mtu: e.ee_info,
+            offender: offender.map(|o| o.ip()),
+            len,
+        })
+    }
+
+    fn recvmsg(
+        &self,
+        iov: &mut Iov,
+        name: &mut MaybeUninit<sockaddr_storage>,
+        control: &mut Control,
+        flags: c_int,
+    ) -> io::Result<(msghdr, usize)> {
+        // SAFETY: an all-zero msghdr is valid: no name, no data, no control message.
+        let mut msg: msghdr = unsafe { zeroed() };
+        msg.msg_name = name.as_mut_ptr().cast();
+        msg.msg_namelen = size_of::<sockaddr_storage>() as u32;
+        msg.msg_iov = iov.ptr();
+        msg.msg_iovlen = iov.len;
+        msg.msg_control = std::ptr::from_mut(control).cast();
+        msg.msg_controllen = CONTROL_LEN;
+        let flags = flags | libc::MSG_DONTWAIT;
+        // SAFETY: name, iovecs and control buffer point to live, writable memory of the lengths
+        // given; nobody holds a reference into it during the call.
+        let n = result(unsafe { libc::recvmsg(self.fd.as_raw_fd(), &raw mut msg, flags) })?;
+        Ok((msg, n))
+    }
+}
+
+/// Turns a boolean option on.
+fn set(fd: &OwnedFd, level: c_int, option: c_int) -> io::Result<()> {
+    let on: c_int = 1;
+    // SAFETY: setsockopt reads one int, which lives here.
+    let n = unsafe {
+        let len = size_of::<c_int>() as u32;
+        libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const on).cast(), len)
+    };
+    result(n as isize).map(drop)
+}
+
+/// Writes the control message that sets a datagram's source, and returns its length.
+///
+/// # Safety
+/// `msg` has a control buffer of [`CONTROL_LEN`] bytes, aligned for control messages, that nobody
+/// else uses.
+unsafe fn put_source(msg: &msghdr, local: IpAddr) -> usize {
+    // SAFETY: the caller's promise; both kinds of packet information fit the buffer, and the
+    // unaligned write needs no alignment.
+    unsafe {
+        let c = libc::CMSG_FIRSTHDR(msg);
+        match local {
+            IpAddr::V4(ip) => {
+                let info = libc::in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: libc::in_addr { s_addr: u32::from(ip).to_be() },
+                    ipi_addr: libc::in_addr { s_addr: 0 },
+                };
+                let len = size_of_val(&info) as u32;
+                (*c).cmsg_level = libc::IPPROTO_IP;
+                (*c).cmsg_type = libc::IP_PKTINFO;
+                (*c).cmsg_len = libc::CMSG_LEN(len) as usize;
+                libc::CMSG_DATA(c).cast::<libc::in_pktinfo>().write_unaligned(info);
+                libc::CMSG_SPACE(len) as usize
+            }
+            IpAddr::V6(ip) => {
+                let info = libc::in6_pktinfo {
+                    ipi6_addr: libc::in6_addr { s6_addr: ip.octets() },
+                    ipi6_ifindex: 0,
+                };
+                let len = size_of_val(&info) as u32;
+                (*c).cmsg_level = libc::IPPROTO_IPV6;
+                (*c).cmsg_type = libc::IPV6_PKTINFO;
+                (*c).cmsg_len = libc::CMSG_LEN(len) as usize;
+                libc::CMSG_DATA(c).cast::<libc::in6_pktinfo>().write_unaligned(info);
+                libc::CMSG_SPACE(len) as usize
+            }
+        }
+    }
+}
+
+/// A control message from the kernel.
+#[derive(Clone, Copy)]
+struct Cmsg<'a> {
+    level: c_int,
+    kind: c_int,
+    data: &'a [u8],
+}
+
+/// Calls `f` with each control message of `msg`.
+///
+/// # Safety
+/// `msg` was filled by `recvmsg`, and its control buffer lives.
+unsafe fn each_control(msg: &msghdr, mut f: impl FnMut(Cmsg<'_>)) {
+    // SAFETY: the kernel writes well-formed headers within `msg_controllen`; CMSG_NXTHDR stays
+    // within it, and the data's length is taken from the header it wrote.
+    unsafe {
+        let mut c: *mut cmsghdr = libc::CMSG_FIRSTHDR(msg);
+        while !c.is_null() {
+            let header = c.read_unaligned();
+            let len = header.cmsg_len.saturating_sub(libc::CMSG_LEN(0) as usize);
+            let data = std::slice::from_raw_parts(libc::CMSG_DATA(c), len.min(CONTROL_LEN));
+            f(Cmsg { level: header.cmsg_level, kind: header.cmsg_type, data });
+            c = libc::CMSG_NXTHDR(msg, c);
+        }
+    }
+}
+
+fn destination(c: Cmsg<'_>) -> Option<IpAddr> {
+    match (c.level, c.kind) {
+        // struct in_pktinfo: the interface, the local address, the header's destination.
+        (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+            let octets: [u8; 4] = c.data.get(4..8)?.try_into().ok()?;
+            Some(octets.into())
+        }
+        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+            let octets: [u8; 16] = c.data.get(..16)?.try_into().ok()?;
+            Some(octets.into())
+        }
+        _ => None,
+    }
+}
+
+fn extended_error(c: Cmsg<'_>) -> Option<(libc::sock_extended_err, Option<SocketAddr>)> {
+    if !matches!(
+        (c.level, c.kind),
+        (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
+    ) {
+        return None;
+    }
+    let len = size_of::<libc::sock_extended_err>();
+    let (error, offender) = c.data.split_at_checked(len)?;
+    // SAFETY: `error` has the structure's length, and any bytes are valid for its integers.
+    let error = unsafe { error.as_ptr().cast::<libc::sock_extended_err>().read_unaligned() };
+    let mut storage = MaybeUninit::<sockaddr_storage>::zeroed();
+    let n = offender.len().min(size_of::<sockaddr_storage>());
+    // SAFETY: `n` is at most the length of either side, which do not overlap.
+    unsafe { storage.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(offender.as_ptr(), n) };
+    // SAFETY: the storage was zeroed, so all of it is initialised.
+    Some((error, from_sockaddr(unsafe { storage.assume_init_ref() })))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::thread::sleep;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Loopback is fast, but the error comes after the call.
+    fn error_of(socket: &Dgram, payload: &mut [u8]) -> SocketError {
+        for _ in 0..1000 {
+            match socket.next_error(payload) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    sleep(Duration::from_millis(1));
+                }
+                other => return other.unwrap(),
+            }
+        }
+        panic!("no error came");
+    }
+
+    #[test]
+    fn a_refused_datagram_is_told_with_its_destination() {
+        for loopback in ["127.0.0.1:0", "[::1]:0"] {
+            let closed = UdpSocket::bind(loopback).unwrap().local_addr().unwrap();
+            let socket = Dgram::udp(closed.is_ipv4()).unwrap();
+            socket.send(b"hello", &[], 0, closed, None).unwrap();
+            let mut payload = [0; 64];
+            let error = error_of(&socket, &mut payload);
+            assert_eq!(error.to.map(|to| to.port()), Some(closed.port()));
+            assert_eq!(error.offender, Some(closed.ip()));
+            assert_eq!(error.errno, libc::ECONNREFUSED);
+            let (kind, code) = if closed.is_ipv4() { (3, 3) } else { (1, 4) };
+            assert_eq!(error.origin, Origin::Icmp(kind, code));
+            assert_eq!(&payload[..error.len], b"hello");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_long_datagram_spills() {
+        let socket = Dgram::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        peer.send_to(b"abcdefgh", socket.local_addr().unwrap()).unwrap();
+        let (mut room, mut spill) = ([0; 4], [0; 16]);
+        let got = socket.recv(&[VolatileSlice::from(&mut room[..])], 1, 3, &mut spill).unwrap();
+        assert_eq!((got.len, got.from), (8, peer.local_addr().unwrap()));
+        assert_eq!(got.local, Some(Ipv4Addr::LOCALHOST.into()));
+        assert_eq!((&room, &spill[..5]), (b"\0abc", &b"defgh"[..]));
+    }
+
+    #[test]
+    fn a_wildcard_socket_answers_from_the_address_it_was_asked_at() {
+        let socket = Dgram::listen("0.0.0.0:0".parse().unwrap()).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        peer.send_to(b"?", ("127.0.0.9", port)).unwrap();
+        let got = socket.recv(&[], 0, 0, &mut [0; 8]).unwrap();
+        assert_eq!(got.local, Some("127.0.0.9".parse().unwrap()));
+        socket.send(b"!", &[], 0, got.from, got.local).unwrap();
+        let (_, from) = peer.recv_from(&mut [0; 8]).unwrap();
+        assert_eq!(from, (Ipv4Addr::new(127, 0, 0, 9), port).into());
+    }
+
+    #[test]
+    fn a_datagram_that_may_not_be_fragmented_names_the_mtu() {
+        let mut socket = Dgram::udp(true).unwrap();
+        let header = Header { hop_limit: 64, traffic_class: 0, dont_fragment: true };
+        socket.set_header(header).unwrap();
+        let to = "127.0.0.1:9".parse().unwrap();
+        let error = socket.send(&[0; 65507 + 1], &[], 0, to, None).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
+        socket.set_header(Header { hop_limit: 3, ..header }).unwrap();
+        assert_eq!(sockopt::ip_ttl(&socket).unwrap(), 3);
+    }
+}
