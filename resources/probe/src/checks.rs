@@ -193,7 +193,29 @@ impl Checks<'_, '_> {
             }
         }
         self.ipv6(&mut pinger, started);
+        self.device();
         Some(())
+    }
+
+    /// What the rings saw: a frame without its header, or too long to merge, is the device's mistake.
+    fn device(&mut self) {
+        let nic = &self.stack.nic;
+        let ([received, merged, broken, sent], kicks) = (nic.counters(), nic.kicks());
+        let state = if broken == 0 { State::Ok } else { State::Failed };
+        self.report.check(
+            "device",
+            state,
+            format_args!(
+                "{received} frames in ({merged} merged, {broken} broken), {sent} out, {kicks} notifications"
+            ),
+            &[
+                ("rx_frames", Value::Number(received)),
+                ("rx_merged", Value::Number(merged)),
+                ("rx_broken", Value::Number(broken)),
+                ("tx_frames", Value::Number(sent)),
+                ("notifications", Value::Number(kicks)),
+            ],
+        );
     }
 
     fn gateway(&mut self, pinger: &mut Pinger, router: Option<IpAddress>) {

@@ -1,6 +1,6 @@
 //! The kernel command line: `probe.key=value` words among others that are not ours.
 
-use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use core::net::{Ipv4Addr, SocketAddr};
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,7 +146,7 @@ impl<'a> Options<'a> {
         let mut options = Self::new();
         for word in line.split_ascii_whitespace() {
             let known = match word.strip_prefix("probe") {
-                Some(rest) if rest.is_empty() => true,
+                Some("") => true,
                 Some(rest) if rest.starts_with(['.', '=']) => options.word(rest).is_some(),
                 _ => true,
             };
@@ -217,11 +217,6 @@ impl<'a> Options<'a> {
             _ => return None,
         }
         Some(())
-    }
-
-    /// The peer if it is an IPv4 one.
-    pub fn peer_ip(&self) -> Option<IpAddr> {
-        self.peer.map(|peer| peer.ip())
     }
 
     /// Whether a check is named in `probe.expect=`.

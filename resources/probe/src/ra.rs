@@ -34,7 +34,8 @@ pub fn parse(frame: &[u8]) -> Option<Advertisement> {
         let option = options.get(..length).filter(|o| !o.is_empty())?;
         match kind {
             5 => {
-                found.mtu = option.get(4..8).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes)
+                found.mtu =
+                    option.get(4..8).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
             }
             25 => {
                 let bytes = option.get(8..24).and_then(|b| <[u8; 16]>::try_from(b).ok());

@@ -84,7 +84,7 @@ pub fn upload(
         for byte in bytes.iter().take(n) {
             match byte {
                 b'0'..=b'9' => {
-                    number = number.wrapping_mul(10).wrapping_add(u64::from(byte - b'0'))
+                    number = number.wrapping_mul(10).wrapping_add(u64::from(byte - b'0'));
                 }
                 _ => count = Some(number),
             }

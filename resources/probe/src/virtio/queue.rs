@@ -134,7 +134,7 @@ impl Queue {
         assert!(id < self.size, "descriptor in range");
         // SAFETY: as in `describe`.
         unsafe {
-            self.descriptors.add(16 * usize::from(id) + 8).cast::<u32>().write_volatile(length)
+            self.descriptors.add(16 * usize::from(id) + 8).cast::<u32>().write_volatile(length);
         };
     }
 
