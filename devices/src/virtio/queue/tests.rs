@@ -129,6 +129,17 @@ fn indirect_tables_are_walked() {
 }
 
 #[test]
+fn a_table_may_be_as_long_as_the_queue() {
+    let (_ram, mut driver, mut queue) = pair(4);
+    let buffers: Vec<Buffer> = (0..5).map(|i| Buffer::readable(DATA + i, 1)).collect();
+    driver.add_indirect(0x4000, &buffers[..4]);
+    let chain = queue.pop(&mut Segments::default()).unwrap().unwrap();
+    assert_eq!(chain.readable_len, 4);
+    driver.add_indirect(0x4000, &buffers);
+    assert_eq!(fault(&mut queue), ChainFault::TooManyDescriptors);
+}
+
+#[test]
 fn bad_indirect_tables_are_refused() {
     let (_ram, mut driver, mut queue) = pair(4);
     for (addr, len, flags) in [

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::virtio::device::{
-    ActivateError, Activation, ActiveQueue, DeviceInterrupt, QueueInterrupt, VirtioDevice,
-    VirtioInterrupt,
+    ActivateError, Activation, ActiveQueue, DeviceInterrupt, DriverState, QueueInterrupt,
+    VirtioDevice, VirtioInterrupt,
 };
 use crate::virtio::memory::GuestRam;
 use crate::virtio::queue::{LayoutError, QueueLayout, VirtQueue};
@@ -141,6 +141,10 @@ impl Core {
     pub fn status(&self) -> u8 {
         let broken = self.shared.needs_reset.load(Ordering::Acquire);
         self.status | if broken { status::DEVICE_NEEDS_RESET } else { 0 }
+    }
+
+    pub fn driver_state(&self) -> DriverState {
+        DriverState { status: self.status(), features: self.driver_features }
     }
 
     /// Writes device status. True if it was a reset.

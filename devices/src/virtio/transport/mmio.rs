@@ -9,7 +9,7 @@ use super::core::{Core, Kicks, Ring, Shared};
 use crate::bus::BusDevice;
 use crate::irq::IrqLine;
 use crate::lock;
-use crate::virtio::device::{VirtioDevice, VirtioInterrupt};
+use crate::virtio::device::{DriverState, VirtioDevice, VirtioInterrupt};
 use crate::virtio::memory::GuestRam;
 
 /// Registers (§4.2.2).
@@ -116,6 +116,11 @@ impl MmioTransport {
                 fd: fd.clone(),
             })
             .collect()
+    }
+
+    /// How far the guest's driver has come.
+    pub fn driver_state(&self) -> DriverState {
+        lock(&self.core).driver_state()
     }
 
     /// Stops the device, as the driver's reset does.

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::bus::{Bus, BusDevice};
 use crate::irq::testing::TestIrq;
+use crate::virtio::device::DriverState;
 use crate::virtio::memory::{GuestRam, Segments};
 use crate::virtio::queue::QueueLayout;
 use crate::virtio::spec::{feature, status};
@@ -294,6 +295,8 @@ fn mmio_sets_the_cause_before_the_edge() {
         assert_eq!(s.activation.as_ref().unwrap().queues[1].kick.read().unwrap(), 1);
     });
 
+    let state = DriverState { status: LIVE, features: feature::VERSION_1 };
+    assert_eq!(transport.driver_state(), state);
     transport.reset();
     assert_eq!(driver.status(), 0);
     device.with(|s| assert_eq!(s.resets, 1));
@@ -378,6 +381,31 @@ fn pci_kicks_come_by_ioeventfd_and_follow_the_bar() {
     assert_eq!(driver.status(), 0xff);
     machine.write_config(driver.slot, 4, &[6, 4]);
     assert_eq!((driver.status(), machine.ioeventfds().len()), (LIVE, 2));
+}
+
+#[test]
+fn the_machine_can_stop_a_pci_device() {
+    let (ram, device) = (ram(1 << 20), device());
+    let irq = Arc::new(TestIrq::default());
+    let transport =
+        PciTransport::new(Box::new(device.clone()), ram.clone(), vec![irq.clone()]).unwrap();
+    let (machine, transport) = (PciMachine::new(), Arc::new(transport));
+    let slot = machine.pci.add(transport.clone()).unwrap();
+    let driver = PciDriver::probe(&machine, slot);
+    initialise(&driver, 0, &layouts(&queues(&ram))).unwrap();
+    // All share the one vector.
+    driver.set_msix_control(0x8000);
+    driver.set_vector(0, 0xfee0_0000, 0x40, false);
+    assert_eq!((driver.set_config_vector(0), driver.set_queue_vector(1, 0)), (0, 0));
+    let interrupt = device.with(|s| s.activation.as_ref().unwrap().queues[1].interrupt.clone());
+    interrupt.signal().unwrap();
+    assert_eq!(irq.take(), 1);
+    assert_eq!(transport.driver_state().status, LIVE);
+    transport.reset();
+    assert_eq!(driver.status(), 0);
+    device.with(|s| assert!(s.activation.is_none()));
+    interrupt.signal().unwrap();
+    assert_eq!(irq.take(), 0);
 }
 
 #[test]
