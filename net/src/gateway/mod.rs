@@ -12,14 +12,17 @@
 mod arp;
 pub mod config;
 mod dhcp4;
+mod dhcp6;
 mod dns;
 pub mod emit;
 pub mod error;
 mod frag;
 mod icmp;
 mod link;
+mod ndp;
 pub mod packet;
 mod ping;
+pub mod plan;
 mod services;
 mod target;
 mod tcp;
@@ -28,7 +31,7 @@ mod testing;
 mod udp;
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 pub use self::config::GatewayConfig;
@@ -43,12 +46,16 @@ use self::services::Services;
 use self::tcp::Tcp;
 use self::udp::Udp;
 use crate::frame::{TxFrame, TxOutcome};
+use crate::host::reach::Reach;
 use crate::host::resolvers::Resolvers;
 use crate::poll::{Owner, Poller, Ready, Token};
 use crate::port::{Backend, Cx, TxOffloads};
 use crate::rx::RxOffloads;
 use crate::stats::DropReason;
 use crate::wire::{ETHERNET_LEN, ethertype, protocol, u16_at};
+
+/// The least MTU of a link with IPv6 (RFC 8200 §5).
+const MTU_MIN6: u16 = 1280;
 
 /// What all protocols of a gateway share.
 #[derive(Debug)]
@@ -59,6 +66,8 @@ pub struct Core {
     pub link: Link,
     /// The host's resolvers.
     pub resolvers: Resolvers,
+    /// What the host has routes to.
+    pub reach: Reach,
     /// How many ICMP errors the guest may still get.
     icmp: Limiter,
 }
@@ -66,14 +75,29 @@ pub struct Core {
 impl Core {
     /// What is shared before anything has happened.
     pub fn new(config: GatewayConfig) -> Self {
-        let link = Link::new(config.mac);
+        let link = Link::new(config.mac, config.guest_mac);
         let resolvers = Resolvers::new(&config.resolv_conf);
-        Self { config, link, resolvers, icmp: Limiter::default() }
+        Self { config, link, resolvers, reach: Reach::default(), icmp: Limiter::default() }
     }
 
     /// True while the guest is offered IPv6.
     pub fn ipv6_offered(&self) -> bool {
-        self.config.ipv6 != Ipv6Mode::Off
+        self.config.mtu >= MTU_MIN6
+            && match self.config.ipv6 {
+                Ipv6Mode::On => true,
+                Ipv6Mode::Off => false,
+                Ipv6Mode::Auto => self.reach.ipv6,
+            }
+    }
+
+    /// Where published ports lead over IPv4: to the guest's address by DHCP, or to the one that
+    /// it has given itself instead.
+    pub fn guest4(&self) -> Ipv4Addr {
+        let lease = self.config.guest4;
+        match self.link.guest4() {
+            Some(other) if !self.link.has_seen(lease.into()) => other,
+            _ => lease,
+        }
     }
 }
 
@@ -137,7 +161,7 @@ impl Gateway {
     /// A packet, or one that was reassembled.
     fn packet(&mut self, io: &mut Cx<'_>, packet: &Packet<'_>) -> Handled {
         let ctx = &mut Ctx { io, core: &mut self.core };
-        if let Some(handled) = self.services.lease(ctx, packet) {
+        if let Some(handled) = self.services.link(ctx, packet) {
             return handled;
         }
         check_source(&ctx.core.config, packet)?;
@@ -174,13 +198,13 @@ impl Gateway {
     }
 }
 
-/// A guest may speak with addresses of its own link only.
+/// A guest may speak with addresses of its own link only. From none at all it speaks with the
+/// services of the link, which have had their turn.
 fn check_source(config: &GatewayConfig, packet: &Packet<'_>) -> Result<(), DropReason> {
-    let ok = packet.src.is_unspecified()
-        || match packet.src {
-            IpAddr::V4(src) => config.is_guest4(src),
-            IpAddr::V6(src) => config.is_guest6(src),
-        };
+    let ok = match packet.src {
+        IpAddr::V4(src) => config.is_guest4(src),
+        IpAddr::V6(src) => config.is_guest6(src),
+    };
     if ok { Ok(()) } else { Err(DropReason::BadSource) }
 }
 
@@ -199,7 +223,8 @@ impl Backend for Gateway {
         self.udp.start(poll)
     }
 
-    fn attached(&mut self, _cx: &mut Cx<'_>, _offloads: RxOffloads) -> io::Result<()> {
+    fn attached(&mut self, cx: &mut Cx<'_>, _offloads: RxOffloads) -> io::Result<()> {
+        self.services.attached(&self.core, cx.now);
         Ok(())
     }
 

@@ -1,14 +1,17 @@
 //! What the gateway itself answers: addresses, leases, names, the way out.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Instant;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use super::dhcp4::Dhcp4;
 use super::dns::Dns;
+use super::icmp::{self, Why};
+use super::ndp::Ndp;
 use super::packet::Packet;
 use super::target::is_gateway;
-use super::{Core, Ctx, GatewayConfig, Handled};
+use super::{Core, Ctx, GatewayConfig, Handled, dhcp6};
+use crate::host::reach::{Reach, Watch};
 use crate::poll::{Owner, Poller, Ready, Token};
 use crate::stats::DropReason;
 use crate::wire::checksum::Sum;
@@ -20,7 +23,14 @@ const REQUEST_MAX: usize = 4096;
 mod port {
     pub const DNS: u16 = 53;
     pub const DHCP_SERVER: u16 = 67;
+    pub const DHCP6_SERVER: u16 = 547;
 }
+
+/// All DHCPv6 servers on the link (RFC 8415 §7.1).
+const ALL_DHCP6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
+
+/// How long the host's routes may settle before they are looked at: one change comes as many.
+const SETTLE_TIME: Duration = Duration::from_millis(250);
 
 /// A datagram for a service, copied out of the guest's memory and checked.
 #[derive(Debug, Clone, Copy)]
@@ -79,8 +89,14 @@ pub fn udp_header(from: u16, to: u16, payload: usize) -> [u8; UDP_LEN] {
 /// All services of a gateway.
 #[derive(Debug)]
 pub struct Services {
+    ndp: Ndp,
     dhcp4: Dhcp4,
     dns: Dns,
+    /// There is a station.
+    attached: bool,
+    watch: Option<Watch>,
+    /// When the host's routes are to be looked at again.
+    look: Option<Instant>,
     buffer: Box<[u8]>,
 }
 
@@ -88,8 +104,12 @@ impl Services {
     /// Services that nobody has asked yet.
     pub fn new(_config: &GatewayConfig) -> Self {
         Self {
+            ndp: Ndp::new(),
             dhcp4: Dhcp4::new(),
             dns: Dns::new(),
+            attached: false,
+            watch: None,
+            look: None,
             buffer: vec![0; REQUEST_MAX].into_boxed_slice(),
         }
     }
@@ -97,14 +117,33 @@ impl Services {
     /// Looks at the host as it is now, and watches it from here on.
     ///
     /// # Errors
-    /// Those of the sockets.
-    pub fn start(&mut self, _core: &mut Core, _poll: &Poller) -> io::Result<()> {
+    /// Those of `epoll_ctl(2)`.
+    pub fn start(&mut self, core: &mut Core, poll: &Poller) -> io::Result<()> {
+        // First watch, then look: no change is lost between.
+        match Watch::new() {
+            Ok(watch) => {
+                poll.add(&watch, Token::new(Owner::Environment, 0), Ready::IN)?;
+                self.watch = Some(watch);
+            }
+            Err(e) => tracing::warn!("changes of the host's routes go unnoticed: rtnetlink: {e}"),
+        }
+        core.reach = Reach::probe();
         Ok(())
     }
 
-    /// DHCP, which clients speak from no address, or from one that is no longer theirs: to be
-    /// asked before sources are checked. `None`: the packet is not for it.
-    pub fn lease(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Option<Handled> {
+    /// A station has come.
+    pub fn attached(&mut self, core: &Core, now: Instant) {
+        self.attached = true;
+        self.ndp.attached(core, now);
+    }
+
+    /// What a station speaks from no address, or from one that is no longer its own: DHCP and
+    /// neighbour discovery, to be asked before sources are checked. `None`: the packet is for
+    /// neither.
+    pub fn link(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Option<Handled> {
+        if let Some(handled) = self.ndp.input(ctx, packet) {
+            return Some(handled);
+        }
         let config = &ctx.core.config;
         let IpAddr::V4(dst) = packet.dst else { return None };
         if udp_port(packet)? != port::DHCP_SERVER
@@ -122,8 +161,8 @@ impl Services {
 
     /// Everything else. `None`: the packet is for no service.
     pub fn input(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Option<Handled> {
-        if packet.fragment.is_some() || !is_gateway(&ctx.core.config, packet.dst) {
-            return None;
+        if !is_gateway(&ctx.core.config, packet.dst) {
+            return self.beyond(ctx, packet);
         }
         if packet.protocol == protocol::TCP {
             // For DNS over TCP, which goes to the host's resolver without us.
@@ -139,25 +178,70 @@ impl Services {
         }
     }
 
+    /// A packet that is not to the gateway: to the link's servers, or beyond, where IPv6 may not
+    /// lead now. The guest is told that at once, so that it takes IPv4.
+    fn beyond(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Option<Handled> {
+        let IpAddr::V6(dst) = packet.dst else { return None };
+        let offered = ctx.core.ipv6_offered();
+        if dst == ALL_DHCP6 && udp_port(packet) == Some(port::DHCP6_SERVER) {
+            return Some(if offered {
+                Datagram::read(packet, &mut self.buffer)
+                    .and_then(|datagram| dhcp6::input(ctx, packet.src_mac, &datagram))
+            } else {
+                Err(DropReason::NoRoute)
+            });
+        }
+        if offered || dst.is_multicast() {
+            return None;
+        }
+        icmp::unreachable(ctx, packet, Why::Network);
+        Some(Err(DropReason::NoRoute))
+    }
+
     /// A source is ready.
     pub fn ready(&mut self, ctx: &mut Ctx<'_, '_>, token: Token, ready: Ready) {
-        if token.owner == Owner::Dns {
-            self.dns.ready(ctx, token, ready);
+        match token.owner {
+            Owner::Dns => self.dns.ready(ctx, token, ready),
+            Owner::Environment => {
+                let changed = self.watch.as_ref().is_some_and(Watch::drain);
+                let due = ctx.io.now + SETTLE_TIME;
+                self.look = self.look.or(changed.then_some(due));
+            }
+            _ => {}
         }
     }
 
     /// When [`expire`](Self::expire) is due.
     pub fn deadline(&self) -> Option<Instant> {
-        self.dns.deadline()
+        [self.look, self.ndp.deadline(), self.dns.deadline()].into_iter().flatten().min()
     }
 
     /// Does what is due.
     pub fn expire(&mut self, ctx: &mut Ctx<'_, '_>) {
+        if self.look.is_some_and(|due| due <= ctx.io.now) {
+            self.look = None;
+            self.host_changed(ctx, Reach::probe());
+        }
+        self.ndp.expire(ctx);
         self.dns.expire(ctx);
+    }
+
+    /// The host has routes to `reach` now; the guest is told if that matters to it.
+    pub fn host_changed(&mut self, ctx: &mut Ctx<'_, '_>, reach: Reach) {
+        let before = ctx.core.ipv6_offered();
+        if ctx.core.reach != reach {
+            tracing::info!(ipv4 = reach.ipv4, ipv6 = reach.ipv6, "the host's routes have changed");
+            ctx.core.reach = reach;
+        }
+        if ctx.core.ipv6_offered() != before && self.attached {
+            self.ndp.announce(ctx.core, ctx.io.now);
+        }
     }
 
     /// The station is gone.
     pub fn detached(&mut self) {
+        self.attached = false;
+        self.ndp.detached();
         self.dns.detached();
     }
 }

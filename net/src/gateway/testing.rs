@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use vm_memory::VolatileSlice;
 
-use super::{Core, Gateway, GatewayConfig};
+use super::{Core, Ctx, Gateway, GatewayConfig};
 use crate::addr::MacAddr;
 use crate::frame::{FRAME_MAX, HEAD_MAX, Offload, TxFrame, TxOutcome};
 use crate::gateway::config::{FlowLimits, Ipv6Mode};
 use crate::gateway::emit::Envelope;
+use crate::host::reach::Reach;
 use crate::poll::Poller;
 use crate::port::{Backend, Cx};
 use crate::rx::{RxOffloads, RxRing};
@@ -125,6 +126,15 @@ impl Bed {
         self.gateway.core.resolvers.set(servers);
     }
 
+    /// The host's routes change.
+    pub fn reach(&mut self, ipv4: bool, ipv6: bool) {
+        let reach = Reach { ipv4, ipv6 };
+        self.run(|gateway, io| {
+            let ctx = &mut Ctx { io, core: &mut gateway.core };
+            gateway.services.host_changed(ctx, reach);
+        });
+    }
+
     /// The station goes.
     pub fn detach(&mut self) {
         self.gateway.detached(self.now, &self.poll);
@@ -156,8 +166,15 @@ impl Bed {
         self.send(&udp_frame(mac, src, dst, payload))
     }
 
-    /// What the guest got since the last call.
+    /// What the guest got since the last call, without the router's advertisements.
     pub fn received(&mut self) -> Vec<Vec<u8>> {
+        let mut frames = self.received_all();
+        frames.retain(|f| f[12..14] != [0x86, 0xdd] || f[20] != 58 || f[54] != 134);
+        frames
+    }
+
+    /// All that the guest got since the last call.
+    pub fn received_all(&mut self) -> Vec<Vec<u8>> {
         self.ring.frames.drain(..).map(|(frame, _)| frame).collect()
     }
 

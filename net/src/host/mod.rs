@@ -1,3 +1,7 @@
-//! What the engine has to know of the host: its routes, addresses and resolvers.
+//! What the engine has to know of the host: its routes and addresses, whether it reaches the
+//! Internet, and who resolves its names.
 
+pub mod network;
+pub mod reach;
 pub mod resolvers;
+pub mod subnet;

@@ -54,6 +54,22 @@ impl ResolvConf {
     }
 }
 
+impl ResolvConf {
+    /// The search domains as DNS labels without compression (RFC 1035 §3.1): how DHCP (RFC 3397,
+    /// RFC 8415 §10) and router advertisements (RFC 8106 §5.2) carry them.
+    pub fn search_wire(&self) -> Vec<u8> {
+        let mut wire = Vec::new();
+        for domain in &self.search {
+            for label in domain.split('.') {
+                wire.push(label.len() as u8);
+                wire.extend(label.bytes());
+            }
+            wire.push(0);
+        }
+        wire
+    }
+}
+
 fn server(word: &str, scope: impl Fn(&str) -> Option<u32>) -> Option<SocketAddr> {
     let Some((ip, zone)) = word.split_once('%') else {
         let ip: IpAddr = word.parse().ok()?;

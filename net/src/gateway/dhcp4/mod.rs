@@ -55,6 +55,8 @@ impl Dhcp4 {
         datagram: &Datagram<'_>,
     ) -> Handled {
         let request = Request::parse(datagram.payload)?;
+        // For its search domains.
+        ctx.core.resolvers.refresh(ctx.io.now);
         tracing::debug!(client = %request.chaddr, kind = ?request.kind, "dhcp");
         if let Some(answer) = self.decide(ctx, &request)? {
             reply(ctx, src_mac, &request, &answer)?;
@@ -171,6 +173,8 @@ fn reply(
 fn parameters(ctx: &Ctx<'_, '_>, request: &Request<'_>, reply: &mut Reply) {
     let config = &ctx.core.config;
     let gateway = config.gateway4.octets();
+    let resolvers = ctx.core.resolvers.conf();
+    let domain = resolvers.search.first().map_or("", String::as_str);
     // The mask goes before the router (RFC 2132 §3.3).
     for (code, value) in [
         (option::SUBNET_MASK, &config.subnet4.netmask().octets()[..]),
@@ -179,6 +183,8 @@ fn parameters(ctx: &Ctx<'_, '_>, request: &Request<'_>, reply: &mut Reply) {
         (option::BROADCAST, &config.subnet4.broadcast().octets()),
         (option::MTU, &config.mtu.to_be_bytes()),
         (option::HOST_NAME, config.hostname.as_bytes()),
+        (option::DOMAIN_NAME, domain.as_bytes()),
+        (option::DOMAIN_SEARCH, &resolvers.search_wire()),
     ] {
         if request.wants(code) {
             reply.put(code, value);

@@ -100,6 +100,23 @@ fn the_guest_is_offered_its_address_with_all_parameters() {
 }
 
 #[test]
+fn the_hosts_search_domains_are_passed_on() {
+    let path = std::env::temp_dir().join(format!("minivmm-dhcp-{}", std::process::id()));
+    std::fs::write(&path, "search corp.test lab.test\n").unwrap();
+    let mut bed = Bed::with(GatewayConfig { resolv_conf: path.clone(), ..config() });
+    let discover = message(GUEST_MAC, MessageType::Discover);
+    let (_, offer) = one(exchange(&mut bed, Ipv4Addr::UNSPECIFIED, &discover));
+    std::fs::remove_file(&path).unwrap();
+    let domain = DhcpOption::DomainName("corp.test".into());
+    assert_eq!(offer.opts().get(OptionCode::DomainName), Some(&domain));
+    let Some(DhcpOption::DomainSearch(list)) = offer.opts().get(OptionCode::DomainSearch) else {
+        panic!("no search list");
+    };
+    let list: Vec<_> = list.iter().map(ToString::to_string).collect();
+    assert_eq!(list, ["corp.test.", "lab.test."]);
+}
+
+#[test]
 fn an_ack_is_these_bytes() {
     let mut bed = Bed::new();
     let mut m = request(GUEST_MAC, Some(GATEWAY), GUEST);
