@@ -1,0 +1,130 @@
+//! The transmit queue.
+
+use minivmm_net::frame::{
+    FRAME_MAX, HEAD_MAX, Offload, SegmentKind, TxFrame, TxOutcome, VNET_HEADER_LEN,
+};
+use minivmm_net::port::{Drained, FrameSink, TxOffloads};
+use minivmm_net::stats::{DropReason, Stats};
+use minivmm_net::sys::IOV_MAX;
+
+use super::rx::RxQueue;
+use super::{PUBLISH_BATCH, QueueIrq};
+use crate::virtio::memory::Segments;
+use crate::virtio::queue::{Chain, QueueError, VirtQueue};
+
+/// Bytes of an Ethernet header.
+const ETHERNET: usize = 14;
+
+/// Pieces of a frame that stay for others to put in front.
+const IOV_SPARE: usize = 8;
+
+#[derive(Debug)]
+pub struct TxQueue {
+    queue: VirtQueue,
+    irq: QueueIrq,
+    offloads: TxOffloads,
+    segments: Segments,
+    /// Our copy of the virtio-net header and the head of the frame.
+    copy: [u8; VNET_HEADER_LEN + HEAD_MAX],
+}
+
+impl TxQueue {
+    pub fn new(queue: VirtQueue, irq: QueueIrq, offloads: TxOffloads) -> Self {
+        let segments = Segments::with_capacity(usize::from(queue.size()) + 1);
+        Self { queue, irq, offloads, segments, copy: [0; VNET_HEADER_LEN + HEAD_MAX] }
+    }
+
+    /// Hands up to `budget` frames to `sink`.
+    ///
+    /// # Errors
+    /// The queue is dead.
+    pub fn drain(
+        &mut self,
+        rx: &mut RxQueue,
+        budget: usize,
+        stats: &Stats,
+        sink: &mut FrameSink<'_>,
+    ) -> Result<Drained, QueueError> {
+        self.queue.disable_notification();
+        for _ in 0..budget {
+            self.segments.clear();
+            let chain = match self.queue.pop(&mut self.segments) {
+                Ok(Some(chain)) => chain,
+                Ok(None) if self.queue.enable_notification()? => {
+                    self.queue.disable_notification();
+                    continue;
+                }
+                Ok(None) => return Ok(Drained::Empty),
+                Err(QueueError::Chain { head, .. }) => {
+                    stats.dropped(DropReason::BadChain);
+                    self.done(head);
+                    continue;
+                }
+                Err(fatal) => return Err(fatal),
+            };
+            match self.send(&chain, rx, sink) {
+                Ok(TxOutcome::Busy) => {
+                    self.queue.undo_pop(1);
+                    return Ok(Drained::Blocked);
+                }
+                Ok(_) => {}
+                Err(reason) => stats.dropped(reason),
+            }
+            self.done(chain.head);
+        }
+        Ok(Drained::More)
+    }
+
+    /// Checks and sends one chain, which is in `segments`.
+    fn send(
+        &mut self,
+        chain: &Chain,
+        rx: &mut RxQueue,
+        sink: &mut FrameSink<'_>,
+    ) -> Result<TxOutcome, DropReason> {
+        // §5.1.6.2: a header and a frame, all of it for the device to read.
+        let total = chain.readable_len as usize;
+        let len = total.checked_sub(VNET_HEADER_LEN).ok_or(DropReason::BadChain)?;
+        if chain.writable_len != 0 || len > FRAME_MAX || self.segments.len() > IOV_MAX - IOV_SPARE {
+            return Err(DropReason::BadChain);
+        }
+        if len < ETHERNET {
+            return Err(DropReason::Truncated);
+        }
+        let copied = self.segments.take_front(0, &mut self.copy);
+        let (header, head) = self.copy[..copied]
+            .split_first_chunk::<VNET_HEADER_LEN>()
+            .ok_or(DropReason::BadChain)?;
+        let offload = Offload::decode(header, len)?;
+        if !may_leave(self.offloads, &offload) {
+            return Err(DropReason::BadOffload);
+        }
+        let first = self.segments.as_slice().iter().position(|s| !s.is_empty());
+        let tail = first.map_or(&[][..], |at| &self.segments.as_slice()[at..]);
+        // §5.1.6.2.1: a driver has nothing to say about checksums it did not leave open.
+        let frame = TxFrame { head, tail, len, offload: Offload { validated: false, ..offload } };
+        Ok(sink(&frame, rx))
+    }
+
+    fn done(&mut self, head: u16) {
+        self.queue.push_used(head, 0);
+        if self.queue.unpublished() >= PUBLISH_BATCH {
+            self.irq.wanted |= self.queue.publish();
+        }
+    }
+
+    pub fn flush(&mut self) {
+        self.irq.wanted |= self.queue.publish();
+        self.irq.raise();
+    }
+}
+
+/// Whether a driver that negotiated `offloads` may leave `offload` to the device.
+fn may_leave(offloads: TxOffloads, offload: &Offload) -> bool {
+    let segmentation = match offload.segmentation.map(|s| s.kind) {
+        None => true,
+        Some(SegmentKind::Tcp4) => offloads.tso4,
+        Some(SegmentKind::Tcp6) => offloads.tso6,
+    };
+    segmentation && (offload.checksum.is_none() || offloads.checksum)
+}
