@@ -1,0 +1,115 @@
+use super::*;
+use crate::gateway::testing::{Bed, GATEWAY_MAC, GUEST_MAC};
+use crate::wire::checksum::checksum;
+use crate::wire::u16_at;
+
+/// A frame with an ICMP message of the guest's.
+fn message(src: &str, dst: &str, bytes: &[u8]) -> Vec<u8> {
+    let (src, dst): (IpAddr, IpAddr) = (src.parse().unwrap(), dst.parse().unwrap());
+    let envelope = Envelope::new(GATEWAY_MAC, src, dst, icmp_protocol(src));
+    let mut f = vec![0; envelope.len()];
+    envelope.write(GUEST_MAC, bytes.len(), &mut f);
+    let at = f.len();
+    f.extend(bytes);
+    f[at + 2..at + 4].fill(0);
+    let mut sum = sum_for(src, dst, bytes.len());
+    sum.bytes(&f[at..]);
+    f[at + 2..at + 4].copy_from_slice(&sum.finish().to_be_bytes());
+    f
+}
+
+#[test]
+fn the_gateway_answers_echo() {
+    for (guest, gateway, request, reply, at) in
+        [("10.0.2.2", "10.0.2.1", 8, 0, 34), ("fd00:2::2", "fd00:2::1", 128, 129, 54)]
+    {
+        for len in [0, 3, 500, 1400] {
+            let mut bytes = vec![request, 0, 0, 0, 0x12, 0x34, 0, 9];
+            bytes.extend((0..len).map(|i| i as u8));
+            let mut bed = Bed::new();
+            assert_eq!(bed.send(&message(guest, gateway, &bytes)), TxOutcome::Sent);
+            let frames = bed.received();
+            bytes[0] = reply;
+            assert_eq!(frames, [message_from(gateway, guest, &bytes)]);
+            assert_eq!(frames[0].len(), at + 8 + len);
+        }
+    }
+}
+
+/// The same the other way.
+fn message_from(src: &str, dst: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut f = message(src, dst, bytes);
+    f[..6].copy_from_slice(&GUEST_MAC.0);
+    f[6..12].copy_from_slice(&GATEWAY_MAC.0);
+    f
+}
+
+#[test]
+fn a_broken_request_is_not_answered() {
+    let mut bed = Bed::new();
+    let mut f = message("10.0.2.2", "10.0.2.1", &[8, 0, 0, 0, 0, 1, 0, 1, 77]);
+    f[42] ^= 1;
+    assert_eq!(bed.send(&f), TxOutcome::Dropped(DropReason::BadChecksum));
+    for bytes in [&[8, 0, 0, 0][..], &[]] {
+        let f = message("10.0.2.2", "10.0.2.1", &[bytes, &[0; 4]].concat()[..bytes.len().max(4)]);
+        assert_eq!(bed.send(&f), TxOutcome::Dropped(DropReason::Truncated));
+    }
+    // Unreachable, redirect: what a guest has no business to say.
+    for kind in [3, 5] {
+        let f = message("10.0.2.2", "10.0.2.1", &[kind, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(bed.send(&f), TxOutcome::Dropped(DropReason::IcmpIgnored));
+    }
+    assert_eq!(bed.received().len(), 0);
+}
+
+#[test]
+fn errors_quote_what_fits_and_never_answer_errors() {
+    let mut bed = Bed::new();
+    // An IP protocol that nobody carries.
+    let mut f = vec![0; 14];
+    f[..6].copy_from_slice(&GATEWAY_MAC.0);
+    f[6..12].copy_from_slice(&GUEST_MAC.0);
+    f[12..14].copy_from_slice(&[8, 0]);
+    let envelope =
+        Envelope::new(GATEWAY_MAC, "10.0.2.2".parse().unwrap(), "192.0.2.1".parse().unwrap(), 132);
+    let mut f = vec![0; envelope.len()];
+    envelope.write(GUEST_MAC, 1000, &mut f);
+    f.extend((0..1000).map(|i| i as u8));
+    assert_eq!(bed.send(&f), TxOutcome::Dropped(DropReason::UnknownProtocol));
+    let frames = bed.received();
+    assert_eq!(frames[0].len(), 14 + 576);
+    assert_eq!(checksum(&frames[0][34..]), 0);
+    assert_eq!(frames[0][34..36], [3, 2]);
+    assert_eq!(frames[0][42..], f[14..14 + 576 - 28]);
+    assert_eq!(frames[0][26..34], [10, 0, 2, 1, 10, 0, 2, 2]);
+
+    // To a group, and about a later fragment: silence.
+    let group = message("10.0.2.2", "224.0.0.9", &[8, 0, 0, 0, 0, 0, 0, 0]);
+    bed.send(&group);
+    assert_eq!(bed.received().len(), 0);
+}
+
+#[test]
+fn errors_are_few() {
+    let now = Instant::now();
+    let mut limiter = Limiter::default();
+    assert_eq!((0..200).filter(|_| limiter.take(now)).count(), BURST as usize);
+    let later = now + INTERVAL * 3 + INTERVAL / 2;
+    assert_eq!((0..200).filter(|_| limiter.take(later)).count(), 3);
+    // The half interval counts.
+    assert_eq!((0..200).filter(|_| limiter.take(later + INTERVAL / 2)).count(), 1);
+    let much = later + Duration::from_secs(3600);
+    assert_eq!((0..200).filter(|_| limiter.take(much)).count(), BURST as usize);
+    assert!(!limiter.take(now), "time that stands still brings none");
+}
+
+#[test]
+fn mtus_stay_within_what_the_protocols_allow() {
+    assert_eq!(Message::new(Why::TooBig(1280), true), Message { kind: 3, code: 4, rest: 1280 });
+    assert_eq!(Message::new(Why::TooBig(500), false), Message { kind: 2, code: 0, rest: 1280 });
+    assert_eq!(Message::relayed(5, 0, 0, true), None);
+    assert_eq!(Message::relayed(137, 0, 0, false), None);
+    let relayed = Message::relayed(3, 4, 576, true);
+    assert_eq!(relayed, Some(Message { kind: 3, code: 4, rest: 576 }));
+    assert_eq!(u16_at(&576u16.to_be_bytes(), 0), 576);
+}

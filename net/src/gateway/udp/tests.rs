@@ -1,1 +1,343 @@
+use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
 
+use super::*;
+use crate::frame::TxOutcome;
+use crate::gateway::config::{Publish, Redirect};
+use crate::gateway::testing::{Bed, GATEWAY_MAC, config, udp_frame};
+use crate::port::Backend;
+use crate::stats::DropReason;
+use crate::wire::checksum::{Sum, checksum};
+use crate::wire::{protocol, u16_at};
+
+const WAIT: Duration = Duration::from_secs(5);
+
+fn addr(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn peer(at: &str) -> UdpSocket {
+    let socket = UdpSocket::bind(at).unwrap();
+    socket.set_read_timeout(Some(WAIT)).unwrap();
+    socket
+}
+
+/// A gateway at which `from` leads to `to`.
+fn redirected(pairs: &[(&str, &UdpSocket)]) -> Bed {
+    let mut config = config();
+    for (from, to) in pairs {
+        let (from, to) = (addr(from), to.local_addr().unwrap());
+        config.redirects.push(Redirect { transport: Transport::Udp, from, to });
+    }
+    Bed::with(config)
+}
+
+/// A datagram that the guest got: from, to, payload; its checksums are right.
+fn parse(frame: &[u8]) -> (SocketAddr, SocketAddr, Vec<u8>) {
+    let (src, dst, at): (IpAddr, IpAddr, usize) = match u16_at(frame, 12) {
+        0x0800 => {
+            assert_eq!(checksum(&frame[14..34]), 0);
+            let ip = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&frame[at..at + 4]).unwrap());
+            (ip(26), ip(30), 34)
+        }
+        _ => {
+            let ip = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&frame[at..at + 16]).unwrap());
+            (ip(22), ip(38), 54)
+        }
+    };
+    let mut sum = Sum::pseudo_header(src, dst, protocol::UDP, frame.len() - at);
+    sum.bytes(&frame[at..]);
+    assert_eq!(sum.finish(), 0, "UDP checksum");
+    assert_eq!(usize::from(u16_at(frame, at + 4)), frame.len() - at);
+    let (from, to) = (u16_at(frame, at), u16_at(frame, at + 2));
+    (SocketAddr::new(src, from), SocketAddr::new(dst, to), frame[at + 8..].to_vec())
+}
+
+/// The next datagram for the guest.
+fn next(bed: &mut Bed) -> (SocketAddr, SocketAddr, Vec<u8>) {
+    for _ in 0..10 {
+        let frames = bed.received();
+        if let Some(frame) = frames.first() {
+            assert_eq!(frames.len(), 1);
+            return parse(frame);
+        }
+        bed.events(WAIT);
+    }
+    panic!("nothing came");
+}
+
+fn nothing_comes(bed: &mut Bed) {
+    while bed.events(Duration::from_millis(20)) {}
+    assert_eq!(bed.received().len(), 0);
+}
+
+#[test]
+fn a_datagram_goes_out_and_its_answer_comes_back() {
+    for (guest, remote, loopback) in [
+        ("10.0.2.2:4000", "192.0.2.1:7", "127.0.0.1:0"),
+        ("[fd00:2::2]:4000", "[2001:db8::1]:7", "[::1]:0"),
+        // The families need not be the same.
+        ("10.0.2.2:4000", "192.0.2.1:7", "[::1]:0"),
+    ] {
+        let host = peer(loopback);
+        let mut bed = redirected(&[(remote, &host)]);
+        for len in [0, 1, 5, 200, 1400] {
+            let payload: Vec<u8> = (0..len).map(|i| i as u8).collect();
+            assert_eq!(bed.send_udp(addr(guest), addr(remote), &payload), TxOutcome::Sent);
+            let mut buffer = [0; 2000];
+            let (n, from) = host.recv_from(&mut buffer).unwrap();
+            assert_eq!(buffer[..n], payload);
+            host.send_to(&payload, from).unwrap();
+            assert_eq!(next(&mut bed), (addr(remote), addr(guest), payload));
+        }
+        assert_eq!(bed.gateway.udp.flows(), 1);
+    }
+}
+
+#[test]
+fn one_endpoint_has_one_port_whatever_it_speaks_with() {
+    let (a, b) = (peer("127.0.0.1:0"), peer("127.0.0.1:0"));
+    let mut bed = redirected(&[("192.0.2.1:7", &a), ("192.0.2.2:7", &b)]);
+    bed.send_udp(addr("10.0.2.2:4000"), addr("192.0.2.1:7"), b"x");
+    bed.send_udp(addr("10.0.2.2:4000"), addr("192.0.2.2:7"), b"x");
+    bed.send_udp(addr("10.0.2.2:4001"), addr("192.0.2.2:7"), b"x");
+    let port = |s: &UdpSocket| s.recv_from(&mut [0; 8]).unwrap().1.port();
+    let (first, second, third) = (port(&a), port(&b), port(&b));
+    assert_eq!(first, second);
+    assert_ne!(first, third);
+    assert_eq!((bed.gateway.udp.flows(), bed.gateway.udp.sockets.len()), (3, 2));
+}
+
+#[test]
+fn strangers_are_not_heard() {
+    let (known, stranger) = (peer("127.0.0.1:0"), peer("127.0.0.2:0"));
+    let mut bed = redirected(&[("192.0.2.1:7", &known)]);
+    bed.send_udp(addr("10.0.2.2:4000"), addr("192.0.2.1:7"), b"x");
+    let (_, port) = known.recv_from(&mut [0; 8]).unwrap();
+    stranger.send_to(b"boo", port).unwrap();
+    nothing_comes(&mut bed);
+    assert_eq!(bed.stats.drops(DropReason::Unsolicited), 1);
+}
+
+#[test]
+fn flows_end_when_their_time_is_over() {
+    let host = peer("127.0.0.1:0");
+    let mut bed = redirected(&[("192.0.2.1:7", &host), ("192.0.2.1:53", &host)]);
+    bed.send_udp(addr("10.0.2.2:4000"), addr("192.0.2.1:7"), b"x");
+    let (_, back) = host.recv_from(&mut [0; 8]).unwrap();
+    bed.advance(Duration::from_secs(29));
+    assert_eq!(bed.gateway.udp.flows(), 1);
+    // An answer makes it a conversation.
+    host.send_to(b"y", back).unwrap();
+    next(&mut bed);
+    bed.advance(Duration::from_secs(179));
+    assert_eq!(bed.gateway.udp.flows(), 1);
+    bed.advance(Duration::from_secs(2));
+    assert_eq!((bed.gateway.udp.flows(), bed.gateway.udp.sockets.len()), (0, 0));
+
+    bed.send_udp(addr("10.0.2.2:4000"), addr("192.0.2.1:7"), b"x");
+    bed.send_udp(addr("10.0.2.2:4001"), addr("192.0.2.1:53"), b"x");
+    bed.advance(Duration::from_secs(16));
+    assert_eq!(bed.gateway.udp.flows(), 1);
+    bed.advance(Duration::from_secs(15));
+    assert_eq!(bed.gateway.udp.sockets.len(), 0);
+}
+
+#[test]
+fn the_table_is_bounded_and_the_oldest_goes() {
+    let host = peer("127.0.0.1:0");
+    let mut config = config();
+    config.limits.udp = 4;
+    let to = host.local_addr().unwrap();
+    let from = addr("192.0.2.1:7");
+    config.redirects.push(Redirect { transport: Transport::Udp, from, to });
+    let mut bed = Bed::with(config);
+    for port in 0..100 {
+        bed.advance(Duration::from_millis(1));
+        bed.send_udp(SocketAddr::new([10, 0, 2, 2].into(), 4000 + port), from, b"x");
+        assert!(bed.gateway.udp.flows() <= 4 && bed.gateway.udp.sockets.len() <= 4);
+    }
+    let first = addr("10.0.2.2:4096");
+    assert!(bed.gateway.udp.table.find(first, from).is_some());
+    bed.run(|gateway, cx| gateway.detached(cx.now, cx.poll));
+    assert_eq!((bed.gateway.udp.flows(), bed.gateway.udp.sockets.len()), (0, 0));
+}
+
+#[test]
+fn without_buffers_the_socket_is_not_read() {
+    let host = peer("127.0.0.1:0");
+    let mut bed = redirected(&[("192.0.2.1:7", &host)]);
+    bed.send_udp(addr("10.0.2.2:4000"), addr("192.0.2.1:7"), b"x");
+    let (_, back) = host.recv_from(&mut [0; 8]).unwrap();
+    bed.ring.full = true;
+    for n in 0..100u8 {
+        host.send_to(&[n], back).unwrap();
+    }
+    nothing_comes(&mut bed);
+    assert_eq!(bed.gateway.deadline().map(|due| due > bed.now), Some(true), "nothing spins");
+    bed.ring.full = false;
+    bed.run(|gateway, cx| gateway.rx_available(cx));
+    // The budget's end is no end: the rest comes at once, without another event.
+    while bed.gateway.deadline().is_some_and(|due| due <= bed.now) {
+        bed.run(|gateway, cx| gateway.expire(cx));
+    }
+    let got: Vec<u8> = bed.received().iter().map(|f| parse(f).2[0]).collect();
+    assert_eq!(got, (0..100).collect::<Vec<u8>>());
+    assert_eq!(bed.stats.total_drops(), 0);
+}
+
+#[test]
+fn a_datagram_larger_than_the_link_comes_in_fragments() {
+    let host = peer("127.0.0.1:0");
+    let mut bed = redirected(&[("192.0.2.1:7", &host)]);
+    bed.send_udp(addr("10.0.2.2:4000"), addr("192.0.2.1:7"), b"x");
+    let (_, back) = host.recv_from(&mut [0; 8]).unwrap();
+    let payload: Vec<u8> = (0..4000u32).map(|i| (i % 251) as u8).collect();
+    host.send_to(&payload, back).unwrap();
+    bed.events(WAIT);
+    let frames = bed.received();
+    assert_eq!(frames.len(), 3);
+    let mut whole = Vec::new();
+    for (i, frame) in frames.iter().enumerate() {
+        assert!(frame.len() <= 1514);
+        assert_eq!(checksum(&frame[14..34]), 0);
+        let field = u16_at(frame, 20);
+        assert_eq!(usize::from(field & 0x1fff) * 8, whole.len());
+        assert_eq!(field & 0xe000, if i < 2 { 0x2000 } else { 0 });
+        assert_eq!(u16_at(frame, 18), u16_at(&frames[0], 18));
+        whole.extend(&frame[34..]);
+    }
+    assert_eq!(whole[8..], payload);
+    let mut sum = Sum::pseudo_header(
+        "192.0.2.1".parse().unwrap(),
+        "10.0.2.2".parse().unwrap(),
+        protocol::UDP,
+        whole.len(),
+    );
+    sum.bytes(&whole);
+    assert_eq!(sum.finish(), 0);
+}
+
+#[test]
+fn a_closed_port_is_told() {
+    let closed = peer("127.0.0.1:0");
+    let mut bed = redirected(&[("192.0.2.1:7", &closed)]);
+    drop(closed);
+    bed.send_udp(addr("10.0.2.2:4000"), addr("192.0.2.1:7"), b"hello");
+    bed.events(WAIT);
+    let frames = bed.received();
+    assert_eq!(frames.len(), 1);
+    let icmp = &frames[0][34..];
+    // Port unreachable from the remote host, about a datagram of the guest's to port 7.
+    assert_eq!(frames[0][26..30], [192, 0, 2, 1]);
+    assert_eq!((frames[0][23], icmp[0], icmp[1]), (1, 3, 3));
+    assert_eq!(checksum(icmp), 0);
+    assert_eq!(icmp[20..28], [10, 0, 2, 2, 192, 0, 2, 1]);
+    assert_eq!((u16_at(icmp, 28), u16_at(icmp, 30)), (4000, 7));
+    assert_eq!(&icmp[36..], b"hello");
+}
+
+#[test]
+fn what_policy_forbids_is_told() {
+    let mut bed = Bed::new();
+    for to in ["127.0.0.1:7", "169.254.169.254:80", "10.0.2.9:7", "0.0.0.0:7"] {
+        let outcome = bed.send_udp(addr("10.0.2.2:4000"), addr(to), b"x");
+        assert_eq!(outcome, TxOutcome::Dropped(DropReason::DestinationForbidden), "{to}");
+    }
+    let outcome = bed.send_udp(addr("[fd00:2::2]:4000"), addr("[::1]:7"), b"x");
+    assert_eq!(outcome, TxOutcome::Dropped(DropReason::DestinationForbidden));
+    let frames = bed.received();
+    // Not about 0.0.0.0: that is no host to speak of.
+    assert_eq!(frames.len(), 4);
+    assert_eq!(frames[0][34..36], [3, 13]);
+    assert_eq!(frames[3][54..56], [1, 1]);
+    assert_eq!(bed.gateway.udp.flows(), 0);
+    assert_eq!(bed.gateway.udp.sockets.len(), 0);
+}
+
+#[test]
+fn a_wrong_checksum_or_length_is_dropped() {
+    let host = peer("127.0.0.1:0");
+    let mut bed = redirected(&[("192.0.2.1:7", &host)]);
+    let (guest, remote) = (addr("10.0.2.2:4000"), addr("192.0.2.1:7"));
+    let mut long = udp_frame(GATEWAY_MAC, guest, remote, &[1; 600]);
+    long[500] ^= 1;
+    assert_eq!(bed.send(&long), TxOutcome::Dropped(DropReason::BadChecksum));
+    let mut f = udp_frame(GATEWAY_MAC, guest, remote, b"hello");
+    f[40..42].fill(0);
+    assert_eq!(bed.send(&f), TxOutcome::Sent, "none at all is allowed");
+    f[38..40].copy_from_slice(&14u16.to_be_bytes());
+    assert_eq!(bed.send(&f), TxOutcome::Dropped(DropReason::Malformed));
+    f[38..40].copy_from_slice(&7u16.to_be_bytes());
+    assert_eq!(bed.send(&f), TxOutcome::Dropped(DropReason::Malformed));
+    let (n, _) = host.recv_from(&mut [0; 16]).unwrap();
+    assert_eq!(n, 5);
+}
+
+/// A gateway that publishes UDP port 80 of the guest's, and where.
+fn published(listen: &str) -> (Bed, SocketAddr) {
+    let mut config = config();
+    config.publish.push(Publish {
+        transport: Transport::Udp,
+        listen: addr(listen),
+        guest_port: 80,
+    });
+    let mut bed = Bed::with(config);
+    let socket = bed.gateway.udp.sockets.get(0).unwrap();
+    let at = socket.dgram.local_addr().unwrap();
+    (bed, at)
+}
+
+#[test]
+fn a_published_port_leads_to_the_guest_and_back() {
+    let (mut bed, at) = published("0.0.0.0:0");
+    let (a, b) = (peer("127.0.0.1:0"), peer("127.0.0.1:0"));
+    let mut seen = Vec::new();
+    for (client, to) in [(&a, "127.0.0.1"), (&b, "127.0.0.5")] {
+        client.send_to(b"ping", (to, at.port())).unwrap();
+        let (from, guest, payload) = next(&mut bed);
+        // The host's own clients are shown as the gateway's.
+        assert_eq!(from.ip(), IpAddr::from([10, 0, 2, 1]));
+        assert_eq!((guest, payload), (addr("10.0.2.2:80"), b"ping".to_vec()));
+        seen.push(from);
+    }
+    assert_ne!(seen[0], seen[1]);
+    for (client, from, to) in [(&a, seen[0], "127.0.0.1"), (&b, seen[1], "127.0.0.5")] {
+        assert_eq!(bed.send_udp(addr("10.0.2.2:80"), from, b"pong"), TxOutcome::Sent);
+        let (n, answerer) = client.recv_from(&mut [0; 8]).unwrap();
+        assert_eq!(n, 4);
+        assert_eq!(answerer, SocketAddr::new(to.parse().unwrap(), at.port()));
+    }
+}
+
+#[test]
+fn strangers_cannot_push_the_guests_flows_out() {
+    let host = peer("127.0.0.1:0");
+    let mut config = config();
+    config.limits.udp = 4;
+    let from = addr("192.0.2.1:7");
+    let to = host.local_addr().unwrap();
+    config.redirects.push(Redirect { transport: Transport::Udp, from, to });
+    let listen = addr("127.0.0.1:0");
+    config.publish.push(Publish { transport: Transport::Udp, listen, guest_port: 80 });
+    let mut bed = Bed::with(config);
+    bed.send_udp(addr("10.0.2.2:4000"), from, b"x");
+    let at = bed.gateway.udp.sockets.get(0).unwrap().dgram.local_addr().unwrap();
+    for _ in 0..20 {
+        peer("127.0.0.1:0").send_to(b"x", at).unwrap();
+    }
+    while bed.events(Duration::from_millis(20)) {}
+    assert_eq!(bed.gateway.udp.flows(), 4);
+    assert!(bed.gateway.udp.table.find(addr("10.0.2.2:4000"), from).is_some());
+}
+
+#[test]
+fn a_port_that_is_taken_is_known_at_once() {
+    let taken = peer("127.0.0.1:0");
+    let mut config = config();
+    let listen = taken.local_addr().unwrap();
+    config.publish.push(Publish { transport: Transport::Udp, listen, guest_port: 80 });
+    let error = crate::gateway::Gateway::new(config).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("cannot publish UDP port {listen}: ")), "{error}");
+    assert!(error.contains("another program"), "{error}");
+}
