@@ -20,6 +20,14 @@ const EFER_LONG: u64 = 1 << 8 | 1 << 10;
 /// RFLAGS: only the bit that is always 1; interrupts off.
 const RFLAGS: u64 = 2;
 
+/// Model-specific registers that firmware would set, on every vCPU, as `(index, value)`.
+///
+/// * IA32_MISC_ENABLE: fast strings on, or Linux gives up ERMS; BTS and PEBS absent, as KVM has it.
+/// * IA32_MTRR_DEF_TYPE: MTRRs on, write-back by default, or Linux runs with MTRRs disabled.
+///
+/// A hypervisor that refuses one of them boots Linux all the same.
+pub const FIRMWARE_MSRS: [(u32, u64); 2] = [(0x1A0, 1 | 1 << 11 | 1 << 12), (0x2FF, 6 | 1 << 11)];
+
 // Present, writable, user-inaccessible table entry; PS makes it a 2 MiB page.
 const PTE_TABLE: u64 = 0b11;
 const PTE_PAGE_2M: u64 = 0b1000_0011;

@@ -20,8 +20,10 @@ const PHYS32_ENTRY: u32 = 18;
 const MAX_SEGMENTS: usize = 256;
 /// A vmlinux with one section per function has tens of thousands.
 const MAX_SECTIONS: usize = 65_536;
-/// Linux's notes have a few hundred bytes.
-const MAX_NOTES: u64 = 1 << 20;
+/// Linux's notes have a few hundred bytes; longer areas are not searched.
+const MAX_NOTES: u64 = 64 << 10;
+/// Note sections that are searched; Linux has about five.
+const MAX_NOTE_SECTIONS: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct LoadedElf {
@@ -212,7 +214,8 @@ fn pvh_entry(image: &Image<'_>, header: &Header, phdrs: &[u8]) -> Result<Option<
         }
     }
     let Some(shdrs) = image.read(header.shoff, header.shnum * SHDR_LEN)? else { return Ok(None) };
-    for s in shdrs.chunks_exact(SHDR_LEN).filter(|s| field::u32(s, 4) == SHT_NOTE) {
+    let sections = shdrs.chunks_exact(SHDR_LEN).filter(|s| field::u32(s, 4) == SHT_NOTE);
+    for s in sections.take(MAX_NOTE_SECTIONS) {
         let found = notes(image, field::u64(s, 24), field::u64(s, 32), field::u64(s, 48))?;
         if found.is_some() {
             return Ok(found);
