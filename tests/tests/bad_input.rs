@@ -1,0 +1,254 @@
+//! Bad input: every mistake is one line on standard error that says what is wrong, a documented exit
+//! status, and nothing left behind (which the harness checks after each run).
+
+use std::fs;
+use std::net::{TcpListener, UdpSocket};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use minivmm_tests::cli::{Minivmm, Outcome};
+
+const CONFIG: i32 = 2;
+const NO_VIRTUALIZATION: i32 = 69;
+const NO_PERMISSION: i32 = 77;
+
+/// Runs it and checks the three things; `word` must be in the message.
+fn refused(run: Minivmm, status: i32, word: &str) -> Result<Outcome> {
+    let outcome = run.finish()?.expect_status(status)?;
+    let lines: Vec<&str> = outcome.stderr.lines().collect();
+    ensure!(lines.len() == 1, "{} lines on stderr: {outcome}", lines.len());
+    ensure!(lines[0].starts_with("minivmm: "), "the line does not name the program: {outcome}");
+    ensure!(lines[0].contains(word), "the line does not say {word:?}: {outcome}");
+    ensure!(outcome.stdout.is_empty(), "something on stdout: {outcome}");
+    Ok(outcome)
+}
+
+/// All that fail, so that one run shows every wrong message.
+fn table<'a>(rows: impl IntoIterator<Item = (&'a [&'a str], i32, &'a str)>) {
+    let failures: Vec<String> = rows
+        .into_iter()
+        .filter_map(|(args, status, word)| {
+            refused(Minivmm::run().args(args), status, word).err().map(|e| format!("{e:?}"))
+        })
+        .collect();
+    assert!(failures.is_empty(), "{} rows:\n{}", failures.len(), failures.join("\n\n"));
+}
+
+fn write(dir: &Path, name: &str, content: &[u8]) -> String {
+    let path = dir.join(name);
+    fs::write(&path, content).unwrap();
+    path.to_string_lossy().into_owned()
+}
+
+#[test]
+fn kernels() {
+    let dir = tempfile::tempdir().unwrap();
+    let probe = minivmm::probe::ELF;
+    let missing = dir.path().join("missing").to_string_lossy().into_owned();
+    let empty = write(dir.path(), "empty", b"");
+    let text = write(dir.path(), "text", b"#!/bin/sh\necho this is no kernel\n");
+    let header = write(dir.path(), "header", &probe[..40]);
+    let half = write(dir.path(), "half", &probe[..probe.len() / 2]);
+    // ELF: e_machine is the half-word at 18; 183 is AArch64.
+    let mut foreign = probe.to_vec();
+    foreign[18..20].copy_from_slice(&183u16.to_le_bytes());
+    let foreign = write(dir.path(), "foreign", &foreign);
+    let folder = dir.path().to_string_lossy().into_owned();
+    table([
+        (&["--kernel", &missing][..], CONFIG, "missing"),
+        (&["--kernel", &empty], CONFIG, "empty"),
+        (&["--kernel", &text], CONFIG, "text"),
+        (&["--kernel", &header], CONFIG, "header"),
+        (&["--kernel", &half], CONFIG, "half"),
+        (&["--kernel", &foreign], CONFIG, "foreign"),
+        (&["--kernel", &folder], CONFIG, &folder),
+    ]);
+}
+
+#[test]
+fn initrds() {
+    let dir = tempfile::tempdir().unwrap();
+    let kernel = write(dir.path(), "kernel", minivmm::probe::ELF);
+    let large = dir.path().join("large");
+    // Sparse: it takes no room.
+    fs::File::create(&large).unwrap().set_len(65 << 20).unwrap();
+    let large = large.to_string_lossy().into_owned();
+    let missing = dir.path().join("missing").to_string_lossy().into_owned();
+    table([
+        (&["--kernel", &kernel, "--memory", "64M", "--initrd", &large][..], CONFIG, "initrd"),
+        (&["--kernel", &kernel, "--initrd", &missing], CONFIG, "missing"),
+        (&["--initrd", &large], CONFIG, "--kernel"),
+    ]);
+}
+
+#[test]
+fn sizes_and_counts() {
+    table([
+        (&["--memory", "0"][..], CONFIG, "memory"),
+        (&["--memory", "1M"], CONFIG, "1 MiB"),
+        (&["--memory", "10T"], CONFIG, "10 TiB"),
+        (&["--memory", "-1"], CONFIG, "-1"),
+        (&["--memory", "lots"], CONFIG, "lots"),
+        (&["--memory", "99999999999999999999G"], CONFIG, "99999999999999999999G"),
+        (&["--cpus", "0"], CONFIG, "0 CPUs"),
+        (&["--cpus", "1000"], CONFIG, "1000 CPUs"),
+        (&["--cpus", "two"], CONFIG, "two"),
+    ]);
+}
+
+#[test]
+fn words() {
+    let long = "x".repeat(1 << 16);
+    table([
+        (&["--nonsense"][..], CONFIG, "--nonsense"),
+        (&["--console", "screen"], CONFIG, "screen"),
+        (&["--transport", "isa"], CONFIG, "isa"),
+        (&["--cpu-mask", "nonsense"], CONFIG, "nonsense"),
+        (&["--boot-protocol", "bios"], CONFIG, "bios"),
+        (&["--name", "not a name"], CONFIG, "not a name"),
+        (&["--cmdline", &long], CONFIG, "command line"),
+        (&["--cmdline", "a\nb"], CONFIG, "--cmdline"),
+        (&["--config", "/nonexistent/vm.toml"], CONFIG, "/nonexistent/vm.toml"),
+    ]);
+}
+
+#[test]
+fn config_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = write(dir.path(), "key.toml", b"cpus = 1\ncolour = 'blue'\n");
+    let syntax = write(dir.path(), "syntax.toml", b"cpus = = 1\n");
+    let binary = write(dir.path(), "binary.toml", &[0xff, 0xfe, 0]);
+    table([
+        (&["--config", &key][..], CONFIG, "colour"),
+        (&["--config", &syntax], CONFIG, "syntax.toml:1"),
+        (&["--config", &binary], CONFIG, "binary.toml"),
+    ]);
+}
+
+#[test]
+fn networks() {
+    let twice = "nat,mac=52:54:00:00:00:01";
+    table([
+        (&["--net", "wifi"][..], CONFIG, "wifi"),
+        (&["--net", ""], CONFIG, "--net"),
+        (&["--net", "nat,speed=1"], CONFIG, "speed"),
+        (&["--net", "nat,mtu"], CONFIG, "mtu"),
+        (&["--net", "nat,mtu=67"], CONFIG, "67"),
+        (&["--net", "nat,mtu=70000"], CONFIG, "70000"),
+        (&["--net", "nat,mac=52:54:00:00:00"], CONFIG, "52:54:00:00:00"),
+        (&["--net", "nat,mac=zz:54:00:00:00:01"], CONFIG, "zz:54:00:00:00:01"),
+        (&["--net", "nat,mac=01:00:5e:00:00:01"], CONFIG, "group"),
+        (&["--net", "nat,mac=00:00:00:00:00:00"], CONFIG, "zero"),
+        (&["--net", twice, "--net", twice], CONFIG, "two interfaces"),
+        (&["--net", "nat,subnet=10.0.0.0"], CONFIG, "10.0.0.0"),
+        (&["--net", "nat,subnet=10.0.0.0/33"], CONFIG, "10.0.0.0/33"),
+        (&["--net", "nat,subnet=10.0.0.0/31"], CONFIG, "10.0.0.0/31"),
+        // The loopback's own network is always taken.
+        (&["--net", "nat,subnet=127.0.0.0/8"], CONFIG, "127.0.0.0/8"),
+    ]);
+}
+
+/// A subnet that a route of the host has already is refused, with that route named.
+#[test]
+fn overlapping_subnet() {
+    let lay = "ip link set lo up && ip link add dummy0 type veth peer name dummy1 && \
+               ip addr add 10.77.1.1/24 dev dummy0 && ip link set dummy0 up && exec \"$@\"";
+    let bed = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", lay, "sh"];
+    for subnet in ["10.77.1.0/24", "10.77.0.0/16", "10.77.1.128/25"] {
+        let net = format!("nat,subnet={subnet}");
+        let run = Minivmm::run().args(["--net", &net]).under(&bed);
+        refused(run, CONFIG, "10.77.1.0/24").unwrap();
+    }
+}
+
+#[test]
+fn published_ports() {
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let tcp_port = tcp.local_addr().unwrap().port().to_string();
+    let udp_port = udp.local_addr().unwrap().port().to_string();
+    let tcp_taken = format!("127.0.0.1:{tcp_port}:80");
+    let udp_taken = format!("127.0.0.1:{udp_port}:53/udp");
+    let nat = ["--net", "nat"];
+    let rows: Vec<(Vec<&str>, &str)> = vec![
+        (vec!["-p", "80"], "80"),
+        (vec!["-p", "0:80"], "0:80"),
+        (vec!["-p", "70000:80"], "70000"),
+        (vec!["-p", "8080:0"], "8080:0"),
+        (vec!["-p", "8080:80/sctp"], "sctp"),
+        (vec!["-p", "localhost:8080:80"], "localhost"),
+        (vec!["-p", "8080:80", "-p", "8080:81"], "8080"),
+        (vec!["-p", &tcp_taken], &tcp_port),
+        (vec!["-p", &udp_taken], &udp_port),
+    ];
+    let rows: Vec<(Vec<&str>, &str)> =
+        rows.into_iter().map(|(args, word)| ([&nat[..], &args].concat(), word)).collect();
+    table(rows.iter().map(|(args, word)| (&args[..], CONFIG, *word)));
+    table([(&["-p", "8080:80"][..], CONFIG, "--net nat")]);
+    // An address that is not the host's.
+    table([(&["--net", "nat", "-p", "192.0.2.77:8080:80"][..], CONFIG, "192.0.2.77")]);
+}
+
+#[test]
+fn taps() {
+    table([
+        (&["--net", "tap"][..], CONFIG, "tap"),
+        (&["--net", "tap=a-name-that-is-too-long"], CONFIG, "a-name-that-is-too-long"),
+        (&["--net", "tap=t0,fd=3"], CONFIG, "not both"),
+        (&["--net", "tap,fd=999"], CONFIG, "999"),
+    ]);
+}
+
+/// Making a TAP without the privilege to.
+#[test]
+fn tap_without_privilege() {
+    let run = Minivmm::run().args(["--net", "tap=minivmmtest0"]).under(&without_capabilities(""));
+    refused(run, NO_PERMISSION, "minivmmtest0").unwrap();
+}
+
+/// The words that run a command in user and mount namespaces where `prepare` was done as root, and
+/// without any capability.
+fn without_capabilities(prepare: &'static str) -> [&'static str; 8] {
+    let script: &'static str = Box::leak(
+        format!(
+            "set -e; {prepare}\n\
+             exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all \"$@\""
+        )
+        .into_boxed_str(),
+    );
+    ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
+}
+
+#[test]
+fn no_kvm_device() {
+    // A /dev that has the usual devices, but not this one.
+    let hide = "new=$(mktemp -d) && mount -t tmpfs dev \"$new\" && \
+                for f in null zero random urandom tty; do touch \"$new/$f\"; \
+                mount --bind /dev/$f \"$new/$f\"; done && mount --rbind \"$new\" /dev && \
+                umount -l \"$new\" && rmdir \"$new\"";
+    let run = Minivmm::run().under(&without_capabilities(hide));
+    refused(run, NO_VIRTUALIZATION, "/dev/kvm").unwrap();
+}
+
+#[test]
+fn a_device_that_is_not_kvm() {
+    let replace = "mount --bind /dev/null /dev/kvm";
+    let run = Minivmm::run().under(&without_capabilities(replace));
+    refused(run, NO_VIRTUALIZATION, "/dev/kvm").unwrap();
+}
+
+#[test]
+fn no_permission_for_kvm() {
+    let close = "f=$(mktemp) && chmod 000 $f && mount --bind $f /dev/kvm && rm $f";
+    let run = Minivmm::run().under(&without_capabilities(close));
+    let outcome = refused(run, NO_PERMISSION, "/dev/kvm").unwrap();
+    assert!(outcome.stderr.contains("kvm"), "no cure in {outcome}");
+}
+
+/// The commands themselves: one line too.
+#[test]
+fn commands() -> Result<()> {
+    let run = Minivmm::run().args(["surplus"]);
+    refused(run, CONFIG, "surplus").context("an argument too many")?;
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! Every way a machine ends, and the exit status for it.
+
+use std::time::Duration;
+
+use minivmm::probe;
+use minivmm_tests::cli::{Minivmm, Outcome, Running};
+use rustix::process::Signal;
+
+/// The probe as a kernel of the user's, told what to do.
+struct Probe {
+    dir: tempfile::TempDir,
+}
+
+impl Probe {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("probe"), probe::ELF).unwrap();
+        Self { dir }
+    }
+
+    fn run(&self, cmdline: &str) -> Minivmm {
+        let kernel = self.dir.path().join("probe");
+        Minivmm::run()
+            .args(["--kernel", &kernel.to_string_lossy(), "--cmdline", cmdline])
+            .args(["--console", "pipe"])
+    }
+
+    fn end(&self, cmdline: &str, status: i32) -> Outcome {
+        self.run(cmdline).finish().unwrap().expect_status(status).unwrap()
+    }
+}
+
+#[test]
+fn power_off() {
+    let outcome = Probe::new().end("probe=none probe.end=poweroff", 0);
+    assert!(outcome.stdout.contains("probe: ok"), "{outcome}");
+    assert_eq!(outcome.stderr, "", "{outcome}");
+}
+
+#[test]
+fn reset() {
+    Probe::new().end("probe=none probe.end=reboot", 0);
+}
+
+#[test]
+fn triple_fault() {
+    let outcome = Probe::new().end("probe=none probe.end=triplefault", 70);
+    assert_eq!(outcome.stderr.lines().count(), 1, "{outcome}");
+    assert!(outcome.stderr.contains("triple fault"), "{outcome}");
+}
+
+/// A failed check of the report is the run's status.
+#[test]
+fn failed_check() {
+    Probe::new().end("probe=report probe.expect=link", 1);
+}
+
+fn holding(probe: &Probe, args: &[&str]) -> Running {
+    let run = probe.run("probe=hold").args(args).patience(Duration::from_secs(20));
+    let mut running = run.start().unwrap();
+    running.wait_for("probe: up").unwrap();
+    running
+}
+
+#[test]
+fn signals() {
+    let probe = Probe::new();
+    for (signal, status) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
+        for cpus in ["1", "4"] {
+            let running = holding(&probe, &["--net", "nat", "--cpus", cpus]);
+            running.signal(signal).unwrap();
+            let outcome = running.finish().unwrap();
+            assert_eq!(outcome.status, Some(status), "{signal:?}, {cpus} CPUs: {outcome}");
+        }
+    }
+}
+
+/// A signal at any moment of the start ends it as well.
+#[test]
+fn signals_while_starting() {
+    let probe = Probe::new();
+    for millis in (0..40).step_by(2) {
+        let running = probe.run("probe=hold").args(["--net", "nat"]).start().unwrap();
+        std::thread::sleep(Duration::from_millis(millis));
+        running.signal(Signal::TERM).unwrap();
+        let outcome = running.finish().unwrap();
+        // Before it watches signals, the signal itself ends it: no status then.
+        assert!(matches!(outcome.status, Some(143) | None), "after {millis} ms: {outcome}");
+    }
+}
+
+/// A CPU that is halted with interrupts off can still be stopped.
+#[test]
+fn halted_guest() {
+    let probe = Probe::new();
+    let run = probe.run("probe=none probe.end=halt").patience(Duration::from_secs(20));
+    let mut running = run.start().unwrap();
+    running.wait_for("probe: ok").unwrap();
+    running.signal(Signal::TERM).unwrap();
+    running.finish().unwrap().expect_status(143).unwrap();
+}
+
+/// Even a kill leaves nothing: what a machine holds goes with its process.
+#[test]
+fn killed_outright() {
+    let running = holding(&Probe::new(), &["--net", "nat"]);
+    running.signal(Signal::KILL).unwrap();
+    let outcome = running.finish().unwrap();
+    assert_eq!(outcome.status, None, "{outcome}");
+}

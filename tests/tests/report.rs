@@ -1,0 +1,76 @@
+//! `minivmm run --net nat` with the built-in probe: the sentence everything is judged by, on any
+//! machine that has /dev/kvm.
+
+use anyhow::{Context, Result, ensure};
+use minivmm_tests::cli::{Minivmm, Outcome};
+
+/// What must hold on a machine without internet.
+const MUST_HOLD: [&str; 9] =
+    ["boot", "link", "lease", "gateway", "udp", "tcp", "latency", "upload", "download"];
+
+fn complete(outcome: &Outcome) -> Result<()> {
+    let lines = outcome.json();
+    for name in MUST_HOLD {
+        let line = lines.iter().find(|l| l["check"] == name);
+        let line = line.with_context(|| format!("no {name} in the report: {outcome}"))?;
+        ensure!(line["state"] == "ok", "{name} is not ok: {outcome}");
+    }
+    ensure!(!lines.iter().any(|l| l["state"] == "failed"), "a check failed: {outcome}");
+    let last = lines.last().context("nothing in JSON")?;
+    ensure!(last["check"] == "summary" && last["ok"] == true, "no good summary: {outcome}");
+    Ok(())
+}
+
+#[test]
+fn json() {
+    let run = Minivmm::run().args(["--net", "nat", "--json"]);
+    complete(&run.finish().unwrap().expect_status(0).unwrap()).unwrap();
+}
+
+#[test]
+fn table() {
+    let outcome = Minivmm::run().args(["--net", "nat"]).finish().unwrap().expect_status(0).unwrap();
+    for name in &MUST_HOLD[1..] {
+        let row = outcome.stdout.lines().find(|l| l.split_whitespace().next() == Some(name));
+        let row = row.unwrap_or_else(|| panic!("no {name} in {outcome}"));
+        assert_eq!(row.split_whitespace().nth(1), Some("ok"), "{outcome}");
+    }
+    assert!(outcome.stdout.contains("probe: ok"), "{outcome}");
+    assert_eq!(outcome.stderr, "", "{outcome}");
+}
+
+#[test]
+fn over_mmio() {
+    let run = Minivmm::run().args(["--net", "nat", "--json", "--transport", "mmio"]);
+    complete(&run.finish().unwrap().expect_status(0).unwrap()).unwrap();
+}
+
+/// An unprivileged user who may open /dev/kvm: no capability in any set, and where the tests run as
+/// root, another user.
+#[test]
+fn without_privilege() {
+    let root = rustix::process::getuid().is_root();
+    let drop = if root {
+        // The device, opened for everyone in a mount namespace of the run's own.
+        "mount -t tmpfs tmp /mnt && mknod /mnt/kvm c 10 232 && chmod 666 /mnt/kvm && \
+         mount --bind /mnt/kvm /dev/kvm && \
+         exec setpriv --reuid 65534 --regid 65534 --clear-groups --no-new-privs \
+         --inh-caps=-all --bounding-set=-all \"$@\""
+    } else {
+        "exec setpriv --no-new-privs --inh-caps=-all \"$@\""
+    };
+    let words = ["unshare", "--mount", "sh", "-c", drop, "sh"];
+    let prefix = if root { &words[..] } else { &words[2..] };
+    let run = Minivmm::run().args(["--net", "nat", "--json"]).under(prefix);
+    complete(&run.finish().unwrap().expect_status(0).unwrap()).unwrap();
+}
+
+/// Several machines at once do not disturb each other.
+#[test]
+fn four_at_once() {
+    let start = || Minivmm::run().args(["--net", "nat", "--json"]).start().unwrap();
+    let running: Vec<_> = (0..4).map(|_| start()).collect();
+    for run in running {
+        complete(&run.finish().unwrap().expect_status(0).unwrap()).unwrap();
+    }
+}
