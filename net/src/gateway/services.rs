@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use super::config::{Redirect, Transport};
 use super::dhcp4::Dhcp4;
 use super::dns::Dns;
 use super::icmp::{self, Why};
@@ -169,13 +170,16 @@ impl Services {
             ctx.core.resolvers.refresh(ctx.io.now);
             return None;
         }
-        match udp_port(packet)? {
-            port::DNS => Some(
-                Datagram::read(packet, &mut self.buffer)
-                    .and_then(|datagram| self.dns.input(ctx, packet.src_mac, &datagram)),
-            ),
-            _ => None,
+        let redirected = |r: &Redirect| {
+            r.transport == Transport::Udp && r.from == SocketAddr::new(packet.dst, port::DNS)
+        };
+        if udp_port(packet)? != port::DNS || ctx.core.config.redirects.iter().any(redirected) {
+            return None;
         }
+        Some(
+            Datagram::read(packet, &mut self.buffer)
+                .and_then(|datagram| self.dns.input(ctx, packet.src_mac, &datagram)),
+        )
     }
 
     /// A packet that is not to the gateway: to the link's servers, or beyond, where IPv6 may not

@@ -181,6 +181,8 @@ impl Resolvers {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn parse(text: &str) -> ResolvConf {
@@ -241,5 +243,14 @@ mod tests {
         now += CHECK_EVERY;
         assert!(resolvers.refresh(now));
         assert!(resolvers.conf().servers.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "((nameserver|search|domain|;)?[ \t%:.a-f0-9\\PC]{0,30}\n){0,8}") {
+            let conf = parse(&text);
+            prop_assert!(conf.servers.len() <= RESOLVERS_MAX && conf.search.len() <= SEARCH_MAX);
+            prop_assert!(conf.search_wire().len() <= SEARCH_MAX * 255);
+        }
     }
 }

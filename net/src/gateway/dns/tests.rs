@@ -7,6 +7,7 @@ use simple_dns::{CLASS, Name, Packet, PacketFlag, QCLASS, QTYPE, Question, RCODE
 
 use super::*;
 use crate::gateway::GatewayConfig;
+use crate::gateway::config::{Redirect, Transport};
 use crate::gateway::testing::{Bed, GUEST_MAC, config};
 
 const CLIENT: &str = "10.0.2.2:40000";
@@ -375,6 +376,20 @@ fn broken_queries_are_told_so_or_dropped() {
 }
 
 #[test]
+fn a_redirect_of_the_resolver_goes_first() {
+    let server = Server::new();
+    let redirect = Redirect { transport: Transport::Udp, from: addr(GATEWAY4), to: server.addr() };
+    let mut bed = Bed::with(GatewayConfig { redirects: vec![redirect], ..config() });
+    let q = query(7, "a.test", TYPE::A, false);
+    ask(&mut bed, &q);
+    let (got, from) = server.get();
+    assert_eq!(got, q, "a plain flow: not even the id is touched");
+    server.0.send_to(&answer(&got, RCODE::NoError, 0), from).unwrap();
+    bed.events(Duration::from_secs(5));
+    assert_eq!(code(&response(&mut bed)), RCODE::NoError);
+}
+
+#[test]
 fn the_configuration_file_is_followed() {
     let path: PathBuf = std::env::temp_dir().join(format!("minivmm-dns-{}", std::process::id()));
     std::fs::write(&path, "options edns0\n").unwrap();
@@ -409,13 +424,13 @@ proptest! {
     fn questions_are_those_an_independent_parser_sees(bytes in prop::collection::vec(0u8..6, 5..40)) {
         let mut message = vec![0, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         message.extend(&bytes);
-        if let Ok(query) = Query::parse(&message) {
-            if let Ok(packet) = Packet::parse(&message) {
-                let labels = packet.questions[0].qname.as_bytes();
-                let name: Vec<u8> =
-                    labels.flat_map(|l| [&[l.len() as u8], l].concat()).chain([0]).collect();
-                prop_assert_eq!(query.name, &name[..]);
-            }
+        if let Ok(query) = Query::parse(&message)
+            && let Ok(packet) = Packet::parse(&message)
+        {
+            let labels = packet.questions[0].qname.as_bytes();
+            let name: Vec<u8> =
+                labels.flat_map(|l| [&[l.len() as u8], l].concat()).chain([0]).collect();
+            prop_assert_eq!(query.name, &name[..]);
         }
     }
 

@@ -214,7 +214,7 @@ fn copy_out(slot: &RxSlot<'_>, mut at: usize, mut to: &mut [u8]) {
 fn published_guest(core: &Core, ipv4: bool) -> IpAddr {
     match core.link.guest6() {
         Some(guest6) if !ipv4 => guest6.into(),
-        _ => core.config.guest4.into(),
+        _ => core.guest4().into(),
     }
 }
 
