@@ -44,10 +44,8 @@ pub enum Error {
     #[error(transparent)]
     Memory(#[from] MemoryError),
     /// A network interface can't be made.
-    #[error("{what}: {message}")]
+    #[error("{message}")]
     Net {
-        /// The interface or port, in the user's words.
-        what: String,
         /// What is wrong, and what to do.
         message: String,
         /// The exit status for it.

@@ -18,7 +18,7 @@ pub mod machine;
 mod memory;
 pub mod monitor;
 pub mod peer;
-mod probe;
+pub mod probe;
 mod signals;
 pub mod terminal;
 pub mod timings;

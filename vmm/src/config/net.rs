@@ -58,13 +58,13 @@ pub enum Ipv6 {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct NatConfig {
     /// The guest's IPv4 network; by default one that overlaps no route of the host.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "text::option", skip_serializing_if = "Option::is_none")]
     pub subnet: Option<Ipv4Net>,
     /// The largest IP packet on the link in bytes, 68 to 65535; IPv6 needs 1280. 1500 by default.
     #[serde(deserialize_with = "text::option", skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
     /// The interface's address; by default one at random.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "text::option", skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
     /// Who does the translation.
     pub engine: Engine,
@@ -79,7 +79,7 @@ pub struct NatConfig {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct TapConfig {
     /// The device's name; it is made where it doesn't exist.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "text::option", skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// An open TAP device that minivmm inherits, by its descriptor number, instead of a name.
     #[serde(deserialize_with = "text::option", skip_serializing_if = "Option::is_none")]
@@ -88,7 +88,7 @@ pub struct TapConfig {
     #[serde(deserialize_with = "text::option", skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
     /// The interface's address; by default one at random.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "text::option", skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
 }
 

@@ -92,6 +92,9 @@ pub enum ConfigError {
         "--net tap: name the device (tap=NAME) or an inherited descriptor (tap,fd=N), not both"
     )]
     Tap,
+    /// The same TAP twice.
+    #[error("--net tap: two interfaces can't share one TAP device")]
+    TapTwice,
     /// Ports that lead nowhere.
     #[error("-p {0}: there is no NAT interface to publish it on (add --net nat)")]
     PublishWithoutNat(PublishConfig),
@@ -218,10 +221,14 @@ impl MachineConfig {
                     return Err(ConfigError::MacTwice(mac));
                 }
             }
-            if let NetConfig::Tap(tap) = net
-                && tap.name.is_some() == tap.fd.is_some()
-            {
-                return Err(ConfigError::Tap);
+            if let NetConfig::Tap(tap) = net {
+                if tap.name.is_some() == tap.fd.is_some() {
+                    return Err(ConfigError::Tap);
+                }
+                let same = |other: &NetConfig| matches!(other, NetConfig::Tap(o) if o.name == tap.name && o.fd == tap.fd);
+                if self.net[..i].iter().any(same) {
+                    return Err(ConfigError::TapTwice);
+                }
             }
         }
         Ok(())
@@ -300,6 +307,7 @@ mod tests {
             (Box::new(|c| c.net = net(&["nat,mac=01:00:5e:00:00:01"])), "group address"),
             (Box::new(move |c| c.net = net(&[one, one])), "given to two interfaces"),
             (Box::new(|c| c.net = net(&["tap"])), "name the device"),
+            (Box::new(|c| c.net = net(&["tap,fd=5", "tap,fd=5"])), "share one TAP"),
             (Box::new(|c| c.net = net(&["nat"; 17])), "17 network interfaces"),
             (Box::new(|c| c.publish = vec!["1:2".parse().unwrap()]), "no NAT interface"),
             (

@@ -1,9 +1,11 @@
 //! A vCPU's first state: CPUID and registers, from `boot`'s plain values to KVM's.
 
-use kvm_bindings::{CpuId, kvm_cpuid_entry2, kvm_dtable, kvm_regs, kvm_segment};
+use kvm_bindings::{
+    CpuId, Msrs, kvm_cpuid_entry2, kvm_dtable, kvm_msr_entry, kvm_regs, kvm_segment,
+};
 use kvm_ioctls::VcpuFd;
 use minivmm_boot::cpuid::Entry;
-use minivmm_boot::regs::{EntryState, Segment, Table};
+use minivmm_boot::regs::{EntryState, FIRMWARE_MSRS, Segment, Table};
 
 use super::{KvmError, refused};
 
@@ -24,7 +26,7 @@ pub fn cpuid_entries(cpuid: &CpuId) -> Vec<Entry> {
         .collect()
 }
 
-/// Gives a vCPU its CPUID.
+/// Gives a vCPU its CPUID, and the MSRs that firmware would have set.
 ///
 /// # Errors
 /// [`KvmError::Ioctl`].
@@ -44,7 +46,15 @@ pub fn set_cpuid(vcpu: &VcpuFd, entries: &[Entry]) -> Result<(), KvmError> {
         .collect();
     let list = CpuId::from_entries(&entries)
         .map_err(|_| KvmError::Capability("room for so many CPUID entries"))?;
-    vcpu.set_cpuid2(&list).map_err(refused("set CPUID"))
+    vcpu.set_cpuid2(&list).map_err(refused("set CPUID"))?;
+    for (index, data) in FIRMWARE_MSRS {
+        let msr = kvm_msr_entry { index, data, ..Default::default() };
+        let list = Msrs::from_entries(&[msr])
+            .map_err(|_| KvmError::Capability("room for one model-specific register"))?;
+        // A KVM that lacks one has guests that do without.
+        vcpu.set_msrs(&list).map_err(refused("set model-specific registers"))?;
+    }
+    Ok(())
 }
 
 /// Puts the boot processor where the kernel starts.

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
-use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
+use minivmm_devices::virtio::transport::IoEventFd;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 pub use self::cpu::{cpuid_entries, set_boot_registers, set_cpuid};
@@ -178,4 +179,30 @@ fn open(path: &Path) -> Result<Kvm, KvmError> {
         12 => Ok(kvm),
         version => Err(KvmError::Version { path: shown, version }),
     }
+}
+
+/// Lets a write to the guest address of `event` wake its eventfd without an exit.
+///
+/// # Errors
+/// [`KvmError::Ioctl`].
+pub fn register_ioevent(vm: &VmFd, event: &IoEventFd) -> Result<(), KvmError> {
+    let address = IoEventAddress::Mmio(event.address);
+    match event.datamatch {
+        Some(value) => vm.register_ioevent(&event.fd, &address, value),
+        None => vm.register_ioevent(&event.fd, &address, NoDatamatch),
+    }
+    .map_err(refused("register a queue notification"))
+}
+
+/// Undoes [`register_ioevent`].
+///
+/// # Errors
+/// [`KvmError::Ioctl`].
+pub fn unregister_ioevent(vm: &VmFd, event: &IoEventFd) -> Result<(), KvmError> {
+    let address = IoEventAddress::Mmio(event.address);
+    match event.datamatch {
+        Some(value) => vm.unregister_ioevent(&event.fd, &address, value),
+        None => vm.unregister_ioevent(&event.fd, &address, NoDatamatch),
+    }
+    .map_err(refused("remove a queue notification"))
 }

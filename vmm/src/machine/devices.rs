@@ -1,6 +1,6 @@
 //! The machine's devices and the buses they are on.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use minivmm_boot::MmioDevice;
@@ -10,14 +10,19 @@ use minivmm_devices::bus::{Bus, BusDevice, BusError};
 use minivmm_devices::debug_exit::DebugExit;
 use minivmm_devices::events::{EventSink, GuestEvent};
 use minivmm_devices::i8042::I8042;
+use minivmm_devices::irq::IrqLine;
+use minivmm_devices::pci::{BarChange, ConfigPorts, Ecam, PciBus};
 use minivmm_devices::serial::{Serial, SerialHooks};
+use minivmm_devices::virtio::VirtioDevice;
+use minivmm_devices::virtio::memory::GuestRam;
+use minivmm_devices::virtio::transport::{MmioTransport, PciTransport};
 use vm_memory::GuestMemoryMmap;
 
 use super::Ending;
 use crate::config::Transport;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::kvm::{IrqLines, Vm};
+use crate::kvm::{self, IrqLines, Vm};
 use crate::vcpu::Buses;
 
 /// Where a guest leaves its result code.
@@ -39,7 +44,6 @@ pub struct Devices {
     serial: Arc<Serial>,
     debug_exit: Arc<DebugExit>,
     mmio_slots: Vec<MmioDevice>,
-    _irq_lines: Arc<IrqLines>,
 }
 
 impl std::fmt::Debug for Devices {
@@ -49,11 +53,12 @@ impl std::fmt::Debug for Devices {
 }
 
 impl Devices {
-    /// Builds the fixed devices.
+    /// Builds the fixed devices, and the transports of `virtio`.
     pub fn build(
         vm: &Vm,
-        _memory: &GuestMemoryMmap,
-        _transport: Transport,
+        memory: &GuestMemoryMmap,
+        transport: Transport,
+        virtio: Vec<Box<dyn VirtioDevice>>,
         host: Host,
     ) -> Result<Self, Error> {
         let irq_lines = vm.irq_lines();
@@ -76,7 +81,86 @@ impl Devices {
         for (base, len, device) in ports {
             buses.pio.insert(base, len, device).map_err(placed)?;
         }
-        Ok(Self { buses, serial, debug_exit, mmio_slots: Vec::new(), _irq_lines: irq_lines })
+        let mut devices = Self { buses, serial, debug_exit, mmio_slots: Vec::new() };
+        let ram = GuestRam::new(memory.clone());
+        match transport {
+            Transport::Pci => devices.attach_pci(vm, &irq_lines, &ram, virtio)?,
+            Transport::Mmio => devices.attach_mmio(vm, &irq_lines, &ram, virtio)?,
+        }
+        Ok(devices)
+    }
+
+    /// A PCI bus with one function for each virtio device.
+    fn attach_pci(
+        &mut self,
+        vm: &Vm,
+        irq_lines: &Arc<IrqLines>,
+        ram: &GuestRam,
+        virtio: Vec<Box<dyn VirtioDevice>>,
+    ) -> Result<(), Error> {
+        let window = layout::PCI_MMIO..layout::PCI_MMIO + layout::PCI_MMIO_SIZE;
+        let handle = vm.handle();
+        let pci = PciBus::new(
+            Arc::clone(&self.buses.mmio),
+            window,
+            Arc::new(move |change: &BarChange| {
+                for event in &change.ioeventfds {
+                    let result = if change.mapped {
+                        kvm::register_ioevent(&handle, event)
+                    } else {
+                        kvm::unregister_ioevent(&handle, event)
+                    };
+                    // The write then exits to the bus, which kicks: slower, not broken.
+                    if let Err(e) = result {
+                        tracing::debug!("{e}");
+                    }
+                }
+            }),
+        );
+        for device in virtio {
+            let lines = (0..PciTransport::lines(device.queue_sizes().len()))
+                .map(|_| irq_lines.message().map(|line| line as Arc<dyn IrqLine>))
+                .collect::<Result<Vec<_>, _>>()?;
+            let function = PciTransport::new(device, ram.clone(), lines)
+                .map_err(Error::host("make a PCI device"))?;
+            pci.add(Arc::new(function))
+                .map_err(|e| Error::host("place a PCI device")(io::Error::other(e)))?;
+        }
+        let ports = Arc::new(ConfigPorts::new(Arc::clone(&pci)));
+        self.buses
+            .pio
+            .insert(layout::PCI_CONFIG_PORT.into(), ConfigPorts::PORTS, ports)
+            .map_err(placed)?;
+        self.buses
+            .mmio
+            .insert(layout::PCI_ECAM, Ecam::SIZE, Arc::new(Ecam::new(pci)))
+            .map_err(placed)
+    }
+
+    /// One register window and one interrupt pin for each virtio device.
+    fn attach_mmio(
+        &mut self,
+        vm: &Vm,
+        irq_lines: &Arc<IrqLines>,
+        ram: &GuestRam,
+        virtio: Vec<Box<dyn VirtioDevice>>,
+    ) -> Result<(), Error> {
+        for (index, device) in (0..).zip(virtio) {
+            let slot = layout::virtio_mmio_slot(index)
+                .expect("validation allows fewer devices than there are slots");
+            let line = irq_lines.pin(slot.gsi)?;
+            let transport = MmioTransport::new(device, ram.clone(), line)
+                .map_err(Error::host("make an MMIO device"))?;
+            for event in transport.ioeventfds(slot.base) {
+                kvm::register_ioevent(&vm.handle(), &event)?;
+            }
+            self.buses
+                .mmio
+                .insert(slot.base, MmioTransport::SIZE, Arc::new(transport))
+                .map_err(placed)?;
+            self.mmio_slots.push(slot);
+        }
+        Ok(())
     }
 
     /// The buses.
@@ -102,5 +186,5 @@ impl Devices {
 
 /// Addresses are fixed by `boot::layout` and by the PCI allocator, neither of which overlaps.
 fn placed(e: BusError) -> Error {
-    Error::host("place a device")(std::io::Error::other(e))
+    Error::host("place a device")(io::Error::other(e))
 }

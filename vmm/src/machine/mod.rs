@@ -2,6 +2,7 @@
 
 mod devices;
 mod ending;
+mod nic;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -72,8 +73,7 @@ impl Machine {
         if config.cpus as usize > vm.max_vcpus() {
             return Err(KvmError::Capability("so many virtual CPUs").into());
         }
-        let peer = None;
-        let segments = Vec::new();
+        let nics = nic::build(config)?;
         let console =
             ConsoleEvents::new().map_err(Error::host("create the console's descriptors"))?;
         let sink: Box<dyn std::io::Write + Send> = match options.console {
@@ -86,6 +86,7 @@ impl Machine {
             &vm,
             &memory,
             config.transport,
+            nics.devices,
             devices::Host { sink, hooks: console.hooks(), ending: Arc::clone(&ending) },
         )?;
         timings.mark(Phase::Built);
@@ -93,7 +94,7 @@ impl Machine {
         let mut cmdline = Cmdline::default();
         match &kernel {
             Some(_) => cmdline.push("console=ttyS0 panic=-1 reboot=acpi")?,
-            None => cmdline.push(&probe::cmdline(peer, options.json))?,
+            None => cmdline.push(&probe::cmdline(nics.peer, options.json))?,
         }
         if config.transport == Transport::Mmio && kernel.is_none() {
             cmdline.push_virtio_mmio(devices.mmio_slots())?;
@@ -148,7 +149,7 @@ impl Machine {
             serial: devices.serial(),
             debug_exit: devices.debug_exit(),
             _devices: devices,
-            segments,
+            segments: nics.segments,
             _vm: vm,
             _memory: memory,
             ending,

@@ -1,0 +1,223 @@
+//! Network interfaces: from configuration to a running segment and the device that joins it.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::time::Instant;
+
+use minivmm_devices::virtio::VirtioDevice;
+use minivmm_devices::virtio::net::{Net, NetConfig as DeviceConfig};
+use minivmm_net::addr::MacAddr;
+use minivmm_net::gateway::config::{Ipv6Mode, Publish, Redirect, Transport};
+use minivmm_net::gateway::plan::PlanRequest;
+use minivmm_net::gateway::{Gateway, GatewayConfig, GatewayError};
+use minivmm_net::host::network::{HostNetwork, Known};
+use minivmm_net::port::Backend;
+use minivmm_net::segment::Segment;
+use minivmm_net::tap::{Tap, TapBackend, TapError};
+
+use crate::config::{HostAccess, Ipv6, NatConfig, NetConfig, PublishConfig, TapConfig, Validated};
+use crate::error::Error;
+use crate::exit;
+use crate::peer::Peer;
+
+/// The interfaces of a machine, running, before a guest has found them.
+#[derive(Default)]
+pub struct Nics {
+    /// One for each interface, in order.
+    pub devices: Vec<Box<dyn VirtioDevice>>,
+    /// The same.
+    pub segments: Vec<Segment>,
+    /// The probe's peer as the guest sees it, where one was started.
+    pub peer: Option<SocketAddr>,
+}
+
+/// Opens sockets and TAPs and starts the segments.
+///
+/// # Errors
+/// [`Error::Net`], or [`Error::Host`].
+pub fn build(config: &Validated) -> Result<Nics, Error> {
+    let mut nics = Nics::default();
+    let mut publish = publications(&config.publish);
+    let mut host = None;
+    let mut macs: Vec<MacAddr> = config.net.iter().filter_map(NetConfig::mac).collect();
+    for (index, net) in config.net.iter().enumerate() {
+        let mac = match net.mac() {
+            Some(mac) => mac,
+            None => random_mac(&mut macs)?,
+        };
+        let backend: Box<dyn Backend> = match net {
+            NetConfig::Nat(nat) => {
+                // Published ports and the probe's peer are on the first NAT interface.
+                let publish = std::mem::take(&mut publish);
+                let peer = if config.kernel.is_none() && nics.peer.is_none() {
+                    Some(Peer::start().map_err(Error::host("start the probe's peer"))?)
+                } else {
+                    None
+                };
+                let host =
+                    match &mut host {
+                        Some(host) => host,
+                        None => host.insert(HostNetwork::read().map_err(|e| Error::Net {
+                            message: e.to_string(),
+                            status: exit::HOST,
+                        })?),
+                    };
+                let gateway = plan(config, nat, mac, publish, peer, host)?;
+                if let Some(peer) = peer {
+                    nics.peer = Some((gateway.gateway4, peer.address.port()).into());
+                }
+                Box::new(gateway_of(gateway)?)
+            }
+            NetConfig::Tap(tap) => Box::new(tap_of(tap)?),
+        };
+        let device = DeviceConfig { mac, mtu: backend.mtu(), tx_offloads: backend.tx_offloads() };
+        let segment = Segment::spawn(&format!("net{index}"), backend, Instant::now)
+            .map_err(Error::host("start a network segment"))?;
+        nics.devices.push(Box::new(Net::new(device, segment.handle())));
+        nics.segments.push(segment);
+    }
+    Ok(nics)
+}
+
+/// An address that no interface of this machine has.
+fn random_mac(taken: &mut Vec<MacAddr>) -> Result<MacAddr, Error> {
+    loop {
+        let mut seed = [0; 4];
+        getrandom(&mut seed)?;
+        let mac = MacAddr::local(u32::from_ne_bytes(seed));
+        if !taken.contains(&mac) {
+            taken.push(mac);
+            return Ok(mac);
+        }
+    }
+}
+
+fn getrandom(bytes: &mut [u8]) -> Result<(), Error> {
+    let flags = rustix::rand::GetRandomFlags::empty();
+    match rustix::rand::getrandom(&mut *bytes, flags) {
+        Ok(n) if n == bytes.len() => Ok(()),
+        Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Err(e) => Err(e.into()),
+    }
+    .map_err(Error::host("get random bytes"))
+}
+
+fn tap_of(config: &TapConfig) -> Result<TapBackend, Error> {
+    let refused = |e: TapError| Error::Net {
+        status: match e {
+            TapError::NotPermitted(_) | TapError::NodeForbidden => exit::NO_PERMISSION,
+            TapError::NoDriver(_) | TapError::Setup { .. } => exit::HOST,
+            _ => exit::CONFIG,
+        },
+        message: e.to_string(),
+    };
+    let tap = match (&config.name, config.fd) {
+        (Some(name), _) => Tap::open(name),
+        (None, fd) => Tap::from_fd(inherited(fd.unwrap_or(-1)).ok_or_else(|| Error::Net {
+                message: "--net tap,fd=N: there is no such descriptor (open the TAP before minivmm is started, \
+                      without close-on-exec)"
+                .into(),
+            status: exit::CONFIG,
+        })?),
+    }
+    .map_err(refused)?;
+    let device_mtu = tap.mtu().map_err(Error::host("read the TAP's MTU"))?;
+    // `validate` has checked the range.
+    let mtu = config.mtu.and_then(|m| u16::try_from(m).ok()).unwrap_or(device_mtu);
+    Ok(TapBackend::new(tap, mtu))
+}
+
+/// A descriptor that was open when the process began; it is ours from here on.
+#[expect(unsafe_code, reason = "an inherited descriptor has no owner in this process")]
+fn inherited(fd: i32) -> Option<OwnedFd> {
+    if fd <= 2 {
+        return None;
+    }
+    // SAFETY: fcntl(F_GETFD) takes any number and only looks.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return None;
+    }
+    // SAFETY: the descriptor is open. The user names one that was inherited for this; `validate`
+    // refuses a number that is named twice.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // It is for this process only. Cannot fail for an open descriptor.
+    let _ = rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC);
+    Some(fd)
+}
+
+/// Published ports with their listening addresses: all of both families where none was named.
+fn publications(config: &[PublishConfig]) -> Vec<Publish> {
+    let six = rustix::net::socket(
+        rustix::net::AddressFamily::INET6,
+        rustix::net::SocketType::DGRAM,
+        None,
+    )
+    .is_ok();
+    let mut list = Vec::new();
+    for p in config {
+        let addresses: &[IpAddr] = match &p.address {
+            Some(address) => std::slice::from_ref(address),
+            None if six => &[IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)],
+            None => &[IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
+        };
+        list.extend(addresses.iter().map(|address| Publish {
+            transport: p.transport,
+            listen: SocketAddr::new(*address, p.host),
+            guest_port: p.guest,
+        }));
+    }
+    list
+}
+
+fn plan(
+    config: &Validated,
+    nat: &NatConfig,
+    mac: MacAddr,
+    publish: Vec<Publish>,
+    peer: Option<Peer>,
+    host: &mut HostNetwork,
+) -> Result<GatewayConfig, Error> {
+    let request = PlanRequest {
+        subnet: nat.subnet,
+        ipv6: match nat.ipv6 {
+            Ipv6::Auto => Ipv6Mode::Auto,
+            Ipv6::On => Ipv6Mode::On,
+            Ipv6::Off => Ipv6Mode::Off,
+        },
+        // `validate` has checked the range.
+        mtu: nat.mtu.and_then(|m| u16::try_from(m).ok()),
+        guest_mac: Some(mac),
+        hostname: Some(config.name.clone()),
+        ..PlanRequest::default()
+    };
+    let mut gateway = GatewayConfig::plan(&request, host)
+        .map_err(|e| Error::Net { message: format!("--net nat: {e}"), status: exit::CONFIG })?;
+    // The machine's next interface must not get the same network.
+    host.known.push(Known { net: gateway.subnet4.into(), interface: 0 });
+    gateway.host_access = nat.host == HostAccess::Allow;
+    gateway.publish = publish;
+    gateway.redirects = peer
+        .iter()
+        .flat_map(|peer| {
+            [Transport::Tcp, Transport::Udp].map(|transport| Redirect {
+                transport,
+                from: (gateway.gateway4, peer.address.port()).into(),
+                to: peer.address,
+            })
+        })
+        .collect();
+    Ok(gateway)
+}
+
+/// Opens the gateway's published ports.
+fn gateway_of(config: GatewayConfig) -> Result<Gateway, Error> {
+    Gateway::new(config).map_err(|e| {
+        let GatewayError::Publish { source, .. } = &e;
+        let status = match source.kind() {
+            io::ErrorKind::PermissionDenied => exit::NO_PERMISSION,
+            _ => exit::CONFIG,
+        };
+        Error::Net { message: e.to_string(), status }
+    })
+}
