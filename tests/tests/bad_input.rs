@@ -28,7 +28,7 @@ fn table<'a>(rows: impl IntoIterator<Item = (&'a [&'a str], i32, &'a str)>) {
     let failures: Vec<String> = rows
         .into_iter()
         .filter_map(|(args, status, word)| {
-            refused(Minivmm::run().args(args), status, word).err().map(|e| format!("{e:?}"))
+            refused(Minivmm::run().args(args), status, word).err().map(|e| format!("{e:#}"))
         })
         .collect();
     assert!(failures.is_empty(), "{} rows:\n{}", failures.len(), failures.join("\n\n"));
