@@ -6,14 +6,14 @@ use minivmm_probe::cmdline::Options;
 use minivmm_probe::dns;
 use minivmm_probe::stats::{Millis, mbit_per_second};
 use smoltcp::iface::SocketHandle;
-use smoltcp::wire::{EthernetAddress, IpAddress, IpEndpoint, Ipv4Cidr};
+use smoltcp::wire::{IpAddress, IpEndpoint, Ipv4Cidr};
 
 use crate::mem::Arena;
 use crate::net::bulk::{self, Bound, Moved};
 use crate::net::neighbour;
 use crate::net::ping::Pinger;
 use crate::net::resolve;
-use crate::net::stack::Stack;
+use crate::net::stack::{IPV6_MIN_MTU, Stack};
 use crate::net::tcp::{self, Failure};
 use crate::report::{Report, State, Value};
 use crate::virtio::feature;
@@ -22,6 +22,8 @@ use crate::virtio::net::Nic;
 /// Buffer of a bulk transfer.
 const BULK_BUFFER: usize = 2 << 20;
 const SMALL_BUFFER: usize = 16 << 10;
+/// The name to look up: minivmm's gateway knows it, and that nobody else does tells that they answer.
+const DEFAULT_NAME: &str = "gateway.minivmm.internal";
 /// How long after the start of the network a router advertisement is still waited for, microseconds.
 const ADVERTISEMENT: u64 = 500_000;
 
@@ -58,6 +60,16 @@ impl Display for Features<'_> {
     }
 }
 
+/// A MAC address.
+struct Mac([u8; 6]);
+
+impl Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
 /// `None` as a dash.
 struct Maybe<T>(Option<T>);
 
@@ -76,7 +88,7 @@ fn text<T: Display>(value: &Option<T>) -> Value<'_> {
 
 /// The NIC itself.
 pub fn link(report: &mut Report<'_>, nic: &Nic, micros: u64) {
-    let mac = EthernetAddress(nic.mac);
+    let mac = Mac(nic.mac);
     let state = if nic.link { State::Ok } else { State::Failed };
     let down = if nic.link { "" } else { "link is down, " };
     let transport = nic.transport_name();
@@ -240,6 +252,7 @@ impl Checks<'_, '_> {
             );
             return;
         };
+        let mac = Mac(mac.0);
         let samples = pinger.measure(self.stack, router);
         if samples.is_empty() {
             let detail = format_args!("{router} is {mac}, but answers no ping");
@@ -290,7 +303,7 @@ impl Checks<'_, '_> {
             return;
         };
         let asked = self.options.name;
-        let name = asked.unwrap_or("localhost");
+        let name = asked.unwrap_or(DEFAULT_NAME);
         // A resolver beyond the router does not answer this, and need not.
         if self.stack.ipv4().is_some_and(|own| own.contains_addr(&server)) {
             let _ = neighbour::resolve(self.stack, IpAddress::Ipv4(server));
@@ -453,6 +466,15 @@ impl Checks<'_, '_> {
 
     fn ipv6(&mut self, pinger: &mut Pinger, started: u64) {
         if self.options.without.ipv6 {
+            return;
+        }
+        if self.stack.nic.mtu < IPV6_MIN_MTU {
+            self.report.check(
+                "ipv6",
+                State::Absent,
+                format_args!("the MTU is below {IPV6_MIN_MTU}"),
+                &[],
+            );
             return;
         }
         let left = (started + ADVERTISEMENT).saturating_sub(self.stack.clock.micros());

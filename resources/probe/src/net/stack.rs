@@ -12,9 +12,11 @@ use smoltcp::wire::{
 use crate::apic::Apic;
 use crate::clock::Clock;
 use crate::mem::Arena;
-use crate::virtio::net::Nic;
+use crate::virtio::net::{MIN_MTU, Nic};
 
 const SOCKETS: usize = 24;
+/// The least that IPv6 allows (RFC 8200 §5).
+pub const IPV6_MIN_MTU: u16 = 1280;
 /// How long a sleep may last without device interrupts, nanoseconds.
 const NO_IRQ_SLEEP: u64 = 200_000;
 const SLEEP: u64 = 4_000_000_000;
@@ -79,7 +81,7 @@ impl Stack {
             socket.set_receive_packet_buffer(arena.take(1500, 8)?);
             Some(sockets.add(socket))
         };
-        let slaac = !options.without.ipv6;
+        let slaac = !options.without.ipv6 && nic.mtu >= IPV6_MIN_MTU;
         let iface = interface(&mut nic, &clock, slaac);
         let next_port = 49_152 + (clock.seed() >> 20) as u16 % 8192;
         Some(Self {
@@ -259,10 +261,10 @@ impl Stack {
 
     /// The stack reads the MTU when an interface is made, so a new one replaces it.
     fn set_mtu(&mut self, mtu: u16) {
-        let mtu = mtu.clamp(576, self.nic.max_mtu);
+        let mtu = mtu.min(self.nic.max_mtu).max(MIN_MTU);
         if mtu != self.nic.mtu {
             self.nic.mtu = mtu;
-            self.iface = interface(&mut self.nic, &self.clock, self.slaac && mtu >= 1280);
+            self.iface = interface(&mut self.nic, &self.clock, self.slaac && mtu >= IPV6_MIN_MTU);
         }
     }
 }

@@ -17,6 +17,8 @@ use super::transport::{Transport, status};
 use crate::mem::Arena;
 
 const ETHERNET: usize = 14;
+/// The least that IPv4 allows (RFC 791).
+pub const MIN_MTU: u16 = 68;
 /// The largest frame that segmentation offload makes: an IP packet of 65535 bytes.
 const LARGE_FRAME: usize = ETHERNET + 65_535;
 /// Buffers per direction, for large frames and for frames of a normal MTU.
@@ -127,7 +129,7 @@ impl Nic {
             }
         }
         let link = !has(feature::STATUS) || transport.config16(6) & 1 != 0;
-        let mtu = if has(feature::MTU) { transport.config16(10).max(1280) } else { 1500 };
+        let mtu = if has(feature::MTU) { transport.config16(10).max(MIN_MTU) } else { 1500 };
 
         let header = if has(feature::VERSION_1 | feature::MRG_RXBUF) { HEADER } else { HEADER - 2 };
         let event_idx = has(feature::EVENT_IDX);

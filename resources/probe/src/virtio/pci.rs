@@ -10,7 +10,7 @@ const NET_MODERN: u16 = 0x1041;
 const NET_TRANSITIONAL: u16 = 0x1000;
 
 const COMMAND: u16 = 0x04;
-const COMMAND_ON: u32 = 1 << 1 | 1 << 2 | 1 << 10; // memory, bus master, no INTx
+const COMMAND_ON: u32 = 1 << 1 | 1 << 2; // memory, bus master
 const HEADER_TYPE: u16 = 0x0c;
 const BAR0: u16 = 0x10;
 const CAPABILITIES: u16 = 0x34;
@@ -36,6 +36,8 @@ const QUEUE_DESC: usize = 32;
 const QUEUE_DRIVER: usize = 40;
 const QUEUE_DEVICE: usize = 48;
 const COMMON_LENGTH: u64 = 56;
+/// `virtio_net_config` up to and including `mtu`.
+const DEVICE_LENGTH: u64 = 12;
 
 const NO_VECTOR: u16 = 0xffff;
 
@@ -161,17 +163,21 @@ impl Pci {
             let head = function.read(at);
             match head as u8 {
                 CAP_VENDOR => {
-                    let bar = function.read(at + 4) as u8;
-                    let offset = function.read(at + 8);
-                    let window = |length| function.window(bar, offset, length);
-                    match (head >> 24) as u8 {
-                        CFG_COMMON if common.is_none() => common = window(COMMON_LENGTH),
-                        CFG_DEVICE if device.is_none() => device = window(12),
-                        CFG_NOTIFY if notify.is_none() => {
-                            let length = function.read(at + 12);
-                            notify = window(length.into()).map(|w| (w, function.read(at + 16)));
+                    let kind = (head >> 24) as u8;
+                    let room = match kind {
+                        CFG_COMMON if common.is_none() => COMMON_LENGTH,
+                        CFG_DEVICE if device.is_none() => DEVICE_LENGTH,
+                        CFG_NOTIFY if notify.is_none() => function.read(at + 12).into(),
+                        _ => 0,
+                    };
+                    if room > 0 {
+                        let bar = function.read(at + 4) as u8;
+                        let window = function.window(bar, function.read(at + 8), room);
+                        match kind {
+                            CFG_COMMON => common = window,
+                            CFG_DEVICE => device = window,
+                            _ => notify = window.map(|window| (window, function.read(at + 16))),
                         }
-                        _ => {}
                     }
                 }
                 CAP_MSIX => msix = Some(at),
@@ -182,7 +188,9 @@ impl Pci {
         let (notify, multiplier) = notify?;
         let mut pci = Self { common: common?, notify, multiplier, device: device?, msix: false };
         let command = function.read(COMMAND) & 0xffff;
-        function.write(COMMAND, command | COMMAND_ON);
+        if command & COMMAND_ON != COMMAND_ON {
+            function.write(COMMAND, command | COMMAND_ON);
+        }
         if let Some(at) = msix {
             pci.msix = enable_msix(function, at, message).is_some();
         }
