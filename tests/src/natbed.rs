@@ -34,7 +34,7 @@ use minivmm_net::stats::{DropReason, Stats};
 use minivmm_net::tap::{Tap, TapPort};
 
 pub use self::netns::Netns;
-pub use self::outside::{Run, isolated};
+pub use self::outside::{Run, isolated, test};
 
 /// The gateway's link-layer address.
 pub const GATEWAY_MAC: MacAddr = MacAddr::local(1);
@@ -175,6 +175,7 @@ impl Bed {
         let c = &self.config;
         let (mac, len4) = (c.mac, c.subnet4.prefix_len());
         let guest6 = self.guest6();
+        self.guest.sysctl("net/ipv6/conf/tap0/accept_ra", "0")?;
         self.guest.sh(&format!(
             "ip addr add {guest4}/{len4} dev tap0 &&
              ip neigh replace {gateway4} lladdr {mac} dev tap0 nud permanent &&

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::process::{Command, Stdio};
 use std::sync::Once;
+use std::time::Duration;
 use std::{env, process, thread};
 
 use anyhow::{Context, Result};
@@ -12,6 +13,9 @@ use super::tool;
 
 /// Set for the program that runs inside.
 const INSIDE: &str = "MINIVMM_NATBED_INSIDE";
+
+/// A test that takes longer has failed.
+const TEST_MAX: Duration = Duration::from_secs(180);
 
 /// Where [`isolated`] returned.
 #[derive(Debug)]
@@ -31,16 +35,21 @@ pub fn isolated(args: &[OsString]) -> Result<Run> {
     if env::var_os(INSIDE).is_some() {
         return Ok(Run::Inside);
     }
-    let mut command = Command::new(tool("unshare")?);
-    command.args(["--user", "--map-root-user", "--net", "--mount", "--pid", "--fork"]);
-    command.args(["--kill-child", "--mount-proc", "--"]);
-    command.arg(env::current_exe()?).args(args).env(INSIDE, "1");
-    // The child ends when this pipe does, however we end; waiting would close it.
-    let mut child = command.stdin(Stdio::piped()).spawn().context("cannot run unshare")?;
+    let mut child = command(args)?.spawn().context("cannot run unshare")?;
     let pipe = child.stdin.take();
     let status = child.wait()?;
     drop(pipe);
     Ok(Run::Outside(status))
+}
+
+fn command(args: &[OsString]) -> Result<Command> {
+    let mut command = Command::new(tool("unshare")?);
+    command.args(["--user", "--map-root-user", "--net", "--mount", "--pid", "--fork"]);
+    command.args(["--kill-child", "--mount-proc", "--"]);
+    command.arg(env::current_exe()?).args(args).env(INSIDE, "1");
+    // The child ends when this pipe does, however we end. Waiting would close it: take it before.
+    command.stdin(Stdio::piped());
+    Ok(command)
 }
 
 /// Ends this process, and with it all of its PID namespace, when the one outside has ended.
@@ -53,4 +62,36 @@ pub(super) fn end_with_parent() {
             process::exit(101);
         });
     });
+}
+
+/// Runs `body`, which is that of the test `name` of a libtest program, in namespaces of its own.
+///
+/// # Panics
+/// When the body fails, or there is no such test.
+pub fn test(name: &str, body: impl FnOnce() -> Result<()>) {
+    if env::var_os(INSIDE).is_some() {
+        end_with_parent();
+        thread::spawn(|| {
+            thread::sleep(TEST_MAX);
+            eprintln!("the test is not finished after {TEST_MAX:?}");
+            process::exit(102);
+        });
+        body().unwrap_or_else(|error| panic!("{error:#}"));
+        return;
+    }
+    let args = ["--exact", name, "--nocapture", "--test-threads=1"].map(OsString::from);
+    let output = command(&args)
+        .and_then(|mut command| {
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            let mut child = command.spawn().context("cannot run unshare")?;
+            let pipe = child.stdin.take();
+            let output = child.wait_with_output()?;
+            drop(pipe);
+            Ok(output)
+        })
+        .unwrap_or_else(|error| panic!("{error:#}"));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{name} in its namespaces: {}\n{out}{err}", output.status);
+    assert!(out.contains("1 passed"), "there is no test {name}");
 }

@@ -1,0 +1,172 @@
+//! TCP in quantity: bytes, connections, windows that close.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use minivmm_tests::natbed::{Bed, Options, SERVER4, SERVER6, test, tool};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::{pair, plain};
+
+const MIB: usize = 1 << 20;
+
+/// As many descriptors as we may have, for us and what we start.
+fn raise_descriptors() -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    Ok(())
+}
+
+fn descriptors() -> Result<usize> {
+    Ok(std::fs::read_dir("/proc/self/fd")?.count())
+}
+
+#[test]
+fn sixty_four_mebibytes_each_way_are_the_same() {
+    test("tcp_load::sixty_four_mebibytes_each_way_are_the_same", || {
+        for mtu in [1500, 65520, 1280] {
+            let mut bed = Bed::start(&Options { mtu, ..Options::default() }, |_| {})?;
+            for server in [SERVER4.to_string(), format!("[{SERVER6}]")] {
+                bed.serve_peer(&[&format!("source={server}:80"), &format!("sink={server}:81")])?;
+                let context = || format!("MTU {mtu}, {server}");
+                bed.guest_peer(&format!("fetch {server}:80 {}", 64 * MIB)).with_context(context)?;
+                bed.guest_peer(&format!("push {server}:81 {}", 64 * MIB)).with_context(context)?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn curl_gets_a_file() {
+    test("tcp_load::curl_gets_a_file", || {
+        tool("curl")?;
+        let mut bed = plain()?;
+        bed.serve_peer(&[&format!("http={SERVER4}:80")])?;
+        let got = bed.guest_sh(&format!(
+            "curl -sS -m 20 http://{SERVER4}/bytes/5000000 | sha256sum | cut -d' ' -f1"
+        ))?;
+        let sum = bed.guest_sh(&format!("curl -sS -m 20 http://{SERVER4}/sum/5000000"))?;
+        ensure!(!got.trim().is_empty() && sum.contains(got.trim()), "{got} {sum}");
+        Ok(())
+    });
+}
+
+/// One side writes `bytes` of a pattern; the other does not read for a while, then all of it.
+fn stall(mut from: TcpStream, mut to: TcpStream, bytes: usize) -> Result<()> {
+    let pattern = |i: usize| (i * 7 / 3) as u8;
+    let writer = thread::spawn(move || -> Result<()> {
+        let data: Vec<u8> = (0..bytes).map(pattern).collect();
+        from.set_write_timeout(Some(Duration::from_secs(60)))?;
+        from.write_all(&data)?;
+        from.shutdown(Shutdown::Write)?;
+        // Only now may it be closed: the other side still reads.
+        let _ = from.read(&mut [0; 1]);
+        Ok(())
+    });
+    thread::sleep(Duration::from_secs(3));
+    ensure!(!writer.is_finished(), "{bytes} bytes fit without anyone reading");
+    let start = Instant::now();
+    let mut got = Vec::with_capacity(bytes);
+    to.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let read = to.read_to_end(&mut got);
+    ensure!(read.is_ok(), "after {} bytes: {read:?}", got.len());
+    ensure!(got.len() == bytes, "{} bytes came", got.len());
+    ensure!(got.iter().enumerate().all(|(i, b)| *b == pattern(i)), "other bytes came");
+    drop(to);
+    ensure!(start.elapsed() < Duration::from_secs(20), "resuming took {:?}", start.elapsed());
+    match writer.join() {
+        Ok(result) => result,
+        Err(_) => bail!("the writer panicked"),
+    }
+}
+
+#[test]
+fn a_guest_that_does_not_read_stalls_the_server() {
+    test("tcp_load::a_guest_that_does_not_read_stalls_the_server", || {
+        let bed = plain()?;
+        let (client, server) = pair(&bed, "198.51.100.1:80")?;
+        stall(server, client, 64 * MIB)
+    });
+}
+
+#[test]
+fn a_server_that_does_not_read_stalls_the_guest() {
+    test("tcp_load::a_server_that_does_not_read_stalls_the_guest", || {
+        let bed = plain()?;
+        let (client, server) = pair(&bed, "198.51.100.1:80")?;
+        stall(client, server, 64 * MIB)
+    });
+}
+
+#[test]
+fn a_slow_reader_gets_everything() {
+    test("tcp_load::a_slow_reader_gets_everything", || {
+        let bed = plain()?;
+        let (mut client, mut server) = pair(&bed, "198.51.100.1:80")?;
+        let writer = thread::spawn(move || server.write_all(&[9; 4 * MIB]));
+        let (mut got, mut buffer) = (0, [0; 32 * 1024]);
+        loop {
+            match client.read(&mut buffer).with_context(|| format!("after {got} bytes"))? {
+                0 => break,
+                n => got += n,
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        ensure!(got == 4 * MIB, "{got} bytes came");
+        ensure!(writer.join().is_ok_and(|r| r.is_ok()));
+        Ok(())
+    });
+}
+
+#[test]
+fn two_thousand_connections_are_open_at_once() {
+    test("tcp_load::two_thousand_connections_are_open_at_once", || {
+        raise_descriptors()?;
+        let mut bed = plain()?;
+        bed.serve_peer(&[&format!("echo={SERVER4}:80")])?;
+        let before = descriptors()?;
+        bed.guest_peer(&format!("many {SERVER4}:80 2000"))?;
+        settle(&bed, before)
+    });
+}
+
+#[test]
+fn twenty_thousand_connections_leave_nothing_behind() {
+    test("tcp_load::twenty_thousand_connections_leave_nothing_behind", || {
+        raise_descriptors()?;
+        let mut bed = plain()?;
+        bed.serve_peer(&[&format!("echo={SERVER4}:80")])?;
+        let before = descriptors()?;
+        let at = (SERVER4, 80);
+        bed.guest.run(|| -> Result<()> {
+            for n in 0..20_000u32 {
+                let context = || format!("connection {n}");
+                let mut stream = TcpStream::connect(at).with_context(context)?;
+                stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+                stream.write_all(&n.to_be_bytes()).with_context(context)?;
+                let mut answer = [0; 4];
+                stream.read_exact(&mut answer).with_context(context)?;
+                ensure!(answer == n.to_be_bytes(), "connection {n}: another's bytes");
+            }
+            Ok(())
+        })??;
+        settle(&bed, before)
+    });
+}
+
+/// Waits until the gateway has no more descriptors than `before`.
+fn settle(bed: &Bed, before: usize) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let now = descriptors()?;
+        if now <= before {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "{before} descriptors before, {now} now: {:?}", bed.drops());
+        thread::sleep(Duration::from_millis(50));
+    }
+}
