@@ -26,6 +26,18 @@ impl Mode {
     pub fn stays(self) -> bool {
         !matches!(self, Self::Report | Self::None)
     }
+
+    /// What it offers, for people.
+    pub fn services(self) -> &'static str {
+        match self {
+            Self::Serve => "echo 7, sink 5001, source 5002, identify 5003",
+            Self::Echo => "echo 7",
+            Self::Sink => "sink 5001",
+            Self::Source => "source 5002",
+            Self::Hold => "answering pings",
+            Self::Report | Self::None => "nothing",
+        }
+    }
 }
 
 /// How to end.

@@ -28,7 +28,7 @@ use crate::bootinfo::BootInfo;
 use crate::checks::Checks;
 use crate::clock::Clock;
 use crate::mem::Arena;
-use crate::net::services::{ECHO, IDENTIFY, SINK, SOURCE, Services};
+use crate::net::services::Services;
 use crate::net::stack::Stack;
 use crate::power::Outcome;
 use crate::report::{Report, State, Value};
@@ -144,10 +144,7 @@ fn use_network<'o>(
     let scratch = arena.take(64 << 10, 64)?;
     report.note(
         "ready",
-        format_args!(
-            "{:?}, echo {ECHO}, sink {SINK}, source {SOURCE}, identify {IDENTIFY}",
-            options.mode
-        ),
+        format_args!("{}", options.mode.services()),
         &[("at_us", Value::Number(clock.micros()))],
     );
     loop {

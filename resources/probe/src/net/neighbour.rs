@@ -25,8 +25,8 @@ pub fn resolve(stack: &mut Stack, target: IpAddress) -> Option<(EthernetAddress,
     let frame = frame.get(..length)?;
     (0..TRIES).find_map(|_| {
         stack.nic.forget_neighbour();
-        stack.nic.send(frame);
         let start = stack.clock.micros();
+        stack.nic.send(frame);
         stack.run(TIMEOUT, |stack| {
             let (who, mac) = stack.nic.neighbour()?;
             (who == target)
