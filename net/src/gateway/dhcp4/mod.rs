@@ -95,7 +95,7 @@ impl Dhcp4 {
             Kind::Decline if for_us => {
                 let address = request.requested.ok_or(DropReason::Malformed)?;
                 self.leases.decline(client, address, now);
-                tracing::warn!(%address, %client, "the guest found its address in use");
+                tracing::debug!(%address, %client, "the guest found its address in use");
                 None
             }
             Kind::Release if for_us => {
