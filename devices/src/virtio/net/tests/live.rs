@@ -190,12 +190,13 @@ fn no_buffer_of_a_receiving_driver_is_overlooked() {
         let mut bed = bed();
         bed.to_send.store(FRAMES, Ordering::SeqCst);
         let mut driver = NetDriver::new(features, 16);
-        let each = if features & MRG_RXBUF != 0 { 300 } else { 1100 };
+        // Just enough, so that the device runs out of them all the time.
+        let (each, buffers) = if features & MRG_RXBUF != 0 { (300, 4) } else { (1100, 1) };
         let at = driver.alloc(16 * 2048);
         bed.device.activate(driver.activation()).unwrap();
         let mut address = [0; 16];
         let (mut got, mut missing, start) = (0u64, 0, Instant::now());
-        for slot in 0..16 {
+        for slot in 0..buffers {
             let head = driver.rx.add(&[Buffer::writable(at + 2048 * slot, each)]);
             address[usize::from(head)] = at + 2048 * slot;
         }
@@ -293,5 +294,54 @@ fn a_second_nic_is_refused_and_does_not_disturb_the_first() {
     let start = Instant::now();
     while driver.tx.used_idx() == 0 {
         patience(start, "the first NIC stands still");
+    }
+}
+
+#[test]
+fn a_buffer_given_while_the_device_goes_to_sleep_is_seen() {
+    const FRAMES: u32 = 20_000;
+    for features in [0, RING_EVENT_IDX] {
+        let mut driver = NetDriver::new(features, 16);
+        let at = driver.alloc(2048);
+        let mut port = NicPort::new(driver.activation()).unwrap();
+        let kick = Arc::clone(&driver.kicks[usize::from(RX_QUEUE)]);
+        let device = thread::spawn(move || {
+            let stats = Stats::default();
+            for _ in 0..FRAMES {
+                while !port.rx().reserve(60) {
+                    let start = Instant::now();
+                    let mut spins = 0;
+                    while kick.read().is_err() {
+                        spins += 1;
+                        if spins > 100 {
+                            patience(start, "a buffer was overlooked");
+                        }
+                    }
+                }
+                port.rx().commit(60, Offload::default());
+                port.flush(&stats);
+            }
+        });
+        let (mut given, mut jitter) = (0, 1u32);
+        while given < FRAMES && !device.is_finished() {
+            driver.rx.add(&[Buffer::writable(at, 2048)]);
+            given += 1;
+            if driver.rx.needs_kick() {
+                driver.kick(RX_QUEUE);
+            }
+            let mut spins = 0;
+            while driver.rx.pop_used().is_none() && !device.is_finished() {
+                spins += 1;
+                if spins > 100 {
+                    thread::yield_now();
+                }
+            }
+            // Now sooner, now later than the device looks again.
+            jitter = jitter.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            for _ in 0..jitter >> 25 {
+                std::hint::spin_loop();
+            }
+        }
+        device.join().unwrap();
     }
 }
