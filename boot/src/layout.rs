@@ -4,6 +4,7 @@
 //! 0x0000_0000  RAM (page 0 to 640 KiB): descriptor tables, boot parameters, page tables, cmdline
 //! 0x000A_0000  legacy hole
 //! 0x000E_0000  ACPI tables
+//! 0x000F_FFF0  reset code
 //! 0x0010_0000  RAM: kernel, initrd at the top
 //! 0xC000_0000  PCI 32-bit BAR window
 //! 0xD000_0000  virtio-mmio slots
@@ -55,6 +56,8 @@ pub const LEGACY_HOLE: u64 = 0xA_0000;
 pub const ACPI: u64 = 0xE_0000;
 /// Bytes reserved for ACPI tables.
 pub const ACPI_SIZE: u64 = 0x1_0000;
+/// Where a reset in real mode jumps to (F000:FFF0); up to 16 bytes of code.
+pub const RESET_VECTOR: u64 = 0xF_FFF0;
 /// Start of extended memory: the lowest address a kernel may be loaded at.
 pub const HIGH_MEMORY: u64 = MIB;
 
@@ -141,6 +144,7 @@ const _: () = assert!(disjoint(&[
     (CMDLINE, CMDLINE_SIZE),
     (LOW_RAM_END, LEGACY_HOLE - LOW_RAM_END),
     (ACPI, ACPI_SIZE),
+    (RESET_VECTOR, 16),
     (HIGH_MEMORY, RAM_LOW_MAX - HIGH_MEMORY),
     (PCI_MMIO, PCI_MMIO_SIZE),
     (VIRTIO_MMIO, VIRTIO_MMIO_SLOT * VIRTIO_MMIO_SLOTS as u64),

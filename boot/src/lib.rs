@@ -154,6 +154,7 @@ pub fn load(mem: &GuestMemoryMmap, spec: &BootSpec<'_>) -> Result<BootState, Boo
     let initrd = initrd::load(&spec.initrd, mem, &kernel.range, kernel.initrd_max)?;
     spec.cmdline.write(mem, kernel.cmdline_max)?;
     let rsdp = acpi::write(mem, &spec.platform)?;
+    regs::write_reset_vector(mem)?;
     params::write(mem, &kernel, initrd.as_ref(), spec.cmdline.as_str().len(), rsdp)?;
     Ok(BootState {
         registers: regs::set_up(kernel.entry, mem)?,

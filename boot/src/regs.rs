@@ -171,6 +171,18 @@ pub(crate) fn set_up(entry: kernel::Entry, mem: &GuestMemoryMmap) -> Result<Entr
     })
 }
 
+/// Puts code at the real-mode reset vector that resets the machine through its reset port.
+///
+/// Linux on reduced hardware without EFI reboots this way: it takes "reduced hardware" for EFI, and
+/// falls back to the BIOS when there is none, without a look at the FADT's RESET_REG.
+pub(crate) fn write_reset_vector(mem: &GuestMemoryMmap) -> Result<(), BootError> {
+    let [low, high] = layout::ACPI_RESET_PORT.to_le_bytes();
+    // mov dx, port; mov al, value; out dx, al; hlt; jmp to the hlt
+    let code = [0xBA, low, high, 0xB0, layout::ACPI_RESET_VALUE, 0xEE, 0xF4, 0xEB, 0xFD];
+    mem.write_slice(&code, GuestAddress(layout::RESET_VECTOR))?;
+    Ok(())
+}
+
 /// Maps the first 4 GiB one to one with 2 MiB pages: every x86_64 CPU has these.
 fn write_page_tables(mem: &GuestMemoryMmap) -> Result<(), BootError> {
     const ENTRIES: u64 = 512;
@@ -214,6 +226,15 @@ mod tests {
         assert_eq!((s.tr.limit, s.tr.type_, s.tr.s), (0x67, 0xB, false));
         assert_eq!(s.gdt, Table { base: 0x500, limit: 47 });
         assert_eq!(mem.read_obj::<u64>(GuestAddress(0x510)).unwrap(), CODE32);
+    }
+
+    #[test]
+    fn the_reset_vector_writes_the_reset_port() {
+        let mem = memory();
+        write_reset_vector(&mem).unwrap();
+        let mut code = [0; 9];
+        mem.read_slice(&mut code, GuestAddress(0xF_FFF0)).unwrap();
+        assert_eq!(code, *b"\xBA\x02\x06\xB0\x01\xEE\xF4\xEB\xFD");
     }
 
     #[test]
