@@ -32,7 +32,8 @@ pub trait RxRing {
     fn slices(&self) -> &[VolatileSlice<'_>];
 
     /// Delivers the first `len` bytes of the reservation and gives back the rest. `len` is at
-    /// most what was reserved. The station is told at the port's next flush.
+    /// most what was reserved. The station is told at the port's next flush. A frame that its
+    /// buffers could never hold is dropped here, and counted by the port.
     fn commit(&mut self, len: usize, offload: Offload);
 
     /// Gives the whole reservation back.
