@@ -18,6 +18,22 @@ impl Counter {
     }
 }
 
+/// A level with one writer and any number of readers.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Sets the value.
+    pub fn set(&self, n: usize) {
+        self.0.store(n as u64, Ordering::Relaxed);
+    }
+
+    /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
         /// Why a frame, or what would have been one, did not go on. Each has a counter in [`Stats`].
@@ -83,6 +99,8 @@ drop_reasons! {
     NoConnection = "no_connection",
     /// A TCP segment outside the window (RFC 9293 §3.10.7.4).
     OutOfWindow = "out_of_window",
+    /// A TCP segment within the window, but after one that did not come.
+    OutOfOrder = "out_of_order",
     /// From an address that the guest has not sent anything to.
     Unsolicited = "unsolicited",
     /// An ICMP message that calls for nothing.
@@ -112,6 +130,10 @@ pub struct Stats {
     pub rx_bytes: Counter,
     /// Wake-ups of the worker.
     pub wakeups: Counter,
+    /// UDP flows that there are.
+    pub udp_flows: Gauge,
+    /// ICMP echo identifiers in use.
+    pub ping_flows: Gauge,
     drops: Vec<Counter>,
 }
 
@@ -123,6 +145,8 @@ impl Default for Stats {
             rx_frames: Counter::default(),
             rx_bytes: Counter::default(),
             wakeups: Counter::default(),
+            udp_flows: Gauge::default(),
+            ping_flows: Gauge::default(),
             drops: DropReason::ALL.iter().map(|_| Counter::default()).collect(),
         }
     }

@@ -248,6 +248,16 @@ impl Bed {
         Ok(())
     }
 
+    /// Starts a program that runs until the bed ends.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub fn keep(&mut self, place: Place, command: &mut Command) -> Result<()> {
+        let child = self.place(place).spawn(command)?;
+        self.children.push(child);
+        Ok(())
+    }
+
     /// Starts the peer's services in the internet (see `minivmm-peer`).
     ///
     /// # Errors

@@ -41,6 +41,9 @@ struct Key {
     protocol: Option<u8>,
 }
 
+/// What a datagram in the making needs: its bytes, and which units of them have come.
+type Memory = (Box<[u8]>, Box<[u64; WORDS]>);
+
 /// A datagram in the making.
 #[derive(Debug)]
 struct Slot {
@@ -198,7 +201,7 @@ impl Parts {
 pub struct Reassembly {
     /// Oldest first.
     slots: Vec<Slot>,
-    spare: Vec<(Box<[u8]>, Box<[u64; WORDS]>)>,
+    spare: Vec<Memory>,
 }
 
 impl Reassembly {

@@ -51,7 +51,7 @@ use crate::host::resolvers::Resolvers;
 use crate::poll::{Owner, Poller, Ready, Token};
 use crate::port::{Backend, Cx, TxOffloads};
 use crate::rx::RxOffloads;
-use crate::stats::DropReason;
+use crate::stats::{DropReason, Stats};
 use crate::wire::{ETHERNET_LEN, ethertype, protocol, u16_at};
 
 /// The least MTU of a link with IPv6 (RFC 8200 §5).
@@ -132,7 +132,7 @@ impl Gateway {
     pub fn new(config: GatewayConfig) -> Result<Self, GatewayError> {
         Ok(Self {
             services: Services::new(&config),
-            tcp: Tcp::new(&config),
+            tcp: Tcp::bind(&config)?,
             udp: Udp::bind(&config)?,
             ping: Ping::new(&config),
             fragments: Reassembly::new(),
@@ -208,6 +208,14 @@ fn check_source(config: &GatewayConfig, packet: &Packet<'_>) -> Result<(), DropR
     if ok { Ok(()) } else { Err(DropReason::BadSource) }
 }
 
+impl Gateway {
+    /// Publishes how many flows there are.
+    fn levels(&self, stats: &Stats) {
+        stats.udp_flows.set(self.udp.flows());
+        stats.ping_flows.set(self.ping.flows());
+    }
+}
+
 impl Backend for Gateway {
     fn tx_offloads(&self) -> TxOffloads {
         TxOffloads { checksum: true, tso4: true, tso6: true }
@@ -243,6 +251,7 @@ impl Backend for Gateway {
 
     fn batch_end(&mut self, io: &mut Cx<'_>) {
         self.tcp.batch_end(&mut Ctx { io, core: &mut self.core });
+        self.levels(io.stats);
     }
 
     fn ready(&mut self, io: &mut Cx<'_>, token: Token, ready: Ready) -> bool {
@@ -254,6 +263,7 @@ impl Backend for Gateway {
             Owner::Dns | Owner::Environment => self.services.ready(ctx, token, ready),
             _ => {}
         }
+        self.levels(io.stats);
         false
     }
 
@@ -283,5 +293,6 @@ impl Backend for Gateway {
         self.udp.expire(ctx);
         self.ping.expire(ctx);
         self.fragments.expire(ctx);
+        self.levels(io.stats);
     }
 }

@@ -58,6 +58,14 @@ impl Netns {
         told.recv()?.context("cannot make a network namespace")
     }
 
+    /// Another handle to the same one.
+    ///
+    /// # Errors
+    /// Those of `dup(2)`.
+    pub fn try_clone(&self) -> Result<Self> {
+        Ok(Self { file: self.file.try_clone()?, thread: self.thread })
+    }
+
     /// The thread that lives in it, for tools that want a PID.
     pub fn holder(&self) -> i32 {
         self.thread

@@ -66,10 +66,6 @@ fn a_broken_request_is_not_answered() {
 fn errors_quote_what_fits_and_never_answer_errors() {
     let mut bed = Bed::new();
     // An IP protocol that nobody carries.
-    let mut f = vec![0; 14];
-    f[..6].copy_from_slice(&GATEWAY_MAC.0);
-    f[6..12].copy_from_slice(&GUEST_MAC.0);
-    f[12..14].copy_from_slice(&[8, 0]);
     let envelope =
         Envelope::new(GATEWAY_MAC, "10.0.2.2".parse().unwrap(), "192.0.2.1".parse().unwrap(), 132);
     let mut f = vec![0; envelope.len()];

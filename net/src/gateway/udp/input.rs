@@ -28,7 +28,7 @@ const DNS: u16 = 53;
 const QUOTE_MAX: usize = 512;
 
 impl Udp {
-    pub(super) fn from_guest(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
+    pub(super) fn forward(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
         let (src_port, dst_port, payload) = parse(packet)?;
         let link_local = match packet.src {
             IpAddr::V4(_) => false,

@@ -78,7 +78,7 @@ impl Udp {
 
     /// A datagram from the guest.
     pub fn input(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
-        self.from_guest(ctx, packet)
+        self.forward(ctx, packet)
     }
 
     /// A socket is ready.

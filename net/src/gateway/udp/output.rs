@@ -109,7 +109,7 @@ impl Udp {
             }
         };
         let owner = socket.owner;
-        let to = accept(&mut self.table, ctx.core, owner, index, guest_ip, &got);
+        let to = accept(&self.table, ctx.core, owner, index, guest_ip, &got);
         let (guest, remote, known) = match to {
             Ok(to) => to,
             Err(reason) => {

@@ -1,0 +1,253 @@
+//! What a machine with the built-in probe costs and carries on this /dev/kvm: the start and its
+//! phases, TCP each way and its latency, resident memory beyond the guest's pages, allocations
+//! for each frame. Where QEMU is installed, its microvm starts the same probe beside it.
+//!
+//! Figures are medians; nothing here judges a slow machine. It fails where a figure can't be had.
+#![expect(unsafe_code, reason = "an allocator that counts")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use minivmm::config::{Console, MachineConfig};
+use minivmm::machine::{BuildOptions, Machine};
+use minivmm_tests::cli;
+use serde_json::Value;
+
+/// Runs that a median is taken of.
+const RUNS: usize = 9;
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: all calls go to the system's allocator unchanged; counting has no other effect.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise about `layout` is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise about `ptr` and `layout` is passed on.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise about the arguments is passed on.
+        unsafe { System.realloc(ptr, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn main() -> Result<()> {
+    // First, while this process has one thread.
+    allocations()?;
+    start()?;
+    traffic()?;
+    memory()
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Kills the child where its run is not seen to its end.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Milliseconds from the call to exec to the first byte on standard output, and what was said on
+/// standard error.
+fn first_line(command: &mut Command) -> Result<(f64, String)> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let began = Instant::now();
+    let mut child = Guard(command.spawn()?);
+    let mut stdout = child.0.stdout.take().context("no standard output")?;
+    let mut byte = [0];
+    stdout.read_exact(&mut byte).context("the guest said nothing")?;
+    let elapsed = began.elapsed().as_secs_f64() * 1e3;
+    let mut rest = Vec::new();
+    stdout.read_to_end(&mut rest)?;
+    let mut said = String::new();
+    child.0.stderr.take().context("no standard error")?.read_to_string(&mut said)?;
+    ensure!(child.0.wait()?.success(), "{command:?} failed: {said}");
+    Ok((elapsed, said))
+}
+
+/// From exec to the probe's first line.
+fn start() -> Result<()> {
+    let mut total = Vec::new();
+    let mut phases: Vec<(String, Vec<f64>)> = Vec::new();
+    let mut add = |name: &str, value: f64| match phases.iter_mut().find(|(n, _)| n == name) {
+        Some((_, values)) => values.push(value),
+        None => phases.push((name.to_owned(), vec![value])),
+    };
+    let mut qemu = Vec::new();
+    let image = tempfile::NamedTempFile::new()?;
+    fs::write(image.path(), minivmm::probe::ELF)?;
+    for _ in 0..RUNS {
+        let mut command = Command::new(cli::binary()?);
+        command.args(["run", "--net", "nat", "--json", "--timings"]);
+        command.args(["--cmdline", "probe=none"]);
+        let (elapsed, said) = first_line(&mut command)?;
+        total.push(elapsed);
+        let timings = said
+            .lines()
+            .filter_map(|l| serde_json::from_str::<Value>(l).ok())
+            .find(|v| v["event"] == "timings")
+            .context("no timings")?;
+        let timings = timings["milliseconds"].as_object().context("no phases")?;
+        let inside = timings["total"].as_f64().context("no total")?;
+        // What is left is exec, the dynamic linker and the arguments.
+        add("monitor_start", elapsed - inside);
+        for (name, value) in timings.iter().filter(|(name, _)| *name != "total") {
+            add(name, value.as_f64().context("a phase that is no number")?);
+        }
+        if let Some(mut command) = qemu_microvm(image.path()) {
+            qemu.push(first_line(&mut command)?.0);
+        }
+    }
+    let total = median(&mut total);
+    println!("exec to the probe's first line: {total:.1} ms (aim 50)");
+    for (name, values) in &mut phases {
+        println!("    {:<20} {:>6.1} ms", name.replace('_', " "), median(values));
+    }
+    if !qemu.is_empty() {
+        let qemu = median(&mut qemu);
+        println!("    QEMU microvm, same probe: {qemu:.1} ms, {:.1} times minivmm's", qemu / total);
+    }
+    Ok(())
+}
+
+fn qemu_microvm(kernel: &Path) -> Option<Command> {
+    let path = std::env::var_os("PATH")?;
+    let qemu = std::env::split_paths(&path)
+        .map(|dir| dir.join("qemu-system-x86_64"))
+        .find(|p| p.is_file())?;
+    let mut command = Command::new(qemu);
+    command
+        .args(["-M", "microvm,accel=kvm", "-cpu", "host,-arch-capabilities", "-m", "256"])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+        .args(["-serial", "stdio", "-append", "probe=none", "-kernel"])
+        .arg(kernel);
+    Some(command)
+}
+
+/// TCP through the NAT as the probe measures it against the peer on this host.
+fn traffic() -> Result<()> {
+    for mtu in ["1500", "65520"] {
+        let mut figures: [Vec<f64>; 3] = Default::default();
+        for _ in 0..3 {
+            let run = cli::Minivmm::run()
+                .args(["--net", &format!("nat,mtu={mtu}"), "--json"])
+                .args(["--cmdline", "probe.seconds=1"])
+                .finish()?
+                .expect_status(0)?;
+            let lines = run.json();
+            let read = |check: &str, member: &str| {
+                let line = lines.iter().find(|l| l["check"] == check);
+                line.and_then(|l| l[member].as_f64()).with_context(|| format!("no {check}: {run}"))
+            };
+            figures[0].push(read("upload", "mbit_per_s")?);
+            figures[1].push(read("download", "mbit_per_s")?);
+            figures[2].push(read("latency", "p50_us")?);
+        }
+        let [up, down, rtt] = &mut figures;
+        println!(
+            "probe through the NAT, MTU {mtu}: up {:.0} Mbit/s, down {:.0} Mbit/s, request and \
+             response {:.0} us",
+            median(up),
+            median(down),
+            median(rtt)
+        );
+    }
+    Ok(())
+}
+
+/// Resident memory of a machine at rest, without the pages of its guest.
+fn memory() -> Result<()> {
+    let mut machine =
+        cli::Minivmm::run().args(["--net", "nat", "--json", "--cmdline", "probe=hold"]).start()?;
+    machine.wait_for("\"ready\"")?;
+    thread::sleep(Duration::from_millis(200));
+    let maps = fs::read_to_string(format!("/proc/{}/smaps", machine.pid()))?;
+    machine.signal(rustix::process::Signal::TERM)?;
+    machine.finish()?;
+    let (mut guest, mut own, mut is_guest) = (0, 0, false);
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("Rss:") => {
+                let kib: u64 = words.next().context("no figure")?.parse()?;
+                *if is_guest { &mut guest } else { &mut own } += kib;
+            }
+            Some(range) if range.contains('-') && !range.ends_with(':') => {
+                is_guest = line.contains("minivmm-guest");
+            }
+            _ => {}
+        }
+    }
+    ensure!(guest > 0, "no guest memory among the mappings");
+    println!(
+        "resident memory beyond guest pages: {:.1} MiB (aim: at most 6), of the guest {:.1} MiB",
+        own as f64 / 1024.0,
+        guest as f64 / 1024.0
+    );
+    Ok(())
+}
+
+/// Allocations of the whole process while frames cross, machine and peer together.
+fn allocations() -> Result<()> {
+    let config = MachineConfig {
+        net: vec!["nat".parse()?],
+        cmdline: "probe.seconds=1".into(),
+        ..MachineConfig::default()
+    };
+    let options = BuildOptions { console: Console::None, json: false, started: Instant::now() };
+    let machine = Machine::build(&config.validate()?, options)?;
+    let stats = machine.segments()[0].stats();
+    let frames = || stats.tx_frames.get() + stats.rx_frames.get();
+    machine.resume();
+    let (mut counted, mut allocated) = (0, 0);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut last = None;
+    while machine.ending().get().is_none() {
+        ensure!(Instant::now() < deadline, "the probe did not end");
+        let (f0, a0) = (frames(), ALLOCATIONS.load(Ordering::Relaxed));
+        thread::sleep(Duration::from_millis(20));
+        let (f1, a1) = (frames(), ALLOCATIONS.load(Ordering::Relaxed));
+        // Steady state: in the middle of three busy intervals, so that neither the beginning nor
+        // the end of a connection is among them.
+        let busy = f1 - f0 > 100;
+        if let Some((f, a, true)) = last.replace((f1 - f0, a1 - a0, busy))
+            && busy
+        {
+            counted += f;
+            allocated += a;
+        }
+    }
+    ensure!(counted > 1000, "only {counted} frames crossed");
+    println!(
+        "allocations: {allocated} while {counted} frames crossed, {:.4} a frame (aim 0)",
+        allocated as f64 / counted as f64
+    );
+    machine.finish();
+    Ok(())
+}
