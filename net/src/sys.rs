@@ -13,6 +13,7 @@ use libc::{c_int, c_void, iovec, msghdr, sockaddr_in, sockaddr_in6, sockaddr_sto
 use vm_memory::VolatileSlice;
 
 pub mod dgram;
+pub mod stream;
 
 /// Pieces that one call can carry. A 64 KiB frame in 1.5 KiB buffers has 44.
 pub const IOV_MAX: usize = 256;

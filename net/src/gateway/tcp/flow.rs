@@ -1,0 +1,622 @@
+//! One flow: the guest's TCP connection on one side, a socket of the host's on the other.
+//!
+//! Sequence numbers mirror the socket's byte streams. What the guest sends is acknowledged when
+//! the socket has taken it, and the window offered is the room that the socket has. What the host
+//! sends stays in the socket's receive buffer until the guest has acknowledged it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::net::Shutdown;
+
+use super::rto::Rto;
+use super::segment::{ACK, Fields, Header, Options, RST, SYN, before};
+use super::table::Key;
+use crate::addr::MacAddr;
+use crate::gateway::Ctx;
+use crate::gateway::emit::Envelope;
+use crate::poll::{Poller, Ready, Token};
+use crate::stats::DropReason;
+use crate::sys::stream;
+use crate::wire::protocol;
+
+/// What a flow's socket is watched for, by edges: each condition is told once.
+pub const INTEREST: Ready = Ready::IN.union(Ready::OUT).union(Ready::RDHUP).union(Ready::ET);
+
+/// The shift of our windows: enough for the largest send buffer of a default host, 4 MiB.
+pub const SCALE: u8 = 7;
+
+/// The guest's MSS where its SYN does not say (RFC 9293 §3.7.1).
+const MSS_DEFAULT4: u16 = 536;
+const MSS_DEFAULT6: u16 = 1220;
+/// Smaller ones are an attack: each segment costs a frame.
+const MSS_MIN: u16 = 88;
+
+/// Bytes read at first; it grows with what there is to read.
+pub const READ_MIN: usize = 2048;
+
+/// Acknowledged bytes that may stay in the socket until it is worth a system call.
+const DISCARD_MIN: u32 = 16 * 1024;
+/// How often fewer may be left.
+const DISCARD_LAZY: u8 = 16;
+
+/// Idle times (RFC 5382 §5 REQ-5): of connections, and of those that only begin or end.
+const IDLE_OPEN: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
+const IDLE_TRANSITORY: Duration = Duration::from_secs(4 * 60);
+/// Twice the maximum segment lifetime on a link that is memory.
+const TIME_WAIT: Duration = Duration::from_secs(10);
+
+/// Tries of a SYN, and of data (RFC 9293 §3.8.3: at least 3 minutes and 100 seconds).
+const SYN_TRIES: u32 = 7;
+const DATA_TRIES: u32 = 12;
+
+/// Between two answers to segments that should not be (RFC 5961 §7).
+const CHALLENGE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Where a flow is in its life, towards the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// The guest's SYN is here; the host's socket is connecting.
+    Connecting,
+    /// A published port's client is here; the guest has our SYN.
+    SynSent,
+    /// The guest has our SYN-ACK.
+    SynReceived,
+    /// Data may flow; [`Up::fin`] and [`Down::fin`] tell which directions have ended.
+    Open,
+    /// Over; only late segments are answered. The socket is gone.
+    TimeWait,
+}
+
+/// Why a flow is to be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Both directions ended in order.
+    Closed,
+    /// The guest reset it: the host's peer gets a reset.
+    ByGuest,
+    /// The host's side failed: the guest gets a reset.
+    ByHost,
+    /// Neither wanted it, or there is no room for it: both get a reset.
+    Both,
+}
+
+/// The direction from the guest to the host.
+#[derive(Debug)]
+pub struct Up {
+    /// The guest's initial sequence number.
+    pub irs: u32,
+    /// What the socket takes next; all before it is acknowledged.
+    pub nxt: u32,
+    /// The end of the window that was offered; it never moves back.
+    pub edge: u32,
+    /// The shift of the windows that we offer.
+    scale: u8,
+    /// The socket's send buffer, in bytes.
+    size: u32,
+    /// The largest segment that we said we take.
+    mss: u16,
+    /// The socket will tell when it has room.
+    armed: bool,
+    /// The socket has refused bytes since it last had room.
+    pub full: bool,
+    /// Bytes of the guest's were dropped because of that.
+    lost: bool,
+    /// The guest's FIN was taken.
+    pub fin: bool,
+}
+
+/// The direction from the host to the guest.
+#[derive(Debug)]
+pub struct Down {
+    /// Our initial sequence number.
+    pub iss: u32,
+    /// The first byte that is still in the socket.
+    pub base: u32,
+    /// The first byte that is not acknowledged.
+    pub una: u32,
+    /// What is sent next.
+    pub nxt: u32,
+    /// The end of what was ever sent.
+    pub max: u32,
+    /// The window that the guest offers, in bytes from `una`.
+    pub wnd: u32,
+    /// The largest it ever was.
+    pub max_wnd: u32,
+    /// Sequence and acknowledgement number of the last window update.
+    wl: (u32, u32),
+    /// The shift of the guest's windows.
+    pub scale: u8,
+    /// The largest payload of a segment on the link.
+    pub mss: u16,
+    /// Where the host's stream ends, once that is known; the FIN has this sequence number.
+    pub fin: Option<u32>,
+    /// The guest had not ended when our FIN went.
+    pub first: bool,
+    /// Acknowledgements in a row that acknowledged nothing new.
+    dups: u8,
+    /// What had been sent when the last retransmission began.
+    recover: u32,
+    /// Where the kernel peeks next.
+    pub peek_at: u32,
+    /// Bytes to ask for.
+    pub read_size: usize,
+    /// The socket may have bytes from `nxt` on, or its end.
+    pub readable: bool,
+    /// All that will ever come has come.
+    pub hup: bool,
+    /// The socket has failed.
+    pub failed: bool,
+    /// How often acknowledged bytes were left in the socket.
+    lazy: u8,
+}
+
+/// See the [module's documentation](self).
+#[derive(Debug)]
+pub struct Flow {
+    /// Its endpoints.
+    pub key: Key,
+    /// The guest's link-layer address.
+    pub mac: MacAddr,
+    /// The name that its socket's events bear.
+    pub token: Token,
+    /// The host's socket; gone in [`State::TimeWait`] only.
+    pub socket: Option<OwnedFd>,
+    /// Where it is in its life.
+    pub state: State,
+    /// From the guest to the host.
+    pub up: Up,
+    /// From the host to the guest.
+    pub down: Down,
+    /// When to send again.
+    pub rto: Rto,
+    /// When the guest or the host last did something.
+    pub active: Instant,
+    /// An acknowledgement is due when the batch is over.
+    pub ack_due: bool,
+    /// A SYN or SYN-ACK is due.
+    pub syn_due: bool,
+    /// A probe of the guest's closed window is due.
+    pub probe_due: bool,
+    /// It is to be removed.
+    pub end: Option<End>,
+    /// It is in line for its bytes to be delivered.
+    pub queued: bool,
+    /// It is on the list of flows to be flushed.
+    pub touched: bool,
+    challenged: Option<Instant>,
+}
+
+/// What all flows begin with.
+#[derive(Debug)]
+pub struct Seed {
+    /// Its endpoints.
+    pub key: Key,
+    /// The guest's link-layer address.
+    pub mac: MacAddr,
+    /// The name of its socket's events.
+    pub token: Token,
+    /// The host's socket.
+    pub socket: OwnedFd,
+    /// Our initial sequence number.
+    pub iss: u32,
+    /// The link's MTU.
+    pub mtu: u16,
+    /// The time.
+    pub now: Instant,
+}
+
+impl Flow {
+    fn new(seed: Seed, state: State) -> Self {
+        let Seed { key, mac, token, socket, iss, mtu, now } = seed;
+        let headers = if key.guest.ip.is_ipv4() { 40 } else { 60 };
+        let mss = mtu.saturating_sub(headers).max(MSS_MIN);
+        let data = iss.wrapping_add(1);
+        let up = Up {
+            irs: 0,
+            nxt: 0,
+            edge: 0,
+            scale: SCALE,
+            size: 0,
+            mss,
+            armed: false,
+            full: false,
+            lost: false,
+            fin: false,
+        };
+        let down = Down {
+            iss,
+            base: data,
+            una: iss,
+            nxt: data,
+            max: data,
+            wnd: 0,
+            max_wnd: 0,
+            wl: (0, 0),
+            scale: 0,
+            mss,
+            fin: None,
+            first: false,
+            dups: 0,
+            recover: data,
+            peek_at: data,
+            read_size: READ_MIN,
+            readable: false,
+            hup: false,
+            failed: false,
+            lazy: 0,
+        };
+        Self {
+            key,
+            mac,
+            token,
+            socket: Some(socket),
+            state,
+            up,
+            down,
+            rto: Rto::new(),
+            active: now,
+            ack_due: false,
+            syn_due: false,
+            probe_due: false,
+            end: None,
+            queued: false,
+            touched: false,
+            challenged: None,
+        }
+    }
+
+    /// A flow that the guest's SYN begins.
+    pub fn from_guest(seed: Seed, syn: &Header) -> Self {
+        let mut flow = Self::new(seed, State::Connecting);
+        flow.learn_syn(syn);
+        flow
+    }
+
+    /// A flow that a published port's client begins.
+    pub fn from_client(seed: Seed) -> Self {
+        let mut flow = Self::new(seed, State::SynSent);
+        flow.syn_due = true;
+        flow
+    }
+
+    /// What the guest's SYN says.
+    pub fn learn_syn(&mut self, syn: &Header) {
+        let default = if self.is_ipv4() { MSS_DEFAULT4 } else { MSS_DEFAULT6 };
+        self.down.mss = syn.options.mss.unwrap_or(default).max(MSS_MIN).min(self.up.mss);
+        // Both scale or none does (RFC 7323 §2.2).
+        (self.up.scale, self.down.scale) = match syn.options.scale {
+            Some(scale) => (SCALE, scale),
+            None => (0, 0),
+        };
+        self.up.irs = syn.fields.seq;
+        self.up.nxt = syn.fields.seq.wrapping_add(1);
+        self.up.edge = self.up.nxt;
+        // A SYN's window is never scaled.
+        self.down.wnd = syn.fields.window.into();
+        self.down.max_wnd = self.down.wnd;
+        self.down.wl = (syn.fields.seq, syn.fields.ack);
+    }
+
+    /// True if its packets are IPv4's.
+    pub fn is_ipv4(&self) -> bool {
+        self.key.guest.ip.is_ipv4()
+    }
+
+    /// Around its packets to the guest.
+    pub fn envelope(&self) -> Envelope {
+        Envelope::new(self.mac, self.key.peer.ip, self.key.guest.ip, protocol::TCP)
+    }
+
+    /// The fields of a header to the guest.
+    pub fn fields(&self, seq: u32, flags: u8) -> Fields {
+        let up = &self.up;
+        let (mut left, scale) = (up.edge.wrapping_sub(up.nxt), up.scale);
+        if up.full {
+            left = 0;
+        }
+        let window = if flags & SYN != 0 { left } else { left >> scale };
+        Fields {
+            src_port: self.key.peer.port,
+            dst_port: self.key.guest.port,
+            seq,
+            ack: if flags & ACK != 0 { up.nxt } else { 0 },
+            flags,
+            window: window.min(0xffff) as u16,
+        }
+    }
+
+    /// Sends a segment without payload. False when the guest has no room for it.
+    pub fn bare(&mut self, ctx: &mut Ctx<'_, '_>, seq: u32, flags: u8) -> bool {
+        let header = self.fields(seq, flags).bytes();
+        let sent = ctx.deliver_packet(&self.envelope(), &header, &[]).is_ok();
+        if sent && flags & ACK != 0 {
+            self.ack_due = false;
+        }
+        sent
+    }
+
+    /// Sends our SYN or SYN-ACK.
+    fn send_syn(&mut self, ctx: &mut Ctx<'_, '_>) -> bool {
+        let flags = if self.state == State::SynSent { SYN } else { SYN | ACK };
+        let mut fields = self.fields(self.down.iss, flags);
+        if flags == SYN {
+            fields.window = 0xffff;
+        }
+        let scale = (self.up.scale > 0).then_some(self.up.scale);
+        let (header, len) = fields.with_options(Options { mss: Some(self.up.mss), scale });
+        let sent = ctx.deliver_packet(&self.envelope(), &header[..len], &[]).is_ok();
+        if sent {
+            self.syn_due = false;
+            self.rto.start(ctx.io.now);
+        }
+        sent
+    }
+
+    /// The host's socket is connected: the guest is to get a SYN-ACK.
+    pub fn connected(&mut self, poll: &Poller) {
+        self.state = State::SynReceived;
+        self.syn_due = true;
+        self.refresh_window(poll);
+    }
+
+    /// The header of the reset that tells the guest that the flow is over.
+    pub fn reset_fields(&self) -> Fields {
+        match self.state {
+            State::Connecting => Fields { window: 0, ..self.fields(0, RST | ACK) },
+            _ => Fields { window: 0, ..self.fields(self.down.max, RST | ACK) },
+        }
+    }
+
+    /// Offers as much window as the socket has room, and has the socket tell of more where the
+    /// guest may be waiting for it. A system call only where the window may be small.
+    pub fn refresh_window(&mut self, poll: &Poller) {
+        let (up, Some(socket)) = (&mut self.up, &self.socket) else { return };
+        let left = up.edge.wrapping_sub(up.nxt);
+        if up.fin || up.full || (left >= up.size / 4 && up.size > 0) {
+            return;
+        }
+        // Where the kernel does not tell, a buffer that every socket has.
+        let memory = stream::send_memory(socket);
+        let memory = memory.unwrap_or(stream::SendMemory { size: 0x1_0000, used: 0 });
+        up.size = memory.size;
+        let free = memory.size.saturating_sub(memory.used);
+        // The kernel also counts its own overhead. Half is plenty, the guest is near; and it
+        // is little enough that what the guest needs to go on (half the largest window it has
+        // seen) is less than what the socket has when it tells of room again.
+        let room = (free - free / 8).min(memory.size / 2);
+        let edge = up.nxt.wrapping_add(room);
+        // No silly windows (RFC 9293 §3.8.6.2.2).
+        let step = u32::from(up.mss).min(memory.size / 4);
+        if before(up.edge, edge) && (left < step || edge.wrapping_sub(up.edge) >= step) {
+            up.edge = edge;
+        }
+        if up.edge.wrapping_sub(up.nxt) < step && !up.armed {
+            // To ask for it again is what makes the socket tell.
+            up.armed = poll.modify(socket, self.token, INTEREST).is_ok();
+        }
+    }
+
+    /// The socket has refused bytes of the guest's.
+    pub fn refused(&mut self, poll: &Poller, rearm: bool) {
+        (self.up.full, self.up.armed, self.up.lost) = (true, true, true);
+        if rearm && let Some(socket) = &self.socket {
+            let _ = poll.modify(socket, self.token, INTEREST);
+        }
+        self.ack_due = true;
+    }
+
+    /// The socket has room.
+    pub fn writable(&mut self, ctx: &mut Ctx<'_, '_>) {
+        if !std::mem::take(&mut self.up.armed) {
+            return;
+        }
+        self.up.full = false;
+        self.refresh_window(ctx.io.poll);
+        self.ack_due = true;
+        if std::mem::take(&mut self.up.lost) {
+            // The guest learns the window with the first one and resends at once what was
+            // dropped because of the others, three that say the same (RFC 5681 §3.2).
+            for _ in 0..4 {
+                self.bare(ctx, self.down.nxt, ACK);
+            }
+        }
+    }
+
+    /// An answer to a segment that should not be, now and then (RFC 5961).
+    pub fn challenge(&mut self, ctx: &mut Ctx<'_, '_>) -> DropReason {
+        let now = ctx.io.now;
+        if self.challenged.is_some_and(|t| now.saturating_duration_since(t) < CHALLENGE_INTERVAL) {
+            return DropReason::RateLimited;
+        }
+        self.challenged = Some(now);
+        self.ack_due = true;
+        DropReason::OutOfWindow
+    }
+
+    /// The guest's acknowledgement and window, both within what may be.
+    pub fn acknowledge(&mut self, h: &Header, payload: bool, now: Instant) {
+        let (down, f) = (&mut self.down, &h.fields);
+        let window = u32::from(f.window) << down.scale;
+        let same_window = window == down.wnd;
+        let newer = before(down.wl.0, f.seq) || (down.wl.0 == f.seq && !before(f.ack, down.wl.1));
+        if newer {
+            down.wnd = window;
+            down.max_wnd = down.max_wnd.max(window);
+            down.wl = (f.seq, f.ack);
+        }
+        if before(down.una, f.ack) {
+            down.una = f.ack;
+            if before(down.nxt, f.ack) {
+                down.nxt = f.ack;
+            }
+            down.dups = 0;
+            self.rto.acked(f.ack, now);
+            if down.una == down.max {
+                self.rto.at = None;
+            } else {
+                self.rto.restart(now);
+            }
+        } else if down.una == f.ack && down.una != down.max && !payload && same_window {
+            down.dups = down.dups.saturating_add(1);
+            if down.dups == 3 && !before(down.una, down.recover) {
+                self.go_back();
+                self.rto.restart(now);
+            }
+        }
+    }
+
+    /// Sends again all that is not acknowledged: it is still in the socket.
+    fn go_back(&mut self) {
+        let down = &mut self.down;
+        down.recover = down.max;
+        down.nxt = down.una;
+        down.readable = true;
+        self.rto.retransmitted();
+    }
+
+    /// Takes out of the socket what the guest has acknowledged; `all` of it even where it is too
+    /// little to be worth a system call.
+    pub fn discard(&mut self, all: bool) {
+        let (down, Some(socket)) = (&mut self.down, &self.socket) else { return };
+        let end = match down.fin {
+            Some(fin) if before(fin, down.una) => fin,
+            _ => down.una,
+        };
+        let n = end.wrapping_sub(down.base);
+        if before(end, down.base) || n == 0 {
+            return;
+        }
+        down.lazy += 1;
+        if all || n >= DISCARD_MIN || down.lazy >= DISCARD_LAZY {
+            down.lazy = 0;
+            if let Ok(n) = stream::discard(socket, n as usize) {
+                down.base = down.base.wrapping_add(n as u32);
+            }
+        }
+    }
+
+    /// True if both directions have ended and the guest knows.
+    pub fn is_finished(&self) -> bool {
+        self.state == State::Open
+            && self.up.fin
+            && self.down.fin.is_some_and(|fin| before(fin, self.down.una))
+    }
+
+    /// Bytes that may be sent now, by the guest's window.
+    pub fn usable(&self) -> u32 {
+        let down = &self.down;
+        let edge = down.una.wrapping_add(down.wnd);
+        if before(down.nxt, edge) { edge.wrapping_sub(down.nxt) } else { 0 }
+    }
+
+    /// True if there may be bytes or an end to deliver, and the guest takes them.
+    pub fn wants_delivery(&self) -> bool {
+        let down = &self.down;
+        self.state == State::Open
+            && down.readable
+            && match down.fin {
+                Some(fin) if down.nxt == fin => true,
+                Some(fin) if before(fin, down.nxt) => false,
+                _ => self.may_send(),
+            }
+    }
+
+    /// Not in silly pieces (RFC 9293 §3.8.6.2.1).
+    fn may_send(&self) -> bool {
+        let (usable, down) = (self.usable(), &self.down);
+        usable > 0 && (down.nxt == down.una || usable >= u32::from(down.mss).min(down.max_wnd / 2))
+    }
+
+    /// True if something other than data is due.
+    pub fn wants_flush(&self) -> bool {
+        self.ack_due || self.syn_due || self.probe_due
+    }
+
+    /// Sends what is due other than data. False when the guest has no room for it.
+    pub fn flush(&mut self, ctx: &mut Ctx<'_, '_>, lazily: bool) -> bool {
+        if self.state == State::Open {
+            self.refresh_window(ctx.io.poll);
+            self.discard(!lazily);
+        }
+        if self.syn_due && !self.send_syn(ctx) {
+            return false;
+        }
+        if self.probe_due {
+            // An old sequence number makes the guest say what it expects and how much.
+            if !self.bare(ctx, self.down.una.wrapping_sub(1), ACK) {
+                return false;
+            }
+            self.probe_due = false;
+        }
+        !self.ack_due || self.bare(ctx, self.down.nxt, ACK)
+    }
+
+    /// The alarm went off. While the guest has no receive buffers, nothing is late.
+    pub fn alarm(&mut self, now: Instant, blocked: bool) {
+        if self.active + self.idle_limit() <= now {
+            self.end = Some(if self.state == State::TimeWait { End::Closed } else { End::Both });
+            return;
+        }
+        if self.rto.at.is_none_or(|at| at > now) {
+            return;
+        }
+        if blocked {
+            self.rto.restart(now);
+            return;
+        }
+        self.rto.back_off(now);
+        let tries = self.rto.backoff;
+        match self.state {
+            State::SynSent | State::SynReceived if tries >= SYN_TRIES => self.end = Some(End::Both),
+            State::SynSent | State::SynReceived => self.syn_due = true,
+            State::Open if self.down.una != self.down.max => {
+                if tries >= DATA_TRIES {
+                    self.end = Some(End::Both);
+                } else if self.usable_at_all() {
+                    self.go_back();
+                } else {
+                    self.probe_due = true;
+                }
+            }
+            State::Open if self.down.readable && self.usable() == 0 => self.probe_due = true,
+            _ => self.rto.at = None,
+        }
+    }
+
+    /// The guest takes something of what it has not acknowledged.
+    fn usable_at_all(&self) -> bool {
+        self.down.wnd > 0 || self.down.fin == Some(self.down.una)
+    }
+
+    fn idle_limit(&self) -> Duration {
+        match self.state {
+            State::TimeWait => TIME_WAIT,
+            State::Open if !(self.up.fin && self.down.fin.is_some()) => IDLE_OPEN,
+            _ => IDLE_TRANSITORY,
+        }
+    }
+
+    /// When it wants to be woken.
+    pub fn due(&mut self, now: Instant) -> Instant {
+        let closed = self.state == State::Open
+            && self.down.readable
+            && self.down.una == self.down.max
+            && self.down.fin.is_none()
+            && self.usable() == 0;
+        if closed {
+            self.rto.start(now);
+        }
+        let idle = self.active + self.idle_limit();
+        self.rto.at.map_or(idle, |at| at.min(idle))
+    }
+
+    /// Tells the host's peer that the guest sends no more.
+    pub fn shut(&mut self) {
+        self.up.fin = true;
+        self.up.nxt = self.up.nxt.wrapping_add(1);
+        if let Some(socket) = &self.socket {
+            let _ = rustix::net::shutdown(socket.as_fd(), Shutdown::Write);
+        }
+    }
+}

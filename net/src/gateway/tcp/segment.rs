@@ -1,0 +1,247 @@
+//! TCP headers (RFC 9293 §3.1), read and written.
+
+use crate::stats::DropReason;
+use crate::wire::{TCP_LEN, u16_at, u32_at};
+
+/// No more data from the sender.
+pub const FIN: u8 = 0x01;
+/// Synchronise sequence numbers.
+pub const SYN: u8 = 0x02;
+/// Reset the connection.
+pub const RST: u8 = 0x04;
+/// Push.
+pub const PSH: u8 = 0x08;
+/// The acknowledgement field is significant.
+pub const ACK: u8 = 0x10;
+
+const OPT_END: u8 = 0;
+const OPT_NOP: u8 = 1;
+const OPT_MSS: u8 = 2;
+const OPT_SCALE: u8 = 3;
+
+/// The largest shift of a window scale (RFC 7323 §2.3).
+pub const SCALE_MAX: u8 = 14;
+
+/// Bytes of a SYN of ours with all its options.
+pub const SYN_LEN: usize = TCP_LEN + 8;
+
+/// True if sequence number `a` comes before `b` (RFC 9293 §3.4).
+pub fn before(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) < 0
+}
+
+/// The later one of two sequence numbers.
+pub fn later(a: u32, b: u32) -> u32 {
+    if before(a, b) { b } else { a }
+}
+
+/// A header's fixed fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fields {
+    /// Source port.
+    pub src_port: u16,
+    /// Destination port.
+    pub dst_port: u16,
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgement number.
+    pub ack: u32,
+    /// [`FIN`] and so on.
+    pub flags: u8,
+    /// The window, not scaled.
+    pub window: u16,
+}
+
+/// The options of a SYN that are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    /// The largest payload that the sender takes.
+    pub mss: Option<u16>,
+    /// The shift of the sender's windows.
+    pub scale: Option<u8>,
+}
+
+/// A header of the guest's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Its fixed fields.
+    pub fields: Fields,
+    /// Bytes, options included.
+    pub len: usize,
+    /// Its options, where it has SYN.
+    pub options: Options,
+}
+
+impl Header {
+    /// Parses the start of a segment of `total` bytes, of which `bytes` can be looked at.
+    ///
+    /// # Errors
+    /// The reason to drop it.
+    pub fn parse(bytes: &[u8], total: usize) -> Result<Self, DropReason> {
+        if total < TCP_LEN {
+            return Err(DropReason::Truncated);
+        }
+        if bytes.len() < TCP_LEN {
+            return Err(DropReason::HeadersTooLong);
+        }
+        let len = usize::from(bytes[12] >> 4) * 4;
+        if len < TCP_LEN {
+            return Err(DropReason::Malformed);
+        }
+        if len > total {
+            return Err(DropReason::Truncated);
+        }
+        let options = bytes.get(TCP_LEN..len).ok_or(DropReason::HeadersTooLong)?;
+        let fields = Fields {
+            src_port: u16_at(bytes, 0),
+            dst_port: u16_at(bytes, 2),
+            seq: u32_at(bytes, 4),
+            ack: u32_at(bytes, 8),
+            flags: bytes[13],
+            window: u16_at(bytes, 14),
+        };
+        let options =
+            if fields.flags & SYN != 0 { Options::parse(options) } else { Options::default() };
+        Ok(Self { fields, len, options })
+    }
+
+    /// True if any of `flags` is set.
+    pub fn has(&self, flags: u8) -> bool {
+        self.fields.flags & flags != 0
+    }
+}
+
+impl Options {
+    /// Reads what is well-formed up to the first option that is not (RFC 9293 §3.2).
+    fn parse(mut rest: &[u8]) -> Self {
+        let mut options = Self::default();
+        loop {
+            match *rest {
+                [OPT_NOP, ..] => rest = &rest[1..],
+                [OPT_END, ..] | [] | [_] => return options,
+                [kind, len, ..] => {
+                    let len = usize::from(len);
+                    if len < 2 || len > rest.len() {
+                        return options;
+                    }
+                    match (kind, &rest[2..len]) {
+                        (OPT_MSS, &[a, b]) => options.mss = Some(u16::from_be_bytes([a, b])),
+                        (OPT_SCALE, &[shift]) => options.scale = Some(shift.min(SCALE_MAX)),
+                        _ => {}
+                    }
+                    rest = &rest[len..];
+                }
+            }
+        }
+    }
+
+    /// Writes the options to `to` and returns how many bytes they take, a multiple of 4.
+    fn write(self, to: &mut [u8]) -> usize {
+        let mut len = 0;
+        if let Some(mss) = self.mss {
+            let [a, b] = mss.to_be_bytes();
+            to[..4].copy_from_slice(&[OPT_MSS, 4, a, b]);
+            len += 4;
+        }
+        if let Some(shift) = self.scale {
+            to[len..len + 4].copy_from_slice(&[OPT_NOP, OPT_SCALE, 3, shift]);
+            len += 4;
+        }
+        len
+    }
+}
+
+impl Fields {
+    /// The header without options, its checksum field 0.
+    pub fn bytes(&self) -> [u8; TCP_LEN] {
+        let mut h = [0; TCP_LEN];
+        h[0..2].copy_from_slice(&self.src_port.to_be_bytes());
+        h[2..4].copy_from_slice(&self.dst_port.to_be_bytes());
+        h[4..8].copy_from_slice(&self.seq.to_be_bytes());
+        h[8..12].copy_from_slice(&self.ack.to_be_bytes());
+        h[12] = (TCP_LEN as u8 / 4) << 4;
+        h[13] = self.flags;
+        h[14..16].copy_from_slice(&self.window.to_be_bytes());
+        h
+    }
+
+    /// The header with options, its checksum field 0, and its length.
+    pub fn with_options(&self, options: Options) -> ([u8; SYN_LEN], usize) {
+        let mut h = [0; SYN_LEN];
+        h[..TCP_LEN].copy_from_slice(&self.bytes());
+        let len = TCP_LEN + options.write(&mut h[TCP_LEN..]);
+        h[12] = (len as u8 / 4) << 4;
+        (h, len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A SYN of Linux: MSS 1460, SACK permitted, timestamps, NOP, window scale 7.
+    const LINUX_SYN: [u8; 40] = [
+        0xd4, 0x31, 0x00, 0x50, 0x12, 0x34, 0x56, 0x78, 0, 0, 0, 0, 0xa0, 0x02, 0xfa, 0xf0, 0, 0,
+        0, 0, 2, 4, 0x05, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7,
+    ];
+
+    #[test]
+    fn a_syn_of_linux_is_understood() {
+        let fields = Fields {
+            src_port: 0xd431,
+            dst_port: 80,
+            seq: 0x1234_5678,
+            ack: 0,
+            flags: SYN,
+            window: 0xfaf0,
+        };
+        let options = Options { mss: Some(1460), scale: Some(7) };
+        assert_eq!(Header::parse(&LINUX_SYN, 40), Ok(Header { fields, len: 40, options }));
+    }
+
+    #[test]
+    fn a_syn_of_ours_is_golden() {
+        let fields =
+            Fields { src_port: 80, dst_port: 0xd431, seq: 1, ack: 2, flags: SYN | ACK, window: 3 };
+        let (h, len) = fields.with_options(Options { mss: Some(1460), scale: Some(7) });
+        #[rustfmt::skip]
+        assert_eq!(h[..len], [
+            0, 80, 0xd4, 0x31, 0, 0, 0, 1, 0, 0, 0, 2, 0x70, 0x12, 0, 3, 0, 0, 0, 0,
+            2, 4, 0x05, 0xb4, 1, 3, 3, 7,
+        ]);
+        let (h, len) = fields.with_options(Options { mss: None, scale: Some(7) });
+        assert_eq!((len, h[12]), (24, 0x60));
+        assert_eq!(Header::parse(&h[..len], len).unwrap().options.scale, Some(7));
+    }
+
+    #[test]
+    fn lengths_are_checked() {
+        assert_eq!(Header::parse(&LINUX_SYN[..19], 19), Err(DropReason::Truncated));
+        assert_eq!(Header::parse(&LINUX_SYN[..39], 39), Err(DropReason::Truncated));
+        assert_eq!(Header::parse(&LINUX_SYN[..30], 40), Err(DropReason::HeadersTooLong));
+        let mut short = LINUX_SYN;
+        short[12] = 0x40;
+        assert_eq!(Header::parse(&short, 40), Err(DropReason::Malformed));
+    }
+
+    #[test]
+    fn sequence_numbers_wrap() {
+        assert!(before(u32::MAX, 0) && before(0, 1) && !before(1, 1) && !before(1, u32::MAX));
+        assert_eq!(later(u32::MAX, 5), 5);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_parsed_or_refused(mut bytes: Vec<u8>, syn: bool) {
+            if let Some(flags) = bytes.get_mut(13) {
+                *flags = if syn { SYN } else { *flags };
+            }
+            if let Ok(h) = Header::parse(&bytes, bytes.len()) {
+                prop_assert!(h.len <= bytes.len());
+                prop_assert!(h.options.scale.is_none_or(|s| s <= SCALE_MAX));
+            }
+        }
+    }
+}

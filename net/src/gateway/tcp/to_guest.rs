@@ -1,0 +1,326 @@
+//! Bytes of the host's sockets to the guest.
+//!
+//! They are read into the guest's memory, behind room for the headers, and stay in the socket
+//! until the guest has acknowledged them. A station that takes large segments gets up to 64 KiB
+//! at once. For one that does not, as much is read into memory of ours and cut there: one system
+//! call for many frames, and their checksums are due anyway.
+
+use std::io;
+
+use libc::MSG_PEEK;
+use rustix::net::sockopt::socket_error;
+
+use super::flow::{End, Flow, READ_MIN};
+use super::segment::{ACK, FIN, PSH};
+use crate::frame::{Offload, SegmentKind, Segmentation};
+use crate::gateway::Ctx;
+use crate::gateway::emit::{LOWER_MAX, open_checksum};
+use crate::rx::RxSlot;
+use crate::sys::{self, stream};
+use crate::wire::{TCP_LEN, protocol};
+
+/// The largest payload of a frame: a 64 KiB packet less the headers of IPv6 and TCP.
+pub const PAYLOAD_MAX: usize = 65535 - 60;
+
+/// Without `SO_PEEK_OFF`, what is not acknowledged is copied each time, so there is less of it.
+const UNACKED_MAX: usize = 256 * 1024;
+
+/// Memory of ours for what can't be read into the guest's directly.
+#[derive(Debug)]
+pub struct Scratch {
+    /// `SO_PEEK_OFF` works for TCP over IPv4 and IPv6 (Linux 6.9, 6.11).
+    peek_offset: (bool, bool),
+    payload: Box<[u8]>,
+    /// Only used without `SO_PEEK_OFF`, and only made then.
+    skipped: Vec<u8>,
+}
+
+/// What became of a flow's turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// That many bytes were delivered.
+    Sent(usize),
+    /// Nothing can be delivered now.
+    Idle,
+    /// The guest has no receive buffers.
+    NoRoom,
+}
+
+impl Scratch {
+    /// Finds out what the kernel can do.
+    pub fn new() -> Self {
+        Self::with((stream::has_peek_offset(true), stream::has_peek_offset(false)))
+    }
+
+    /// For a kernel that can do what is said.
+    pub fn with(peek_offset: (bool, bool)) -> Self {
+        Self { peek_offset, payload: vec![0; PAYLOAD_MAX].into(), skipped: Vec::new() }
+    }
+
+    /// True if the kernel remembers where it peeks.
+    pub fn can_peek_at(&self, ipv4: bool) -> bool {
+        if ipv4 { self.peek_offset.0 } else { self.peek_offset.1 }
+    }
+}
+
+impl Flow {
+    /// Delivers one frame, or a few small ones.
+    pub fn deliver(&mut self, ctx: &mut Ctx<'_, '_>, scratch: &mut Scratch) -> Turn {
+        if self.down.fin == Some(self.down.nxt) && self.down.readable {
+            return self.send_fin(ctx);
+        }
+        if !self.wants_delivery() {
+            return Turn::Idle;
+        }
+        let mut len = (self.usable() as usize).min(self.down.read_size);
+        let Some(skip) = self.seek(scratch, &mut len) else { return Turn::Idle };
+        let offloads = ctx.io.rx.offloads();
+        let tso = if self.is_ipv4() { offloads.tso4 } else { offloads.tso6 };
+        let turn = if (tso && offloads.checksum) || len <= self.down.mss.into() {
+            self.read_into_guest(ctx, scratch, skip, len)
+        } else {
+            self.read_and_cut(ctx, scratch, skip, len)
+        };
+        match turn {
+            Ok(turn) => turn,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                // Without an offset to peek at, this is how a failure shows.
+                if self.down.failed {
+                    self.fail();
+                }
+                self.down.readable = false;
+                Turn::Idle
+            }
+            Err(_) => {
+                self.end = Some(End::ByHost);
+                Turn::Idle
+            }
+        }
+    }
+
+    /// Makes the kernel peek at `nxt`; where it can't, returns how many bytes before that will
+    /// come first.
+    fn seek(&mut self, scratch: &mut Scratch, len: &mut usize) -> Option<usize> {
+        let down = &mut self.down;
+        let before = down.nxt.wrapping_sub(down.base) as usize;
+        let (down, socket) = (down, self.socket.as_ref()?);
+        if scratch.can_peek_at(self.key.guest.ip.is_ipv4()) {
+            if down.peek_at != down.nxt {
+                if stream::set_peek_offset(socket, before as u32).is_err() {
+                    self.end = Some(End::Both);
+                    return None;
+                }
+                down.peek_at = down.nxt;
+            }
+            return Some(0);
+        }
+        if before >= UNACKED_MAX {
+            return None;
+        }
+        scratch.skipped.resize(UNACKED_MAX, 0);
+        *len = (*len).min(UNACKED_MAX - before);
+        Some(before)
+    }
+
+    /// After `read` bytes came where `asked` were asked for: false if this was the end.
+    fn learn_read(&mut self, read: usize, asked: usize) -> bool {
+        let down = &mut self.down;
+        down.readable = read == asked || down.hup;
+        if read == asked {
+            down.read_size = (down.read_size * 4).min(PAYLOAD_MAX);
+        } else if read < down.read_size / 4 {
+            down.read_size = (down.read_size / 2).max(READ_MIN);
+        }
+        read > 0
+    }
+
+    fn read_into_guest(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        scratch: &mut Scratch,
+        skip: usize,
+        len: usize,
+    ) -> io::Result<Turn> {
+        let mss = usize::from(self.down.mss);
+        let envelope = self.envelope();
+        let lower = envelope.len();
+        let headers = lower + TCP_LEN;
+        let checksum = ctx.io.rx.offloads().checksum;
+        let least = headers + len.min(mss);
+        let Some(slot) = RxSlot::reserve_most(ctx.io.rx, headers + len, least) else {
+            return Ok(Turn::NoRoom);
+        };
+        let len = slot.len() - headers;
+        let Some(socket) = &self.socket else { return Ok(Turn::Idle) };
+        let skipped = &mut scratch.skipped[..skip];
+        let got = sys::recv(socket, skipped, slot.slices(), headers, len, MSG_PEEK)?.len;
+        let Some(read) = self.past(got, skip)? else {
+            drop(slot);
+            return Ok(self.ended(ctx));
+        };
+        if !self.learn_read(read, len) {
+            drop(slot);
+            return Ok(self.ended(ctx));
+        }
+        let header = self.fields(self.down.nxt, ACK | PSH).bytes();
+        let mut top = [0; LOWER_MAX + TCP_LEN];
+        envelope.write(ctx.core.link.mac, TCP_LEN + read, &mut top);
+        let mut sum = envelope.pseudo_header(TCP_LEN + read);
+        let mut offload = Offload::default();
+        let sum = if checksum {
+            offload.checksum = open_checksum(lower, protocol::TCP);
+            sum.folded()
+        } else {
+            sum.bytes(&header);
+            sum.volatile(slot.slices(), headers, read);
+            sum.finish()
+        };
+        if read > mss {
+            let kind = if self.is_ipv4() { SegmentKind::Tcp4 } else { SegmentKind::Tcp6 };
+            let (size, header_len) = (self.down.mss, headers as u16);
+            offload.segmentation = Some(Segmentation { kind, size, header_len, ecn: false });
+        }
+        top[lower..headers].copy_from_slice(&header);
+        top[lower + 16..lower + 18].copy_from_slice(&sum.to_be_bytes());
+        slot.write_at(0, &top[..headers]);
+        slot.commit(headers + read, offload);
+        self.down.peek_at = self.down.nxt.wrapping_add(read as u32);
+        self.sent(ctx, read);
+        Ok(Turn::Sent(read))
+    }
+
+    fn read_and_cut(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        scratch: &mut Scratch,
+        skip: usize,
+        len: usize,
+    ) -> io::Result<Turn> {
+        let mss = usize::from(self.down.mss);
+        let headers = self.envelope().len() + TCP_LEN;
+        // Read only what there is room for: the first frame at least.
+        match RxSlot::reserve(ctx.io.rx, headers + mss) {
+            Some(slot) => drop(slot),
+            None => return Ok(Turn::NoRoom),
+        }
+        let Some(socket) = &self.socket else { return Ok(Turn::Idle) };
+        let skipped = &mut scratch.skipped[..skip];
+        let pieces = [vm_memory::VolatileSlice::from(&mut scratch.payload[..])];
+        let got = sys::recv(socket, skipped, &pieces, 0, len, MSG_PEEK)?.len;
+        let Some(read) = self.past(got, skip)? else { return Ok(self.ended(ctx)) };
+        if !self.learn_read(read, len) {
+            return Ok(self.ended(ctx));
+        }
+        self.down.peek_at = self.down.nxt.wrapping_add(read as u32);
+        let mut sent = 0;
+        for payload in scratch.payload[..read].chunks(mss) {
+            if !self.send_piece(ctx, payload) {
+                self.down.readable = true;
+                return Ok(Turn::NoRoom);
+            }
+            sent += payload.len();
+        }
+        Ok(Turn::Sent(sent))
+    }
+
+    /// Delivers `payload` in a frame of its own.
+    fn send_piece(&mut self, ctx: &mut Ctx<'_, '_>, payload: &[u8]) -> bool {
+        let envelope = self.envelope();
+        let lower = envelope.len();
+        let headers = lower + TCP_LEN;
+        let checksum = ctx.io.rx.offloads().checksum;
+        let Some(slot) = RxSlot::reserve(ctx.io.rx, headers + payload.len()) else { return false };
+        let header = self.fields(self.down.nxt, ACK | PSH).bytes();
+        let mut top = [0; LOWER_MAX + TCP_LEN];
+        envelope.write(ctx.core.link.mac, TCP_LEN + payload.len(), &mut top);
+        let mut sum = envelope.pseudo_header(TCP_LEN + payload.len());
+        let mut offload = Offload::default();
+        let sum = if checksum {
+            offload.checksum = open_checksum(lower, protocol::TCP);
+            sum.folded()
+        } else {
+            sum.bytes(&header);
+            sum.bytes(payload);
+            sum.finish()
+        };
+        top[lower..headers].copy_from_slice(&header);
+        top[lower + 16..lower + 18].copy_from_slice(&sum.to_be_bytes());
+        slot.write_at(0, &top[..headers]);
+        slot.write_at(headers, payload);
+        slot.commit(headers + payload.len(), offload);
+        self.sent(ctx, payload.len());
+        true
+    }
+
+    /// How many of `got` bytes are new; `None` at the end of the stream.
+    fn past(&self, got: usize, skip: usize) -> io::Result<Option<usize>> {
+        if got > skip {
+            return Ok(Some(got - skip));
+        }
+        // Peeking from the start, the end looks just like nothing new.
+        if skip == 0 || self.down.hup {
+            return Ok(None);
+        }
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn sent(&mut self, ctx: &Ctx<'_, '_>, len: usize) {
+        let (down, now) = (&mut self.down, ctx.io.now);
+        down.nxt = down.nxt.wrapping_add(len as u32);
+        if super::segment::before(down.max, down.nxt) {
+            down.max = down.nxt;
+            self.rto.time(down.nxt, now);
+        }
+        self.rto.start(now);
+        // The frame says it too.
+        self.ack_due = false;
+    }
+
+    /// The host's stream ends at `nxt`.
+    fn ended(&mut self, ctx: &mut Ctx<'_, '_>) -> Turn {
+        if self.down.failed {
+            self.fail();
+            if self.end.is_some() {
+                return Turn::Idle;
+            }
+        }
+        self.down.fin = Some(self.down.nxt);
+        self.down.hup = true;
+        self.send_fin(ctx)
+    }
+
+    fn send_fin(&mut self, ctx: &mut Ctx<'_, '_>) -> Turn {
+        self.down.readable = true;
+        if !self.bare(ctx, self.down.nxt, FIN | ACK) {
+            return Turn::NoRoom;
+        }
+        self.down.first |= !self.up.fin;
+        self.down.readable = false;
+        self.sent(ctx, 1);
+        Turn::Sent(1)
+    }
+
+    /// The socket has failed: so has the flow, if it still says so.
+    fn fail(&mut self) {
+        let error = self.socket.as_ref().map(socket_error);
+        if !matches!(error, Some(Ok(Ok(())))) {
+            self.end = Some(End::ByHost);
+        }
+    }
+
+    /// The socket has something to say.
+    pub fn note(&mut self, hup: bool, failed: bool) {
+        let down = &mut self.down;
+        down.hup |= hup;
+        down.failed |= failed;
+        match down.fin {
+            None => down.readable = true,
+            Some(_) if failed => self.fail(),
+            Some(_) => {}
+        }
+        // What there is to read can't be delivered: then the failure is told without it.
+        if failed && self.usable() == 0 {
+            self.fail();
+        }
+    }
+}

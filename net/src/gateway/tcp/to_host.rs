@@ -1,0 +1,241 @@
+//! Segments from the guest (RFC 9293 §3.10.7, RFC 5961).
+
+use std::io;
+
+use rustix::io::Errno;
+
+use super::flow::{End, Flow, State};
+use super::segment::{ACK, FIN, Header, RST, SYN, before, later};
+use crate::frame::TxOutcome;
+use crate::gateway::packet::Payload;
+use crate::gateway::{Ctx, Handled};
+use crate::stats::DropReason;
+use crate::sys;
+
+const SENT: Handled = Ok(TxOutcome::Sent);
+
+/// What became of a segment.
+#[derive(Debug)]
+pub enum Taken {
+    /// It was dealt with.
+    Done(Handled),
+    /// It is a SYN that begins another flow with the same endpoints.
+    Anew,
+    /// It acknowledges what was never sent: the answer is a reset, the flow goes on.
+    Stray,
+}
+
+impl Flow {
+    /// A segment of this flow.
+    pub fn input(&mut self, ctx: &mut Ctx<'_, '_>, h: &Header, payload: &Payload<'_>) -> Taken {
+        match self.state {
+            State::Connecting => self.while_connecting(h),
+            State::SynSent => self.while_syn_sent(ctx, h),
+            State::SynReceived => self.while_syn_received(ctx, h, payload),
+            State::Open => Taken::Done(self.while_open(ctx, h, payload)),
+            State::TimeWait => self.while_time_wait(h, payload),
+        }
+    }
+
+    fn while_connecting(&mut self, h: &Header) -> Taken {
+        if h.has(RST) {
+            if h.fields.seq == self.up.nxt || h.fields.seq == self.up.irs {
+                self.end = Some(End::ByGuest);
+                return Taken::Done(SENT);
+            }
+            return Taken::Done(Err(DropReason::OutOfWindow));
+        }
+        if h.has(SYN) {
+            // The guest asks again; it will be answered when the host's peer has answered.
+            return if h.fields.seq == self.up.irs { Taken::Done(SENT) } else { Taken::Anew };
+        }
+        Taken::Done(Err(DropReason::OutOfWindow))
+    }
+
+    fn while_syn_sent(&mut self, ctx: &mut Ctx<'_, '_>, h: &Header) -> Taken {
+        let acked = h.has(ACK) && h.fields.ack == self.down.nxt;
+        if h.has(ACK) && !acked {
+            return if h.has(RST) {
+                Taken::Done(Err(DropReason::OutOfWindow))
+            } else {
+                Taken::Stray
+            };
+        }
+        if h.has(RST) {
+            if acked {
+                self.end = Some(End::ByGuest);
+            }
+            return Taken::Done(SENT);
+        }
+        if !h.has(SYN) || !acked {
+            // Both at once (RFC 9293 §3.5) can't be: the guest does not know the client's port.
+            return Taken::Done(Err(DropReason::OutOfWindow));
+        }
+        self.active = ctx.io.now;
+        self.learn_syn(h);
+        self.opened(ctx);
+        self.down.readable = true;
+        self.ack_due = true;
+        Taken::Done(SENT)
+    }
+
+    fn while_syn_received(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        h: &Header,
+        payload: &Payload<'_>,
+    ) -> Taken {
+        let f = &h.fields;
+        if h.has(RST) {
+            if f.seq == self.up.nxt {
+                self.end = Some(End::ByGuest);
+                return Taken::Done(SENT);
+            }
+            return Taken::Done(Err(DropReason::OutOfWindow));
+        }
+        if h.has(SYN) {
+            if f.seq != self.up.irs {
+                return Taken::Anew;
+            }
+            self.syn_due = true;
+            return Taken::Done(SENT);
+        }
+        if !h.has(ACK) {
+            return Taken::Done(Err(DropReason::Malformed));
+        }
+        if f.ack != self.down.nxt {
+            return Taken::Stray;
+        }
+        self.opened(ctx);
+        Taken::Done(self.while_open(ctx, h, payload))
+    }
+
+    /// Our SYN is acknowledged.
+    fn opened(&mut self, ctx: &mut Ctx<'_, '_>) {
+        self.state = State::Open;
+        self.syn_due = false;
+        self.down.una = self.down.nxt;
+        self.rto.at = None;
+        self.rto.backoff = 0;
+        self.refresh_window(ctx.io.poll);
+    }
+
+    fn while_open(&mut self, ctx: &mut Ctx<'_, '_>, h: &Header, payload: &Payload<'_>) -> Handled {
+        let f = &h.fields;
+        let nxt = self.up.nxt;
+        let len = payload.len as u32 + u32::from(h.has(FIN));
+        let end = f.seq.wrapping_add(len);
+        let edge = later(self.up.edge, nxt);
+        let early = before(f.seq, nxt);
+        if h.has(RST) {
+            if f.seq == nxt {
+                self.end = Some(End::ByGuest);
+                return SENT;
+            }
+            // RFC 5961 §3.2.
+            if !early && before(f.seq, edge) {
+                return Err(self.challenge(ctx));
+            }
+            return Err(DropReason::OutOfWindow);
+        }
+        if h.has(SYN) {
+            return Err(self.challenge(ctx));
+        }
+        if !h.has(ACK) {
+            return Err(DropReason::Malformed);
+        }
+        if (early && (len == 0 || !before(nxt, end))) || before(edge, f.seq) {
+            self.ack_due = true;
+            self.active = ctx.io.now;
+            // The guest asks whether we are alive (RFC 9293 §3.8.4), maybe with a byte that
+            // was acknowledged long ago.
+            let alive = end == nxt || f.seq.wrapping_add(1) == nxt;
+            return if alive { SENT } else { Err(DropReason::OutOfWindow) };
+        }
+        let oldest = self.down.una.wrapping_sub(self.down.max_wnd);
+        if before(self.down.max, f.ack) || before(f.ack, oldest) {
+            return Err(self.challenge(ctx));
+        }
+        self.active = ctx.io.now;
+        self.acknowledge(h, len > 0, ctx.io.now);
+        if len == 0 { SENT } else { self.take(ctx, h, payload) }
+    }
+
+    /// Gives payload and FIN to the socket.
+    fn take(&mut self, ctx: &mut Ctx<'_, '_>, h: &Header, payload: &Payload<'_>) -> Handled {
+        let f = &h.fields;
+        if self.up.fin {
+            self.ack_due = true;
+            return Err(DropReason::OutOfWindow);
+        }
+        if self.up.full {
+            // It will tell when it has room; until then there is one answer a batch.
+            self.ack_due = true;
+            return Err(DropReason::SendBufferFull);
+        }
+        if before(self.up.nxt, f.seq) {
+            // At once, so that three of them make the guest resend (RFC 5681 §4.2).
+            self.ack_due = !self.bare(ctx, self.down.nxt, ACK);
+            return Err(DropReason::OutOfOrder);
+        }
+        self.ack_due = true;
+        let skip = self.up.nxt.wrapping_sub(f.seq) as usize;
+        // Past the payload where only the FIN is new.
+        let len = payload.len.saturating_sub(skip);
+        if len > 0 {
+            let sent = self.send(ctx, payload, skip, len)?;
+            self.up.nxt = self.up.nxt.wrapping_add(sent as u32);
+            if sent < len {
+                self.refused(ctx.io.poll, false);
+                return if sent > 0 { SENT } else { Err(DropReason::SendBufferFull) };
+            }
+        }
+        if h.has(FIN) {
+            self.shut();
+        }
+        SENT
+    }
+
+    fn send(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        payload: &Payload<'_>,
+        skip: usize,
+        len: usize,
+    ) -> Result<usize, DropReason> {
+        let Some(socket) = &self.socket else { return Err(DropReason::NoConnection) };
+        let head = payload.head.get(skip..).unwrap_or_default();
+        let offset = skip.saturating_sub(payload.head.len());
+        let sent = sys::send(socket, head, payload.tail, offset, len - head.len(), None, 0);
+        sent.or_else(|e| match Errno::from_io_error(&e) {
+            Some(Errno::AGAIN) => Ok(0),
+            Some(Errno::NOBUFS | Errno::NOMEM) => {
+                self.refused(ctx.io.poll, true);
+                Err(DropReason::SendBufferFull)
+            }
+            // More pieces than one call takes.
+            None if e.kind() == io::ErrorKind::InvalidInput => Err(DropReason::BadChain),
+            _ => {
+                self.end = Some(End::ByHost);
+                Err(DropReason::SendFailed)
+            }
+        })
+    }
+
+    fn while_time_wait(&mut self, h: &Header, payload: &Payload<'_>) -> Taken {
+        if h.has(RST) {
+            if h.fields.seq == self.up.nxt {
+                self.end = Some(End::Closed);
+                return Taken::Done(SENT);
+            }
+            return Taken::Done(Err(DropReason::OutOfWindow));
+        }
+        if h.has(SYN) && !h.has(ACK) {
+            return Taken::Anew;
+        }
+        if h.has(FIN) || payload.len > 0 {
+            self.ack_due = true;
+        }
+        Taken::Done(SENT)
+    }
+}
