@@ -311,6 +311,9 @@ impl Drop for Bed {
             let _ = child.kill();
             let _ = child.wait();
         }
+        // The namespaces stay until the process ends; another bed wants the name.
+        self.segment = None;
+        let _ = self.host.sh("ip link del veth0");
     }
 }
 
