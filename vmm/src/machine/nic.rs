@@ -21,6 +21,9 @@ use crate::error::Error;
 use crate::exit;
 use crate::peer::Peer;
 
+/// What a TAP device has unless it was changed, in bytes.
+const ETHERNET_MTU: u16 = 1500;
+
 /// The interfaces of a machine, running, before a guest has found them.
 #[derive(Default)]
 pub struct Nics {
@@ -122,9 +125,13 @@ fn tap_of(config: &TapConfig) -> Result<TapBackend, Error> {
         })?),
     }
     .map_err(refused)?;
-    let device_mtu = tap.mtu().map_err(Error::host("read the TAP's MTU"))?;
-    // `validate` has checked the range.
-    let mtu = config.mtu.and_then(|m| u16::try_from(m).ok()).unwrap_or(device_mtu);
+    // `validate` has checked the range. A device that was handed over may be in another network
+    // namespace, where its MTU can't be asked for.
+    let mtu = match config.mtu.and_then(|m| u16::try_from(m).ok()) {
+        Some(mtu) => mtu,
+        None if config.fd.is_some() => tap.mtu().unwrap_or(ETHERNET_MTU),
+        None => tap.mtu().map_err(Error::host("read the TAP's MTU"))?,
+    };
     Ok(TapBackend::new(tap, mtu))
 }
 
