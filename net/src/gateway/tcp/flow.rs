@@ -35,11 +35,6 @@ const MSS_MIN: u16 = 88;
 /// Bytes read at first; it grows with what there is to read.
 pub const READ_MIN: usize = 2048;
 
-/// Acknowledged bytes that may stay in the socket until it is worth a system call.
-const DISCARD_MIN: u32 = 16 * 1024;
-/// How often fewer may be left.
-const DISCARD_LAZY: u8 = 16;
-
 /// Idle times (RFC 5382 §5 REQ-5): of connections, and of those that only begin or end.
 const IDLE_OPEN: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
 const IDLE_TRANSITORY: Duration = Duration::from_secs(4 * 60);
@@ -147,8 +142,6 @@ pub struct Down {
     pub hup: bool,
     /// The socket has failed.
     pub failed: bool,
-    /// How often acknowledged bytes were left in the socket.
-    lazy: u8,
 }
 
 /// See the [module's documentation](self).
@@ -244,7 +237,6 @@ impl Flow {
             readable: false,
             hup: false,
             failed: false,
-            lazy: 0,
         };
         Self {
             key,
@@ -475,24 +467,19 @@ impl Flow {
         self.rto.retransmitted();
     }
 
-    /// Takes out of the socket what the guest has acknowledged; `all` of it even where it is too
-    /// little to be worth a system call.
-    pub fn discard(&mut self, all: bool) {
+    /// Takes out of the socket what the guest has acknowledged. All of it: a few bytes left behind
+    /// can hold on to a buffer of the kernel's that is much larger, and with it to the peer's
+    /// window.
+    fn discard(&mut self) {
         let (down, Some(socket)) = (&mut self.down, &self.socket) else { return };
         let end = match down.fin {
             Some(fin) if before(fin, down.una) => fin,
             _ => down.una,
         };
-        let n = end.wrapping_sub(down.base);
-        if before(end, down.base) || n == 0 {
-            return;
-        }
-        down.lazy += 1;
-        if all || n >= DISCARD_MIN || down.lazy >= DISCARD_LAZY {
-            down.lazy = 0;
-            if let Ok(n) = stream::discard(socket, n as usize) {
-                down.base = down.base.wrapping_add(n as u32);
-            }
+        if before(down.base, end)
+            && let Ok(n) = stream::discard(socket, end.wrapping_sub(down.base) as usize)
+        {
+            down.base = down.base.wrapping_add(n as u32);
         }
     }
 
@@ -534,10 +521,10 @@ impl Flow {
     }
 
     /// Sends what is due other than data. False when the guest has no room for it.
-    pub fn flush(&mut self, ctx: &mut Ctx<'_, '_>, lazily: bool) -> bool {
+    pub fn flush(&mut self, ctx: &mut Ctx<'_, '_>) -> bool {
         if self.state == State::Open {
             self.refresh_window(ctx.io.poll);
-            self.discard(!lazily);
+            self.discard();
         }
         if self.syn_due && !self.send_syn(ctx) {
             return false;

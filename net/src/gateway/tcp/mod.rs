@@ -278,7 +278,7 @@ impl Tcp {
         let Some(flow) = self.table.get(id) else { return };
         self.connecting -= 1;
         flow.connected(ctx.io.poll);
-        flow.flush(ctx, true);
+        flow.flush(ctx);
         self.settle(ctx, id);
     }
 
@@ -355,7 +355,7 @@ impl Tcp {
                 return self.end(ctx, id, End::Closed);
             }
             // The guest's last FIN may come again.
-            flow.flush(ctx, false);
+            flow.flush(ctx);
             flow.state = State::TimeWait;
             flow.rto.at = None;
             flow.active = ctx.io.now;
@@ -378,7 +378,7 @@ impl Tcp {
         let Some(flow) = self.table.get(id) else { return };
         if end == End::Closed {
             // The guest's last FIN wants its answer; bytes left in the socket would reset it.
-            flow.flush(ctx, false);
+            flow.flush(ctx);
         }
         let Some(mut flow) = self.table.remove(id) else { return };
         self.timers.cancel(id);
@@ -481,8 +481,7 @@ impl Tcp {
         for i in 0..self.flushing.len() {
             let id = self.flushing[i];
             let Some(flow) = self.table.get(id) else { continue };
-            let lazily = self.scratch.can_peek_at(flow.is_ipv4());
-            room = room && flow.flush(ctx, lazily);
+            room = room && flow.flush(ctx);
             if room || !flow.wants_flush() {
                 flow.touched = false;
             } else {
