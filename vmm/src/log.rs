@@ -3,11 +3,13 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::terminal;
 
 /// How messages are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,14 +20,37 @@ pub enum Style {
     Json,
 }
 
-/// Writes one message.
+/// Writes one message, as one line whatever is in it.
 pub fn message(style: Style, level: &str, text: &str) {
-    let line = match style {
-        Style::Text if level == "error" || level == "info" => format!("minivmm: {text}\n"),
-        Style::Text => format!("minivmm: {level}: {text}\n"),
-        Style::Json => format!("{}\n", json!({ "level": level, "message": text })),
-    };
-    // There is nobody left to tell where standard error is closed.
+    match style {
+        Style::Text if level == "error" || level == "info" => line(&format!("minivmm: {text}")),
+        Style::Text => line(&format!("minivmm: {level}: {text}")),
+        Style::Json => {
+            line(&json!({ "event": "message", "level": level, "message": text }).to_string())
+        }
+    }
+}
+
+/// Writes one object; `fields` come after its kind.
+pub fn event(kind: &str, fields: &[(&str, Value)]) {
+    let mut object = serde_json::Map::new();
+    object.insert("event".into(), kind.into());
+    object.extend(fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    line(&Value::Object(object).to_string());
+}
+
+/// Names of files and interfaces may hold anything.
+fn line(text: &str) {
+    let mut line = String::with_capacity(text.len() + 2);
+    for c in text.chars() {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line.push_str(terminal::line_end());
+    // There is nobody left to tell where standard error is closed or full.
     let _ = io::stderr().write_all(line.as_bytes());
 }
 

@@ -1,71 +1,83 @@
 //! The `minivmm` command.
 
 use std::process::ExitCode;
-use std::time::Instant;
 
 use minivmm::cli::{self, Command, RunArgs};
-use minivmm::exit::{self, Exit};
+use minivmm::error::Error;
+use minivmm::exit::{self, Exit, Outcome};
 use minivmm::log::{self, Style};
 use minivmm::monitor::{self, RunOptions};
-use minivmm::{terminal, timings::Timings};
+use minivmm::terminal;
+use minivmm::timings::{ProcessStart, Timings};
 use serde_json::json;
 
 fn main() -> ExitCode {
-    let started = Instant::now();
+    let start = ProcessStart::now();
     terminal::restore_on_panic();
     let cli = match cli::parse() {
         Ok(cli) => cli,
         Err(line) => {
-            log::message(Style::Text, "error", &line);
-            return exit::CONFIG.into();
+            let json = std::env::args_os().any(|arg| arg == "--json");
+            return refuse(if json { Style::Json } else { Style::Text }, &line, exit::CONFIG)
+                .into();
         }
     };
     let Command::Run(args) = cli.command;
-    run(&args, started).into()
+    run(&args, start).into()
 }
 
-fn run(args: &RunArgs, started: Instant) -> u8 {
+fn run(args: &RunArgs, start: ProcessStart) -> u8 {
     let style = if args.json { Style::Json } else { Style::Text };
     log::init(style, args.verbose);
-    let options = RunOptions { json: args.json, started };
+    let options = RunOptions { json: args.json, start };
     let show = |timings: &Timings| {
         if args.timings {
             show_timings(style, timings);
         }
     };
-    let result = args.config().map_err(Into::into).and_then(|c| monitor::run(&c, options, show));
-    let outcome = match result {
-        Ok(outcome) => outcome,
-        Err(e) => {
-            log::message(style, "error", &e.to_string());
-            return e.status();
-        }
-    };
+    let config = args.config().map_err(Error::from);
+    match config.and_then(|config| monitor::run(&config, options, show)) {
+        Ok(outcome) => end(style, args.verbose, &outcome),
+        Err(e) => refuse(style, &e.to_string(), e.status()),
+    }
+}
+
+/// Says how the machine ended, where that is to be said.
+fn end(style: Style, verbose: u8, outcome: &Outcome) -> u8 {
     let status = outcome.status();
+    let reason = outcome.exit.to_string();
     match (&outcome.exit, style) {
-        (exit, Style::Json) => {
-            eprintln!(
-                "{}",
-                json!({ "event": "exit", "status": status, "reason": exit.to_string() })
-            );
-        }
-        (Exit::Crash(_), Style::Text) => log::message(style, "error", &outcome.exit.to_string()),
-        (exit, Style::Text) if args.verbose > 0 => log::message(style, "info", &exit.to_string()),
+        (_, Style::Json) => show_exit(status, &reason),
+        (Exit::Crash(_), Style::Text) => log::message(style, "error", &reason),
+        (_, Style::Text) if verbose > 0 => log::message(style, "info", &reason),
         _ => {}
     }
     status
+}
+
+/// Says why there is no machine.
+fn refuse(style: Style, line: &str, status: u8) -> u8 {
+    match style {
+        Style::Text => log::message(style, "error", line),
+        Style::Json => show_exit(status, line),
+    }
+    status
+}
+
+fn show_exit(status: u8, reason: &str) {
+    log::event("exit", &[("status", json!(status)), ("reason", json!(reason))]);
 }
 
 fn show_timings(style: Style, timings: &Timings) {
     match style {
         Style::Text => log::message(style, "info", &timings.to_string()),
         Style::Json => {
-            let phases: serde_json::Map<_, _> = timings
-                .phases()
-                .into_iter()
-                .map(|(name, d)| (name.replace(' ', "_"), json!(d.as_secs_f64() * 1e3)))
-                .collect();
-            eprintln!("{}", json!({ "event": "timings", "milliseconds": phases }));
+            let milliseconds = |(name, took): (&str, std::time::Duration)| {
+                (name.replace(' ', "_"), json!(took.as_secs_f64() * 1e3))
+            };
+            let phases: serde_json::Map<_, _> =
+                timings.phases().into_iter().map(milliseconds).collect();
+            log::event("timings", &[("milliseconds", json!(phases))]);
         }
     }
 }

@@ -3,29 +3,34 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::config::{Console as ConsoleKind, MachineConfig};
-use crate::console::Console;
+use crate::config::{ConfigError, Console as ConsoleKind, MachineConfig};
+use crate::console::{Console, Input, Output};
 use crate::error::Error;
 use crate::exit::{Exit, Outcome};
-use crate::machine::{BuildOptions, Ending, Machine};
-use crate::signals::Signals;
+use crate::machine::{BuildOptions, Ended, Ending, Files, Machine};
+use crate::signals::{Request, Signals};
 use crate::terminal;
-use crate::timings::Timings;
+use crate::timings::{ProcessStart, Timings};
+
+/// How long output that standard output does not take keeps a user who has ended the machine.
+const LINGER: Duration = Duration::from_millis(200);
 
 /// How a run is watched.
 #[derive(Debug, Clone, Copy)]
 pub struct RunOptions {
     /// The probe reports in JSON.
     pub json: bool,
-    /// When the process started.
-    pub started: Instant,
+    /// When the process began.
+    pub start: ProcessStart,
 }
 
-/// Runs a machine from its start to its end. `timings` is called before the machine is gone.
+/// Runs a machine from its start to its end. `timings` is called after that, and not where it
+/// could not be started.
 ///
 /// # Errors
 /// [`Error`] where it could not be started.
@@ -35,44 +40,50 @@ pub fn run(
     timings: impl FnOnce(&Timings),
 ) -> Result<Outcome, Error> {
     let config = config.validate()?;
-    raise_descriptor_limit();
-    // Before any thread exists, so that all inherit the mask and only the descriptor sees them.
-    let signals = Signals::block().map_err(Error::host("watch signals"))?;
     let interactive = terminal::is_interactive();
     let kind = match config.console {
+        Some(ConsoleKind::Tty) if !interactive => return Err(ConfigError::NoTerminal.into()),
         Some(kind) => kind,
         // The probe takes no input: Ctrl-C can stay what it is.
         None if interactive && config.kernel.is_some() => ConsoleKind::Tty,
         None => ConsoleKind::Pipe,
     };
-    let input = match kind {
-        ConsoleKind::Tty => true,
-        ConsoleKind::Pipe => config.kernel.is_some(),
-        ConsoleKind::None => false,
-    };
-    let build = BuildOptions { console: kind, json: options.json, started: options.started };
-    let machine = Machine::build(&config, build)?;
+    let files = Files::open(&config)?;
+    raise_descriptor_limit();
+    // Before any thread exists, so that all inherit the mask and only the descriptor sees them.
+    let signals = Arc::new(Signals::block().map_err(Error::host("watch signals"))?);
+    let build = BuildOptions { console: kind, json: options.json, start: options.start };
+    let machine = Machine::build(&config, &files, build)?;
+    drop(files);
     let raw = match kind {
-        ConsoleKind::Tty => Some(
-            terminal::RawMode::enter()
-                .map_err(Error::host("use the terminal (try --console pipe)"))?,
-        ),
-        _ => None,
+        ConsoleKind::Tty => {
+            Some(terminal::RawMode::enter().map_err(Error::host("use the terminal"))?)
+        }
+        ConsoleKind::Pipe | ConsoleKind::None => None,
+    };
+    let input = match kind {
+        ConsoleKind::Tty => Some(Input::new(true)),
+        ConsoleKind::Pipe if config.kernel.is_some() => Some(Input::new(false)),
+        ConsoleKind::Pipe | ConsoleKind::None => None,
     };
     let (serial, events) = machine.serial();
     let ending = Arc::clone(machine.ending());
-    let console = Console::new(serial, events, Arc::clone(&ending), input, raw.is_some());
-    watch(&ending, signals, console, || machine.resume())?;
-    timings(machine.timings());
-    let outcome = machine.finish();
+    let console = Console::new(serial, events, input, Arc::clone(&ending));
+    watch(&ending, &signals, console, || machine.resume())?;
+    let taken = machine.timings();
+    let Ended { outcome, output } = machine.finish();
+    if let Some(output) = output {
+        drain(&output, &signals, &outcome.exit);
+    }
     drop(raw);
+    timings(&taken);
     Ok(outcome)
 }
 
 /// Serves events until the machine has ended.
 fn watch(
     ending: &Arc<Ending>,
-    signals: Signals,
+    signals: &Arc<Signals>,
     console: Console,
     start: impl FnOnce(),
 ) -> Result<(), Error> {
@@ -84,11 +95,12 @@ fn watch(
     manager.add_subscriber(Box::new(Watch {
         fd: signals.as_raw_fd(),
         on_ready: {
-            let ending = Arc::clone(ending);
-            move || {
-                if let Some(signal) = signals.next() {
-                    ending.set(Exit::Signal(signal));
-                }
+            let (ending, signals) = (Arc::clone(ending), Arc::clone(signals));
+            move || match signals.next() {
+                Some(Request::End(signal)) => ending.set(Exit::Signal(signal)),
+                Some(Request::Stop) => stop(),
+                Some(Request::Continue) => terminal::resume(),
+                None => {}
             }
         },
     }));
@@ -99,6 +111,40 @@ fn watch(
         manager.run().map_err(failed)?;
     }
     Ok(())
+}
+
+/// Stops the process, as SIGTSTP would if it were not blocked.
+fn stop() {
+    terminal::restore();
+    // A process may always stop itself.
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
+}
+
+/// Waits until what the guest wrote has been taken: for as long as it takes where the guest ended
+/// by itself, unless a signal comes.
+fn drain(output: &Output, signals: &Signals, exit: &Exit) {
+    let end = match exit {
+        Exit::Signal(_) | Exit::Quit => Some(Instant::now() + LINGER),
+        Exit::PowerOff | Exit::Reset | Exit::Crash(_) => None,
+    };
+    loop {
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+        let done = output.done();
+        let mut fds = [PollFd::new(&done, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+        match poll(&mut fds, timeout.as_ref()) {
+            Err(rustix::io::Errno::INTR) => continue,
+            Ok(0) | Err(_) => break,
+            Ok(_) if !fds[0].revents().is_empty() => break,
+            Ok(_) => {}
+        }
+        match signals.next() {
+            Some(Request::End(_)) => break,
+            Some(Request::Stop) => stop(),
+            Some(Request::Continue) => terminal::resume(),
+            None => {}
+        }
+    }
 }
 
 /// One descriptor and what to do when it is readable.

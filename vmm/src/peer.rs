@@ -10,11 +10,16 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 /// Connections served at once: the probe makes one at a time.
 const CONNECTIONS_MAX: usize = 8;
 /// The longest first line.
 const LINE_MAX: u64 = 64;
+/// Connections on which nothing moves for so long are closed.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+/// Between attempts to accept.
+const RETRY: Duration = Duration::from_millis(50);
 /// The most that `SOURCE` sends, in bytes.
 const SOURCE_MAX: u64 = 1 << 40;
 
@@ -64,7 +69,12 @@ fn echo_datagrams(socket: &UdpSocket) {
 
 fn accept(listener: &TcpListener) {
     let served = Arc::new(AtomicUsize::new(0));
-    for stream in listener.incoming().flatten() {
+    for stream in listener.incoming() {
+        let Ok(stream) = stream else {
+            // Out of descriptors, most likely: that passes, and is not to keep a CPU busy.
+            thread::sleep(RETRY);
+            continue;
+        };
         if served.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS_MAX {
             served.fetch_sub(1, Ordering::AcqRel);
             continue;
@@ -83,6 +93,8 @@ fn accept(listener: &TcpListener) {
 
 fn serve(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(IDLE_MAX))?;
+    stream.set_write_timeout(Some(IDLE_MAX))?;
     let mut reader = BufReader::with_capacity(1 << 16, stream);
     let mut line = String::new();
     (&mut reader).take(LINE_MAX).read_line(&mut line)?;

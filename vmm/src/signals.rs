@@ -1,20 +1,34 @@
-//! Signals that end the machine, as a descriptor.
+//! Signals as a descriptor.
 #![expect(unsafe_code, reason = "signal masks and signalfd have no safe wrapper among our crates")]
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, RawFd};
 
 /// Those that ask a process to end.
 const ENDING: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+/// Those by which a shell stops a job and lets it go on.
+const JOB: [libc::c_int; 2] = [libc::SIGTSTP, libc::SIGCONT];
 
-/// The signals that ask this process to end: blocked, and readable from a descriptor.
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// The end; the signal's number.
+    End(i32),
+    /// To stop until [`Request::Continue`].
+    Stop,
+    /// The process was stopped, and goes on.
+    Continue,
+}
+
+/// The signals that this process listens to: blocked, and readable from a descriptor.
 #[derive(Debug)]
 pub struct Signals(File);
 
 impl Signals {
-    /// Blocks them for this thread and all that it starts.
+    /// Blocks them for this thread and all that it starts. A signal that the process was started
+    /// with as ignored (`nohup`, a shell's background) stays ignored.
     ///
     /// # Errors
     /// Those of `sigprocmask(2)` and `signalfd(2)`.
@@ -24,7 +38,7 @@ impl Signals {
         // valid signals.
         let set = unsafe {
             libc::sigemptyset(set.as_mut_ptr());
-            for signal in ENDING {
+            for signal in ENDING.into_iter().chain(JOB).filter(|s| !is_ignored(*s)) {
                 libc::sigaddset(set.as_mut_ptr(), signal);
             }
             set.assume_init()
@@ -46,16 +60,37 @@ impl Signals {
     }
 
     /// The next signal that came, if one has.
-    pub fn next(&self) -> Option<i32> {
+    pub fn next(&self) -> Option<Request> {
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
         (&self.0).read_exact(&mut info).ok()?;
         // ssi_signo is the structure's first field.
-        Some(i32::from_ne_bytes([info[0], info[1], info[2], info[3]]))
+        Some(match i32::from_ne_bytes([info[0], info[1], info[2], info[3]]) {
+            libc::SIGTSTP => Request::Stop,
+            libc::SIGCONT => Request::Continue,
+            signal => Request::End(signal),
+        })
     }
+}
+
+fn is_ignored(signal: libc::c_int) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: no new action is given; the old one is written to a structure of its size, of which
+    // all-zero bytes are a valid value.
+    let action = unsafe {
+        libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    action.sa_sigaction == libc::SIG_IGN
 }
 
 impl AsRawFd for Signals {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }

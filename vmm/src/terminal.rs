@@ -3,11 +3,15 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
+use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr};
+use vmm_sys_util::signal::register_signal_handler;
 
 /// The mode to go back to, here so that a panic hook can find it.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
+/// The terminal is in raw mode.
+static RAW: AtomicBool = AtomicBool::new(false);
 
 /// True when both ends of a console are a terminal.
 pub fn is_interactive() -> bool {
@@ -24,12 +28,9 @@ impl RawMode {
     /// # Errors
     /// Those of `tcsetattr(3)`, as for something that is no terminal.
     pub fn enter() -> io::Result<Self> {
-        let stdin = io::stdin();
-        let old = tcgetattr(stdin.as_fd())?;
-        let mut raw = old.clone();
-        raw.make_raw();
-        *SAVED.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(old);
-        tcsetattr(stdin.as_fd(), OptionalActions::Drain, &raw)?;
+        let old = tcgetattr(io::stdin())?;
+        *SAVED.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(old.clone());
+        set_raw(old)?;
         Ok(Self(()))
     }
 }
@@ -40,21 +41,62 @@ impl Drop for RawMode {
     }
 }
 
-/// Restores the mode that stood before [`RawMode::enter`], if one is to be restored.
+// The mode changes at once, not when output has drained: a terminal that is stopped never drains.
+
+fn set_raw(mut mode: Termios) -> io::Result<()> {
+    mode.make_raw();
+    tcsetattr(io::stdin(), OptionalActions::Now, &mode)?;
+    RAW.store(true, Ordering::Release);
+    Ok(())
+}
+
+/// The terminal is ours to change: a shell that has put us into the background uses it itself, and
+/// the kernel would stop us for trying.
+fn is_foreground() -> bool {
+    // Only a controlling terminal has a foreground.
+    tcgetpgrp(io::stdin().as_fd()).map_or(true, |group| group == rustix::process::getpgrp())
+}
+
+/// Restores the mode that stood before [`RawMode::enter`], if that is to be restored.
 pub fn restore() {
-    if let Ok(mut saved) = SAVED.try_lock()
-        && let Some(old) = saved.take()
+    if RAW.swap(false, Ordering::AcqRel)
+        && let Ok(saved) = SAVED.try_lock()
+        && let Some(old) = &*saved
+        && is_foreground()
     {
         // Nothing is left to be done where it fails: the terminal is gone.
-        let _ = tcsetattr(io::stdin().as_fd(), OptionalActions::Drain, &old);
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, old);
     }
 }
 
-/// Makes a panic leave the terminal as it was, so that its message can be read.
+/// Goes back to raw mode after a stop, for as long as [`RawMode`] stands.
+pub(crate) fn resume() {
+    if !RAW.load(Ordering::Acquire)
+        && let Ok(saved) = SAVED.try_lock()
+        && let Some(old) = &*saved
+        && is_foreground()
+    {
+        let _ = set_raw(old.clone());
+    }
+}
+
+/// What ends a line on standard error: in raw mode, nothing returns the carriage.
+pub(crate) fn line_end() -> &'static str {
+    if RAW.load(Ordering::Acquire) && isatty(io::stderr()) { "\r\n" } else { "\n" }
+}
+
+/// Makes a panic, or another abort, leave the terminal as it was, so that its message can be read.
 pub fn restore_on_panic() {
+    extern "C" fn on_abort(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+        // Atomics, a lock that is only tried, and system calls: allowed in a handler. The abort
+        // goes on when it returns.
+        restore();
+    }
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         restore();
         default(info);
     }));
+    // Cannot fail for this signal; without it a terminal would stay raw after an abort.
+    let _ = register_signal_handler(libc::SIGABRT, on_abort);
 }

@@ -104,6 +104,11 @@ pub enum ConfigError {
     /// The probe has an initrd of its own making: none.
     #[error("--initrd needs --kernel: the built-in probe takes no initrd")]
     InitrdWithoutKernel,
+    /// A terminal that isn't one.
+    #[error(
+        "--console tty: standard input and output are not both a terminal (use --console pipe)"
+    )]
+    NoTerminal,
     /// Characters that a command line can't carry.
     #[error("--cmdline: control characters can't be passed to a kernel")]
     Cmdline,

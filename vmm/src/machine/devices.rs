@@ -184,6 +184,14 @@ impl Devices {
     }
 }
 
+impl Drop for Devices {
+    /// The memory bus leads to the PCI bus, and that back to it: without this neither would go,
+    /// and with them the guest's memory would stay.
+    fn drop(&mut self) {
+        self.buses.mmio.remove(layout::PCI_ECAM);
+    }
+}
+
 /// Addresses are fixed by `boot::layout` and by the PCI allocator, neither of which overlaps.
 fn placed(e: BusError) -> Error {
     Error::host("place a device")(io::Error::other(e))

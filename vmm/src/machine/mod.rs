@@ -2,13 +2,13 @@
 
 mod devices;
 mod ending;
+mod files;
 mod nic;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
+use kvm_ioctls::VcpuFd;
 use minivmm_boot::{BootSpec, Cmdline, Platform, Source, cpuid};
 use minivmm_devices::debug_exit::DebugExit;
 use minivmm_devices::serial::Serial;
@@ -17,13 +17,14 @@ use vm_memory::GuestMemoryMmap;
 
 use self::devices::Devices;
 pub use self::ending::Ending;
+pub use self::files::Files;
 use crate::config::{BootProtocol, Console, Transport, Validated};
 use crate::console::{ConsoleEvents, Output};
 use crate::error::Error;
 use crate::exit::{Exit, Outcome};
 use crate::kvm::{self, KvmError, Vm};
-use crate::timings::{Phase, Timings};
-use crate::vcpu::{self, Stop, Vcpus};
+use crate::timings::{Phase, ProcessStart, Timings};
+use crate::vcpu::{self, Gate, Stop, Vcpus};
 use crate::{memory, probe};
 
 /// The KVM device.
@@ -38,10 +39,11 @@ pub struct Machine {
     _devices: Devices,
     segments: Vec<Segment>,
     _vm: Vm,
-    _memory: GuestMemoryMmap,
+    memory: GuestMemoryMmap,
     ending: Arc<Ending>,
     serial: Arc<Serial>,
     console: ConsoleEvents,
+    output: Option<Output>,
     debug_exit: Arc<DebugExit>,
     timings: Arc<Timings>,
 }
@@ -53,21 +55,29 @@ pub struct BuildOptions {
     pub console: Console,
     /// The probe reports in JSON.
     pub json: bool,
-    /// When the process started, for [`Timings`].
-    pub started: Instant,
+    /// When the process began, for [`Timings`].
+    pub start: ProcessStart,
+}
+
+/// What is left of a machine.
+#[derive(Debug)]
+pub struct Ended {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What the guest wrote and standard output has not taken yet.
+    pub output: Option<Output>,
 }
 
 impl Machine {
-    /// Builds a machine; its processors are paused. On failure nothing is left behind.
+    /// Builds a machine from `config` and the `files` that it names; its processors are paused. On
+    /// failure nothing is left behind.
     ///
     /// # Errors
     /// [`Error`].
-    pub fn build(config: &Validated, options: BuildOptions) -> Result<Self, Error> {
-        let timings = Arc::new(Timings::new(options.started));
+    pub fn build(config: &Validated, files: &Files, options: BuildOptions) -> Result<Self, Error> {
+        let timings = Arc::new(Timings::new(options.start));
+        timings.mark(Phase::Began);
         let ending = Arc::new(Ending::new().map_err(Error::host("create an eventfd"))?);
-        // Files first: what is wrong with them is found before anything is made.
-        let kernel = config.kernel.as_deref().map(|p| open("kernel", p)).transpose()?;
-        let initrd = config.initrd.as_deref().map(|p| open("initrd", p)).transpose()?;
         let memory = memory::create(config.memory)?;
         let vm = Vm::new(Path::new(KVM), &memory)?;
         if config.cpus as usize > vm.max_vcpus() {
@@ -76,11 +86,17 @@ impl Machine {
         let nics = nic::build(config)?;
         let console =
             ConsoleEvents::new().map_err(Error::host("create the console's descriptors"))?;
-        let sink: Box<dyn std::io::Write + Send> = match options.console {
-            Console::None => Box::new(std::io::sink()),
+        let gate = Arc::new(Gate::default());
+        let output = match options.console {
+            Console::None => None,
             Console::Tty | Console::Pipe => {
-                Box::new(Output::new(Arc::clone(&ending), Arc::clone(&timings)))
+                let output = Output::start(Arc::clone(&gate), Arc::clone(&timings));
+                Some(output.map_err(Error::host("start the console's thread"))?)
             }
+        };
+        let sink = match &output {
+            None => Box::new(std::io::sink()),
+            Some(output) => output.sink(),
         };
         let devices = Devices::build(
             &vm,
@@ -89,20 +105,21 @@ impl Machine {
             nics.devices,
             devices::Host { sink, hooks: console.hooks(), ending: Arc::clone(&ending) },
         )?;
+        let vcpus = create_vcpus(&vm, config)?;
         timings.mark(Phase::Built);
 
         let mut cmdline = Cmdline::default();
-        match &kernel {
+        match files.kernel() {
             Some(_) => cmdline.push("console=ttyS0 panic=-1 reboot=acpi")?,
             None => cmdline.push(&probe::cmdline(nics.peer, options.json))?,
         }
-        if config.transport == Transport::Mmio && kernel.is_none() {
+        if config.transport == Transport::Mmio && config.kernel.is_none() {
             cmdline.push_virtio_mmio(devices.mmio_slots())?;
         }
         cmdline.push(&config.cmdline)?;
         let spec = BootSpec {
-            kernel: kernel.as_ref().map_or(Source::Bytes(probe::ELF), Source::File),
-            initrd: initrd.iter().map(Source::File).collect(),
+            kernel: files.kernel().unwrap_or(Source::Bytes(probe::ELF)),
+            initrd: files.initrd().into_iter().collect(),
             cmdline,
             protocol: match config.boot_protocol {
                 BootProtocol::Auto => minivmm_boot::Protocol::Auto,
@@ -124,25 +141,13 @@ impl Machine {
                 source,
             }
         })?;
-        timings.mark(Phase::Loaded);
-
-        let supported = kvm::cpuid_entries(vm.supported_cpuid());
-        let mut vcpus = Vec::new();
-        for index in 0..config.cpus {
-            let vcpu = vm.create_vcpu(index)?;
-            let entries = cpuid::policy(&supported, index, config.cpus, &config.cpu_mask);
-            kvm::set_cpuid(&vcpu, &entries)?;
-            if index == 0 {
-                kvm::set_boot_registers(&vcpu, &boot.registers)?;
-            }
-            vcpus.push(vcpu);
-        }
+        kvm::set_boot_registers(&vcpus[0], &boot.registers)?;
         vcpu::install_handler().map_err(Error::host("install the vCPU signal"))?;
         let on_stop = {
             let ending = Arc::clone(&ending);
             Arc::new(move |stop| ending.set(exit_of(stop))) as vcpu::OnStop
         };
-        let vcpus = Vcpus::start(vcpus, &memory, devices.buses(), &on_stop)
+        let vcpus = Vcpus::start(vcpus, &memory, devices.buses(), gate, &on_stop)
             .map_err(Error::host("start the vCPU threads"))?;
         Ok(Self {
             vcpus,
@@ -151,22 +156,28 @@ impl Machine {
             _devices: devices,
             segments: nics.segments,
             _vm: vm,
-            _memory: memory,
+            memory,
             ending,
             console,
+            output,
             timings,
         })
     }
 
     /// Lets the processors run.
     pub fn resume(&self) {
-        self.timings.mark(Phase::Running);
+        self.timings.mark(Phase::Loaded);
         self.vcpus.resume();
     }
 
     /// Stops the processors at an instruction boundary; devices and networks go on.
     pub fn pause(&self) {
         self.vcpus.pause();
+    }
+
+    /// Guest memory, which the guest changes while it runs.
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
     }
 
     /// The machine's end.
@@ -180,8 +191,8 @@ impl Machine {
     }
 
     /// How long the start took.
-    pub fn timings(&self) -> &Timings {
-        &self.timings
+    pub fn timings(&self) -> Arc<Timings> {
+        Arc::clone(&self.timings)
     }
 
     /// The networks, one for each interface.
@@ -190,18 +201,29 @@ impl Machine {
     }
 
     /// Ends the machine and says how it ended; [`Exit::Quit`] where nothing else had ended it.
-    pub fn finish(self) -> Outcome {
-        let Self { vcpus, serial, debug_exit, ending, .. } = self;
+    pub fn finish(self) -> Ended {
+        let Self { vcpus, serial, debug_exit, ending, output, .. } = self;
         ending.set(Exit::Quit);
         drop(vcpus);
         serial.flush();
+        if let Some(output) = &output {
+            output.close();
+        }
         let exit = ending.get().cloned().unwrap_or(Exit::Quit);
-        Outcome { exit, guest_status: debug_exit.code() }
+        Ended { outcome: Outcome { exit, guest_status: debug_exit.code() }, output }
     }
 }
 
-fn open(what: &'static str, path: &Path) -> Result<File, Error> {
-    File::open(path).map_err(|source| Error::Open { what, path: path.to_owned(), source })
+/// The processors, without the boot processor's first registers.
+fn create_vcpus(vm: &Vm, config: &Validated) -> Result<Vec<VcpuFd>, Error> {
+    let supported = kvm::cpuid_entries(vm.supported_cpuid());
+    let create = |index| {
+        let vcpu = vm.create_vcpu(index)?;
+        let entries = cpuid::policy(&supported, index, config.cpus, &config.cpu_mask);
+        kvm::set_cpuid(&vcpu, &entries)?;
+        Ok(vcpu)
+    };
+    (0..config.cpus).map(create).collect()
 }
 
 fn exit_of(stop: Stop) -> Exit {

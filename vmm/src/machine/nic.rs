@@ -117,12 +117,7 @@ fn tap_of(config: &TapConfig) -> Result<TapBackend, Error> {
     };
     let tap = match (&config.name, config.fd) {
         (Some(name), _) => Tap::open(name),
-        (None, fd) => Tap::from_fd(inherited(fd.unwrap_or(-1)).ok_or_else(|| Error::Net {
-                message: "--net tap,fd=N: there is no such descriptor (open the TAP before minivmm is started, \
-                      without close-on-exec)"
-                .into(),
-            status: exit::CONFIG,
-        })?),
+        (None, fd) => Tap::from_fd(inherited(fd.unwrap_or(-1))?),
     }
     .map_err(refused)?;
     // `validate` has checked the range. A device that was handed over may be in another network
@@ -137,20 +132,25 @@ fn tap_of(config: &TapConfig) -> Result<TapBackend, Error> {
 
 /// A descriptor that was open when the process began; it is ours from here on.
 #[expect(unsafe_code, reason = "an inherited descriptor has no owner in this process")]
-fn inherited(fd: i32) -> Option<OwnedFd> {
-    if fd <= 2 {
-        return None;
-    }
+fn inherited(fd: i32) -> Result<OwnedFd, Error> {
     // SAFETY: fcntl(F_GETFD) takes any number and only looks.
-    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
-        return None;
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    // What was inherited survived an exec. All that this process opens would not.
+    if fd <= 2 || flags < 0 || flags & libc::FD_CLOEXEC != 0 {
+        return Err(Error::Net {
+            message: format!(
+                "--net tap,fd={fd}: no such descriptor was inherited (open the TAP before minivmm \
+                 is started, without close-on-exec)"
+            ),
+            status: exit::CONFIG,
+        });
     }
     // SAFETY: the descriptor is open. The user names one that was inherited for this; `validate`
-    // refuses a number that is named twice.
+    // refuses a number that is named twice, and the flag set below one that was taken before.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    // It is for this process only. Cannot fail for an open descriptor.
+    // Cannot fail for an open descriptor.
     let _ = rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC);
-    Some(fd)
+    Ok(fd)
 }
 
 /// Published ports with their listening addresses: all of both families where none was named.

@@ -1,9 +1,12 @@
 //! What it means that a guest can't be run on, in words that say what to do.
 
+use std::io;
+
 use kvm_bindings::{
-    KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_SIMUL_EX,
+    KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION,
+    KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, KVM_INTERNAL_ERROR_SIMUL_EX,
     KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET,
-    KVM_SYSTEM_EVENT_SHUTDOWN,
+    KVM_SYSTEM_EVENT_SHUTDOWN, kvm_sregs,
 };
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -31,8 +34,42 @@ pub fn fail_entry(reason: u64, cpu: u32) -> String {
     )
 }
 
+/// A `KVM_EXIT_MEMORY_FAULT`.
+pub fn memory_fault(gpa: u64, size: u64) -> String {
+    format!(
+        "the host can't provide {size} bytes of guest memory at {gpa:#x}; is the host, or this \
+         process's control group, out of memory?"
+    )
+}
+
+/// A `KVM_EXIT_UNKNOWN`.
+pub fn unknown_exit(fd: &mut VcpuFd) -> String {
+    // SAFETY: for this exit reason `hw` is the active member; KVM filled it.
+    #[expect(unsafe_code, reason = "kvm_run is a union")]
+    let reason = unsafe { fd.get_kvm_run().__bindgen_anon_1.hw.hardware_exit_reason };
+    format!("KVM does not know the processor's exit reason {reason:#x}{}", location(fd))
+}
+
+/// An exit that nothing here asked KVM for.
+pub fn unexpected_exit(exit: &str, fd: &VcpuFd) -> String {
+    format!("KVM gave up the guest{} with the unexpected exit {exit}", location(fd))
+}
+
+/// An error of `KVM_RUN` itself.
+pub fn run_failed(errno: i32, fd: &VcpuFd) -> String {
+    let hint = match errno {
+        libc::EFAULT | libc::ENOMEM => {
+            "; is the host, or this process's control group, out of memory?"
+        }
+        libc::EHWPOISON => "; the host's memory there is broken",
+        _ => "",
+    };
+    let source = io::Error::from_raw_os_error(errno);
+    format!("KVM can't run the guest on{}: {source}{hint}", location(fd))
+}
+
 /// Where the vCPU is, or nothing where KVM doesn't say.
-pub fn location(fd: &VcpuFd) -> String {
+fn location(fd: &VcpuFd) -> String {
     fd.get_regs().map(|r| format!(" at {:#x}", r.rip)).unwrap_or_default()
 }
 
@@ -41,13 +78,15 @@ pub fn internal_error(fd: &mut VcpuFd, memory: &GuestMemoryMmap) -> String {
     // SAFETY: for this exit reason `internal` is the active member; KVM filled it.
     #[expect(unsafe_code, reason = "kvm_run is a union")]
     let suberror = unsafe { fd.get_kvm_run().__bindgen_anon_1.internal.suberror };
-    let (rip, ring) = match (fd.get_regs(), fd.get_sregs()) {
-        (Ok(regs), Ok(sregs)) => (regs.rip, sregs.cs.dpl),
+    let (rip, sregs) = match (fd.get_regs(), fd.get_sregs()) {
+        (Ok(regs), Ok(sregs)) => (regs.rip, sregs),
         _ => return format!("KVM internal error {suberror}, and its registers can't be read"),
     };
     match suberror {
         KVM_INTERNAL_ERROR_EMULATION => {
-            let bytes = instruction(fd, memory, rip);
+            let bytes = reported_instruction(fd)
+                .unwrap_or_else(|| instruction(fd, memory, linear(rip, &sregs)));
+            let ring = sregs.ss.dpl;
             format!(
                 "KVM can't emulate the instruction at {rip:#x} (ring {ring}): {}; {}",
                 hex(&bytes),
@@ -67,21 +106,41 @@ pub fn internal_error(fd: &mut VcpuFd, memory: &GuestMemoryMmap) -> String {
     }
 }
 
-/// The bytes at `rip`, as far as they are mapped RAM.
-fn instruction(fd: &VcpuFd, memory: &GuestMemoryMmap, rip: u64) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(INSTRUCTION_MAX);
-    for i in 0..INSTRUCTION_MAX as u64 {
-        let byte = fd
-            .translate_gva(rip.wrapping_add(i))
-            .ok()
-            .filter(|t| t.valid != 0)
-            .and_then(|t| memory.read_obj::<u8>(GuestAddress(t.physical_address)).ok());
-        match byte {
-            Some(byte) => bytes.push(byte),
-            None => break,
-        }
+/// The linear address of the next instruction: code segments have a base outside 64-bit mode.
+fn linear(rip: u64, sregs: &kvm_sregs) -> u64 {
+    const EFER_LMA: u64 = 1 << 10;
+    if sregs.efer & EFER_LMA != 0 && sregs.cs.l != 0 {
+        rip
+    } else {
+        u64::from((sregs.cs.base as u32).wrapping_add(rip as u32))
     }
-    bytes
+}
+
+/// The instruction as KVM fetched it, where it says.
+fn reported_instruction(fd: &mut VcpuFd) -> Option<Vec<u8>> {
+    // SAFETY: for this exit reason and suberror `emulation_failure` is the active member.
+    #[expect(unsafe_code, reason = "kvm_run is a union")]
+    let failure = unsafe { fd.get_kvm_run().__bindgen_anon_1.emulation_failure };
+    let flag = u64::from(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES);
+    // Words: the flags, and two with the size and the bytes. Older kernels fill in none.
+    if failure.ndata < 3 || failure.flags & flag == 0 {
+        return None;
+    }
+    // SAFETY: the flag says that these were filled in; they are plain integers.
+    #[expect(unsafe_code, reason = "part of a union")]
+    let code = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
+    let len = usize::from(code.insn_size).min(code.insn_bytes.len());
+    (len > 0).then(|| code.insn_bytes[..len].to_vec())
+}
+
+/// The bytes at `address`, as far as they are mapped RAM.
+fn instruction(fd: &VcpuFd, memory: &GuestMemoryMmap, address: u64) -> Vec<u8> {
+    (0..INSTRUCTION_MAX as u64)
+        .map_while(|i| {
+            let at = fd.translate_gva(address.wrapping_add(i)).ok().filter(|t| t.valid != 0)?;
+            memory.read_obj::<u8>(GuestAddress(at.physical_address)).ok()
+        })
+        .collect()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -91,11 +150,16 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ")
 }
 
-/// A KVM that runs the guest's ring 0 by emulation (no virtualization in hardware, as in clouds
-/// without nesting) stops at instructions that one with hardware support runs natively.
+/// What an instruction that KVM does not know points to.
+///
+/// A processor with hardware virtualization runs kernel code itself, and leaves to KVM only what
+/// touches a device. A KVM without it (as in clouds without nesting) emulates all of ring 0.
 fn likely_cause(bytes: &[u8], ring: u8) -> String {
     // Legacy prefixes, then REX.
-    let rest = match bytes.iter().position(|b| !matches!(b, 0x66 | 0x67 | 0xf0 | 0xf2 | 0xf3)) {
+    let prefix = |b: &u8| {
+        matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x66 | 0x67 | 0xf0 | 0xf2 | 0xf3)
+    };
+    let rest = match bytes.iter().position(|b| !prefix(b)) {
         Some(n) => &bytes[n..],
         None => &[],
     };
@@ -103,33 +167,37 @@ fn likely_cause(bytes: &[u8], ring: u8) -> String {
         [0x40..=0x4f, rest @ ..] => rest,
         rest => rest,
     };
-    let name = match *rest {
-        [] => return "the guest jumped to where there is no memory".into(),
-        [0xcc, ..] => "int3",
-        [0x0f, 0xae, modrm, ..] => match modrm >> 3 & 7 {
-            0 => "fxsave",
-            1 => "fxrstor",
-            4 => "xsave",
-            5 => "xrstor",
-            6 => "xsaveopt",
-            _ => "an instruction of group 15",
+    // Whether it has an operand in memory, which could be a device's.
+    let (name, memory) = match *rest {
+        [] => return "likely cause: the guest jumped to where there is no memory".into(),
+        [0xcc, ..] => ("int3", false),
+        [0x0f, 0xae, modrm, ..] if modrm < 0xc0 => match modrm >> 3 & 7 {
+            0 => ("fxsave", true),
+            1 => ("fxrstor", true),
+            4 => ("xsave", true),
+            5 => ("xrstor", true),
+            6 => ("xsaveopt", true),
+            _ => ("this instruction", true),
         },
-        [0x0f, 0xc7, modrm, ..] if modrm >> 3 & 7 == 1 => "cmpxchg16b",
-        [0x0f, 0xc7, ..] => "an instruction of group 9",
-        [0xc4 | 0xc5 | 0x62, ..] => "an AVX instruction",
-        [0x0f, ..] => "a two-byte instruction",
+        [0x0f, 0xc7, modrm, ..] if modrm < 0xc0 && modrm >> 3 & 7 == 1 => ("cmpxchg16b", true),
+        [0xc4 | 0xc5 | 0x62, ..] => ("an AVX instruction", true),
         [0xff, 0xff, ..] | [0, 0, ..] => {
-            return "the guest has run into memory that holds no code".into();
+            return "likely cause: the guest has run into memory that holds no code".into();
         }
-        _ => "this instruction",
+        _ => ("this instruction", true),
     };
-    if ring == 0 {
-        format!(
-            "likely cause: this host's KVM emulates kernel code in software and does not know \
-             {name}; run this kernel on a host with hardware virtualization"
-        )
-    } else {
-        format!("likely cause: {name} touched a device's memory, where KVM must emulate it")
+    let software = format!(
+        "this host's KVM runs kernel code by emulation, for want of hardware virtualization, and \
+         does not know {name}: run this guest on a host with hardware virtualization"
+    );
+    match (ring, memory) {
+        (0, false) => format!("likely cause: {software}"),
+        (0, true) => format!(
+            "likely cause: {software}; or, on a host that has it, the operand is not in RAM"
+        ),
+        _ => {
+            format!("likely cause: the operand of {name} is not in RAM, where KVM must emulate it")
+        }
     }
 }
 
@@ -143,12 +211,18 @@ mod tests {
             (&[0xcc, 0x90][..], 0, "int3"),
             (&[0x48, 0x0f, 0xae, 0x21], 0, "xsave"),
             (&[0xf0, 0x48, 0x0f, 0xc7, 0x0e], 0, "cmpxchg16b"),
+            (&[0x65, 0x48, 0x0f, 0xae, 0x21], 0, "xsave"),
             (&[0xc5, 0xf8, 0x77], 3, "AVX"),
+            (&[0x66, 0x0f, 0x6f, 0x00], 3, "not in RAM"),
+            (&[0x66, 0xf0], 0, "no memory"),
             (&[], 0, "no memory"),
             (&[0, 0, 0], 0, "no code"),
         ] {
             let text = likely_cause(bytes, ring);
-            assert!(text.contains(want), "{bytes:x?}: {text}");
+            assert!(
+                text.starts_with("likely cause: ") && text.contains(want),
+                "{bytes:x?}: {text}"
+            );
         }
     }
 }

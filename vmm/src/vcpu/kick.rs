@@ -22,8 +22,8 @@ thread_local! {
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     let flag = IMMEDIATE_EXIT.get();
     if !flag.is_null() {
-        // SAFETY: `arm` set it to a byte of the mapped kvm_run, which outlives the thread's loop;
-        // `disarm` takes it away before. Only this thread writes it, so a volatile store serves.
+        // SAFETY: `arm` set it to a byte of the mapped kvm_run, and `disarm` takes it away before
+        // the vCPU is dropped. Only this thread writes it, so a volatile store serves.
         unsafe { flag.write_volatile(1) };
     }
 }
@@ -45,6 +45,11 @@ pub fn arm(fd: &mut VcpuFd) {
 /// Undoes [`arm`].
 pub fn disarm() {
     IMMEDIATE_EXIT.set(ptr::null_mut());
+}
+
+/// Makes the next `KVM_RUN` return once it has completed what the last one left open.
+pub fn request(fd: &mut VcpuFd) {
+    fd.set_kvm_immediate_exit(1);
 }
 
 /// Lets the next `KVM_RUN` enter the guest.

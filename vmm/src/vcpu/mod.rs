@@ -3,16 +3,19 @@
 //! Queue notifications never come here (ioeventfd), nor do interrupts (irqfd).
 
 mod explain;
+mod gate;
 mod kick;
 
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use minivmm_devices::bus::Bus;
 use vm_memory::GuestMemoryMmap;
 
+pub use self::gate::Gate;
+use self::gate::Order;
 use self::kick::Kickable;
 pub use self::kick::install_handler;
 
@@ -41,61 +44,15 @@ pub struct Buses {
     pub mmio: Arc<Bus>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
-    Run,
-    Pause,
-    Stop,
-}
-
-#[derive(Debug)]
-struct State {
-    order: Order,
-    /// Threads that are not in guest code and will not enter it under the order that stands.
-    parked: usize,
-    threads: usize,
-}
-
-#[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no vCPU thread panics while it holds the lock")
-    }
-
-    /// Blocks while paused; false when the thread is to end.
-    fn may_run(&self) -> bool {
-        let mut state = self.lock();
-        if state.order == Order::Run {
-            return true;
-        }
-        state.parked += 1;
-        self.changed.notify_all();
-        state = self
-            .changed
-            .wait_while(state, |s| s.order == Order::Pause)
-            .expect("no vCPU thread panics while it holds the lock");
-        if state.order == Order::Stop {
-            return false;
-        }
-        state.parked -= 1;
-        true
-    }
-}
-
 /// All vCPUs of a machine.
 #[derive(Debug)]
 pub struct Vcpus {
-    shared: Arc<Shared>,
+    gate: Arc<Gate>,
     threads: Vec<(Kickable, JoinHandle<()>)>,
 }
 
 impl Vcpus {
-    /// Starts a thread for each of `fds`, paused.
+    /// Starts a thread for each of `fds`, paused. `gate` is a new one, which the console may hold.
     ///
     /// # Errors
     /// Those of thread creation; threads that were started have ended then.
@@ -103,19 +60,17 @@ impl Vcpus {
         fds: Vec<VcpuFd>,
         memory: &GuestMemoryMmap,
         buses: &Buses,
+        gate: Arc<Gate>,
         on_stop: &OnStop,
     ) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            state: Mutex::new(State { order: Order::Pause, parked: 0, threads: fds.len() }),
-            changed: Condvar::new(),
-        });
-        let mut vcpus = Self { shared, threads: Vec::new() };
+        gate.set_threads(fds.len());
+        let mut vcpus = Self { gate, threads: Vec::new() };
         for (index, fd) in fds.into_iter().enumerate() {
             let vcpu = Vcpu {
                 fd,
                 memory: memory.clone(),
                 buses: buses.clone(),
-                shared: Arc::clone(&vcpus.shared),
+                gate: Arc::clone(&vcpus.gate),
                 on_stop: Arc::clone(on_stop),
             };
             let (thread, kick) = kick::spawn(&format!("vcpu{index}"), move || vcpu.run())?;
@@ -126,25 +81,18 @@ impl Vcpus {
 
     /// Lets all run.
     pub fn resume(&self) {
-        self.shared.lock().order = Order::Run;
-        self.shared.changed.notify_all();
+        self.gate.order(Order::Run);
     }
 
-    /// Stops all at an instruction boundary; returns when none is in guest code.
+    /// Stops all at an instruction boundary; returns when none is in guest code, or another
+    /// thread has resumed them.
     pub fn pause(&self) {
         self.order(Order::Pause);
-        let state = self.shared.lock();
-        drop(
-            self.shared
-                .changed
-                .wait_while(state, |s| s.order == Order::Pause && s.parked < s.threads)
-                .expect("no vCPU thread panics while it holds the lock"),
-        );
+        self.gate.wait_parked();
     }
 
     fn order(&self, order: Order) {
-        self.shared.lock().order = order;
-        self.shared.changed.notify_all();
+        self.gate.order(order);
         for (kick, _) in &self.threads {
             kick.kick();
         }
@@ -156,7 +104,7 @@ impl Drop for Vcpus {
     fn drop(&mut self) {
         self.order(Order::Stop);
         for (_, thread) in self.threads.drain(..) {
-            // A panic aborts the process in release builds; in tests it has been printed.
+            // A panic aborts the process in release builds; in others it has been printed.
             let _ = thread.join();
         }
     }
@@ -166,7 +114,7 @@ struct Vcpu {
     fd: VcpuFd,
     memory: GuestMemoryMmap,
     buses: Buses,
-    shared: Arc<Shared>,
+    gate: Arc<Gate>,
     on_stop: OnStop,
 }
 
@@ -177,31 +125,46 @@ impl Vcpu {
             // Cleared before the order is read: a kick after this line sets it again, one before
             // it is seen in the order.
             kick::clear(&mut self.fd);
-            if !self.shared.may_run() {
+            if !self.gate.may_run() {
                 break;
             }
             if let Some(stop) = self.enter() {
                 (self.on_stop)(stop);
                 // The machine's end comes as an order; until then this CPU is out of the game.
-                let mut state = self.shared.lock();
-                state.parked += 1;
-                self.shared.changed.notify_all();
-                drop(self.shared.changed.wait_while(state, |s| s.order != Order::Stop));
+                self.gate.retire();
                 break;
             }
         }
-        kick::disarm();
     }
 
     /// Runs guest code until something else is to be done.
     fn enter(&mut self) -> Option<Stop> {
         loop {
             match self.fd.run() {
-                Ok(VcpuExit::IoOut(port, data)) => self.buses.pio.write(port.into(), data),
+                Ok(VcpuExit::IoOut(port, data)) => {
+                    self.buses.pio.write(port.into(), data);
+                    if self.gate.is_held() {
+                        // The next entry then only completes this instruction.
+                        kick::request(&mut self.fd);
+                    }
+                }
                 Ok(VcpuExit::IoIn(port, data)) => self.buses.pio.read(port.into(), data),
                 Ok(VcpuExit::MmioWrite(address, data)) => self.buses.mmio.write(address, data),
                 Ok(VcpuExit::MmioRead(address, data)) => self.buses.mmio.read(address, data),
-                Ok(VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IrqWindowOpen) => return None,
+                // Accesses that KVM would leave to us if we had asked for it: refused, as KVM
+                // itself does, by #GP.
+                Ok(VcpuExit::X86Rdmsr(access)) => *access.error = 1,
+                Ok(VcpuExit::X86Wrmsr(access)) => *access.error = 1,
+                // Nothing to be done: KVM has the interrupt controller.
+                Ok(
+                    VcpuExit::Intr
+                    | VcpuExit::Hlt
+                    | VcpuExit::IrqWindowOpen
+                    | VcpuExit::Nmi
+                    | VcpuExit::SetTpr
+                    | VcpuExit::TprAccess
+                    | VcpuExit::IoapicEoi(_),
+                ) => return None,
                 Ok(VcpuExit::Shutdown) => return Some(Stop::TripleFault),
                 Ok(VcpuExit::SystemEvent(kind, data)) => {
                     return Some(explain::system_event(kind, data));
@@ -213,23 +176,33 @@ impl Vcpu {
                     return Some(Stop::Failed(explain::fail_entry(reason, cpu)));
                 }
                 Ok(VcpuExit::MemoryFault { gpa, size, .. }) => {
-                    return Some(Stop::Failed(format!(
-                        "guest memory at {gpa:#x} ({size} bytes) can't be used by KVM"
-                    )));
+                    return Some(Stop::Failed(explain::memory_fault(gpa, size)));
                 }
+                Ok(VcpuExit::Unknown) => {
+                    return Some(Stop::Failed(explain::unknown_exit(&mut self.fd)));
+                }
+                // Debugging, hypercalls to user space, other architectures' exits, and what
+                // kvm-ioctls doesn't know: nothing of it was asked for.
                 Ok(other) => {
                     let exit = format!("{other:?}");
-                    return Some(Stop::Failed(format!("unexpected exit {exit}")));
+                    return Some(Stop::Failed(explain::unexpected_exit(&exit, &self.fd)));
                 }
                 Err(e) => match e.errno() {
+                    // A kick, or a CPU that was just started by another.
                     libc::EINTR | libc::EAGAIN => return None,
-                    errno => {
-                        let source = io::Error::from_raw_os_error(errno);
-                        let at = explain::location(&self.fd);
-                        return Some(Stop::Failed(format!("KVM_RUN failed{at}: {source}")));
-                    }
+                    errno => return Some(Stop::Failed(explain::run_failed(errno, &self.fd))),
                 },
             }
+        }
+    }
+}
+
+impl Drop for Vcpu {
+    fn drop(&mut self) {
+        kick::disarm();
+        // The machine is not to wait for a thread that has gone.
+        if std::thread::panicking() {
+            (self.on_stop)(Stop::Failed("minivmm itself failed (a bug)".into()));
         }
     }
 }

@@ -1,0 +1,236 @@
+//! Standard output as a sink for the serial port.
+//!
+//! A thread of its own writes, so that a reader that is slow or has stopped keeps no vCPU in a
+//! lock and the monitor at its descriptors. Nothing is lost to such a reader: while too much
+//! waits, the vCPUs that write are held at the [`Gate`].
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::Errno;
+
+use crate::timings::{Phase, Timings};
+use crate::vcpu::Gate;
+
+/// vCPUs are held while more waits.
+const HIGH: usize = 32 * 1024;
+/// And released when less waits.
+const LOW: usize = 8 * 1024;
+/// What the writer takes at once.
+const PART: usize = 16 * 1024;
+/// More is refused. A vCPU that is held has added one exit's worth, at most a page.
+const MOST: usize = HIGH + 64 * 4096;
+
+#[derive(Debug, Default)]
+struct Queue {
+    bytes: VecDeque<u8>,
+    holds: bool,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    gate: Arc<Gate>,
+    timings: Arc<Timings>,
+    /// Readable once the writer has ended.
+    done: OwnedFd,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().expect("nothing panics while it holds the lock")
+    }
+}
+
+/// The writer of standard output; dropping it lets it end when it has written everything.
+#[derive(Debug)]
+pub struct Output(Arc<Shared>);
+
+impl Output {
+    /// Starts the thread. vCPUs that outrun it are held at `gate`.
+    ///
+    /// # Errors
+    /// Those of `eventfd(2)` and thread creation.
+    pub fn start(gate: Arc<Gate>, timings: Arc<Timings>) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            gate,
+            timings,
+            done: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        });
+        let writer = Arc::clone(&shared);
+        thread::Builder::new().name("console".into()).spawn(move || {
+            write_out(&writer, io::stdout().as_fd());
+            // Nobody else writes to it, so its counter can't overflow.
+            let _ = rustix::io::write(&writer.done, &1u64.to_ne_bytes());
+        })?;
+        Ok(Self(shared))
+    }
+
+    /// A sink that never blocks.
+    pub fn sink(&self) -> Box<dyn Write + Send> {
+        Box::new(Sink(Arc::clone(&self.0)))
+    }
+
+    /// Nothing is added any more.
+    pub fn close(&self) {
+        self.0.lock().closed = true;
+        self.0.changed.notify_all();
+    }
+
+    /// Readable when everything has been written after [`Output::close`].
+    pub fn done(&self) -> BorrowedFd<'_> {
+        self.0.done.as_fd()
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+struct Sink(Arc<Shared>);
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut queue = self.0.lock();
+        let taken = bytes.len().min(MOST.saturating_sub(queue.bytes.len()));
+        if taken == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.0.timings.mark(Phase::FirstOutput);
+        queue.bytes.extend(&bytes[..taken]);
+        if queue.bytes.len() > HIGH && !std::mem::replace(&mut queue.holds, true) {
+            self.0.gate.hold();
+        }
+        drop(queue);
+        self.0.changed.notify_all();
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes until the queue is closed and empty. What `out` refuses is dropped, and said once.
+fn write_out(shared: &Shared, out: BorrowedFd<'_>) {
+    let mut part = Vec::with_capacity(PART);
+    let mut complained = false;
+    loop {
+        let mut queue = shared
+            .changed
+            .wait_while(shared.lock(), |q| q.bytes.is_empty() && !q.closed)
+            .expect("nothing panics while it holds the lock");
+        if queue.bytes.is_empty() {
+            break;
+        }
+        let len = queue.bytes.len().min(PART);
+        part.clear();
+        part.extend(queue.bytes.drain(..len));
+        if queue.bytes.len() < LOW && std::mem::take(&mut queue.holds) {
+            shared.gate.release();
+        }
+        drop(queue);
+        if let Err(e) = write_all(out, &part)
+            && !std::mem::replace(&mut complained, true)
+        {
+            tracing::warn!(
+                "cannot write the console to standard output: {e} (what the guest writes is lost)"
+            );
+        }
+    }
+}
+
+/// Blocks also where the descriptor is set not to, by whoever shares it.
+fn write_all(out: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(out, bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => bytes = &bytes[n..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                // Fails only by a signal; the next write then tells.
+                let _ = poll(&mut [PollFd::new(&out, PollFlags::OUT)], None);
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::timings::ProcessStart;
+
+    fn shared() -> Arc<Shared> {
+        Arc::new(Shared {
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            gate: Arc::new(Gate::default()),
+            timings: Arc::new(Timings::new(ProcessStart::now())),
+            done: eventfd(0, EventfdFlags::CLOEXEC).unwrap(),
+        })
+    }
+
+    /// All arrives in order, whatever the reader does; nobody is held in the end.
+    #[test]
+    fn a_slow_reader_loses_nothing() {
+        for nonblocking in [false, true] {
+            let shared = shared();
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            ours.set_nonblocking(nonblocking).unwrap();
+            let writer = {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || write_out(&shared, ours.as_fd()))
+            };
+            let data: Vec<u8> = (0..1 << 20).map(|i: u32| (i % 251) as u8).collect();
+            let mut sink = Sink(Arc::clone(&shared));
+            let (mut sent, mut held) = (0, false);
+            let mut got = Vec::new();
+            let mut buffer = vec![0; 10_000];
+            while sent < data.len() {
+                match sink.write(&data[sent..]) {
+                    Ok(n) => sent += n,
+                    Err(e) => {
+                        assert_eq!(e.kind(), io::ErrorKind::WouldBlock);
+                        held |= shared.gate.is_held();
+                        let n = theirs.read(&mut buffer).unwrap();
+                        got.extend_from_slice(&buffer[..n]);
+                    }
+                }
+            }
+            assert!(held);
+            drop(Output(Arc::clone(&shared)));
+            theirs.read_to_end(&mut got).unwrap();
+            writer.join().unwrap();
+            assert!(got == data);
+            assert!(!shared.gate.is_held());
+        }
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_holds_nobody() {
+        let shared = shared();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs);
+        let mut sink = Sink(Arc::clone(&shared));
+        while sink.write(&[b'x'; 4096]).is_ok() {}
+        assert!(shared.gate.is_held());
+        shared.lock().closed = true;
+        write_out(&shared, ours.as_fd());
+        assert!(shared.lock().bytes.is_empty() && !shared.gate.is_held());
+    }
+}

@@ -1,0 +1,115 @@
+//! Who may run guest code: the orders of the machine, and a console that can take no more.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    Run,
+    Pause,
+    Stop,
+}
+
+#[derive(Debug)]
+struct State {
+    order: Order,
+    /// A CPU that has written to the console waits until the console has caught up.
+    held: bool,
+    /// Threads that are not in guest code and will not enter it under the order that stands.
+    parked: usize,
+    threads: usize,
+}
+
+/// See the [module's documentation](self). It starts as paused.
+#[derive(Debug)]
+pub struct Gate {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// `State::held`, to be looked at without the lock.
+    held: AtomicBool,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            state: Mutex::new(State { order: Order::Pause, held: false, parked: 0, threads: 0 }),
+            changed: Condvar::new(),
+            held: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Gate {
+    /// Lets CPUs that use the port bus wait, those that still run included.
+    pub fn hold(&self) {
+        self.lock().held = true;
+        self.held.store(true, Ordering::Release);
+    }
+
+    /// Undoes [`Gate::hold`].
+    pub fn release(&self) {
+        let mut state = self.lock();
+        state.held = false;
+        self.held.store(false, Ordering::Release);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_threads(&self, threads: usize) {
+        self.lock().threads = threads;
+    }
+
+    /// Gives an order. Threads in guest code do not see it before they are kicked.
+    pub(super) fn order(&self, order: Order) {
+        self.lock().order = order;
+        self.changed.notify_all();
+    }
+
+    /// Waits until a pause has reached every thread, or another order has come.
+    pub(super) fn wait_parked(&self) {
+        let state = self.lock();
+        drop(self.wait_while(state, |s| s.order == Order::Pause && s.parked < s.threads));
+    }
+
+    /// Blocks while paused or held; false when the thread is to end.
+    pub(super) fn may_run(&self) -> bool {
+        let blocked = |s: &mut State| match s.order {
+            Order::Run => s.held,
+            Order::Pause => true,
+            Order::Stop => false,
+        };
+        let mut state = self.lock();
+        if blocked(&mut state) {
+            state.parked += 1;
+            self.changed.notify_all();
+            state = self.wait_while(state, blocked);
+            state.parked -= 1;
+        }
+        state.order == Order::Run
+    }
+
+    /// For a thread that can't go on: it counts as parked until the machine's end, which this
+    /// waits for.
+    pub(super) fn retire(&self) {
+        let mut state = self.lock();
+        state.parked += 1;
+        self.changed.notify_all();
+        drop(self.wait_while(state, |s| s.order != Order::Stop));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds the lock")
+    }
+
+    fn wait_while<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        condition: impl FnMut(&mut State) -> bool,
+    ) -> MutexGuard<'a, State> {
+        self.changed.wait_while(state, condition).expect("nothing panics while it holds the lock")
+    }
+}

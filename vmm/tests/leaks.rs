@@ -1,0 +1,55 @@
+//! A machine that has ended leaves nothing in its process. Alone in its program: it looks at all
+//! of the process's descriptors, mappings and threads.
+
+mod common;
+
+use std::fs;
+
+use minivmm::config::{Console, MachineConfig, Size, Transport};
+use minivmm::machine::{BuildOptions, Files, Machine};
+use minivmm::timings::ProcessStart;
+
+/// Descriptors by what they lead to, guest memory that is mapped, and threads.
+fn held() -> (Vec<String>, usize, usize) {
+    let mut descriptors: Vec<String> = fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
+        .map(|path| path.to_string_lossy().into_owned())
+        // The directory that is being read.
+        .filter(|path| !path.starts_with("/proc/"))
+        .collect();
+    descriptors.sort();
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let guest = maps.lines().filter(|l| l.contains("minivmm-guest") || l.contains("kvm")).count();
+    (descriptors, guest, fs::read_dir("/proc/self/task").unwrap().count())
+}
+
+#[test]
+fn nothing_is_left_of_a_machine() {
+    let run = |transport| {
+        let config = MachineConfig {
+            cmdline: "probe=none probe.end=halt".into(),
+            cpus: 2,
+            memory: Size::mib(32),
+            console: Some(Console::None),
+            transport,
+            // No --net nat: the probe's peer stays until the process ends.
+            ..MachineConfig::default()
+        };
+        let config = config.validate().unwrap();
+        let files = Files::open(&config).unwrap();
+        let start = ProcessStart::now();
+        let options = BuildOptions { console: Console::None, json: false, start };
+        let machine = Machine::build(&config, &files, options).unwrap();
+        machine.resume();
+        assert!(held().1 > 0);
+        drop(machine);
+    };
+    // What is made once for the process.
+    run(Transport::Pci);
+    let before = held();
+    for transport in [Transport::Pci, Transport::Mmio] {
+        run(transport);
+        assert_eq!(held(), before, "after {transport:?}");
+    }
+}
