@@ -195,7 +195,7 @@ fn taps() {
         (&["--net", "tap"][..], CONFIG, "tap"),
         (&["--net", "tap=a-name-that-is-too-long"], CONFIG, "a-name-that-is-too-long"),
         (&["--net", "tap=t0,fd=3"], CONFIG, "not both"),
-        (&["--net", "tap,fd=999"], CONFIG, "999"),
+        (&["--net", "tap,fd=999"], CONFIG, "no such descriptor"),
     ]);
 }
 
