@@ -130,6 +130,8 @@ pub struct Stats {
     pub rx_bytes: Counter,
     /// Wake-ups of the worker.
     pub wakeups: Counter,
+    /// TCP connections that there are.
+    pub tcp_flows: Gauge,
     /// UDP flows that there are.
     pub udp_flows: Gauge,
     /// ICMP echo identifiers in use.
@@ -145,6 +147,7 @@ impl Default for Stats {
             rx_frames: Counter::default(),
             rx_bytes: Counter::default(),
             wakeups: Counter::default(),
+            tcp_flows: Gauge::default(),
             udp_flows: Gauge::default(),
             ping_flows: Gauge::default(),
             drops: DropReason::ALL.iter().map(|_| Counter::default()).collect(),

@@ -211,6 +211,7 @@ fn check_source(config: &GatewayConfig, packet: &Packet<'_>) -> Result<(), DropR
 impl Gateway {
     /// Publishes how many flows there are.
     fn levels(&self, stats: &Stats) {
+        stats.tcp_flows.set(self.tcp.flows());
         stats.udp_flows.set(self.udp.flows());
         stats.ping_flows.set(self.ping.flows());
     }

@@ -82,7 +82,7 @@ pub fn test(name: &str, body: impl FnOnce() -> Result<()>) {
     let args = ["--exact", name, "--nocapture", "--test-threads=1"].map(OsString::from);
     let output = command(&args)
         .and_then(|mut command| {
-            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).env("RUST_BACKTRACE", "0");
             let mut child = command.spawn().context("cannot run unshare")?;
             let pipe = child.stdin.take();
             let output = child.wait_with_output()?;

@@ -158,15 +158,19 @@ fn twenty_thousand_connections_leave_nothing_behind() {
     });
 }
 
-/// Waits until the gateway has no more descriptors than `before`.
+/// Waits until the gateway has no flow and no more descriptors than `before`.
 fn settle(bed: &Bed, before: usize) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
-        let now = descriptors()?;
-        if now <= before {
+        let (now, flows) = (descriptors()?, bed.stats().tcp_flows.get());
+        if now <= before && flows == 0 {
             return Ok(());
         }
-        ensure!(Instant::now() < end, "{before} descriptors before, {now} now: {:?}", bed.drops());
+        ensure!(
+            Instant::now() < end,
+            "{before} descriptors before, {now} now, {flows} flows: {:?}",
+            bed.drops()
+        );
         thread::sleep(Duration::from_millis(50));
     }
 }
