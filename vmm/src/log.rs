@@ -26,7 +26,7 @@ pub fn message(style: Style, level: &str, text: &str) {
         Style::Text if level == "error" || level == "info" => line(&format!("minivmm: {text}")),
         Style::Text => line(&format!("minivmm: {level}: {text}")),
         Style::Json => {
-            line(&json!({ "event": "message", "level": level, "message": text }).to_string())
+            line(&json!({ "event": "message", "level": level, "message": text }).to_string());
         }
     }
 }

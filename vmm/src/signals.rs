@@ -5,6 +5,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, RawFd};
+use std::sync::OnceLock;
+
+use vmm_sys_util::signal::register_signal_handler;
 
 /// Those that ask a process to end.
 const ENDING: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
@@ -70,6 +73,29 @@ impl Signals {
             signal => Request::End(signal),
         })
     }
+}
+
+/// Runs `first` where the process aborts, or is sent SIGABRT, and lets it end so. It may only do what
+/// a signal handler may.
+///
+/// # Errors
+/// Those of `sigaction(2)`.
+pub fn before_abort(first: fn()) -> io::Result<()> {
+    static FIRST: OnceLock<fn()> = OnceLock::new();
+    extern "C" fn on_abort(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+        if let Some(first) = FIRST.get() {
+            first();
+        }
+        // SAFETY: both may be called in a handler. The signal is blocked in here: what is raised
+        // comes, with its default action, when this returns.
+        unsafe {
+            libc::signal(signal, libc::SIG_DFL);
+            libc::raise(signal);
+        }
+    }
+    FIRST.get_or_init(|| first);
+    register_signal_handler(libc::SIGABRT, on_abort)
+        .map_err(|e| io::Error::from_raw_os_error(e.errno()))
 }
 
 fn is_ignored(signal: libc::c_int) -> bool {

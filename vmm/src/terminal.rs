@@ -6,7 +6,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr};
-use vmm_sys_util::signal::register_signal_handler;
+
+use crate::signals;
 
 /// The mode to go back to, here so that a panic hook can find it.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
@@ -87,16 +88,12 @@ pub(crate) fn line_end() -> &'static str {
 
 /// Makes a panic, or another abort, leave the terminal as it was, so that its message can be read.
 pub fn restore_on_panic() {
-    extern "C" fn on_abort(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
-        // Atomics, a lock that is only tried, and system calls: allowed in a handler. The abort
-        // goes on when it returns.
-        restore();
-    }
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         restore();
         default(info);
     }));
-    // Cannot fail for this signal; without it a terminal would stay raw after an abort.
-    let _ = register_signal_handler(libc::SIGABRT, on_abort);
+    // Atomics, a lock that is only tried, and system calls: all allowed in a signal handler. That
+    // it can't be installed would only show after an abort.
+    let _ = signals::before_abort(restore);
 }

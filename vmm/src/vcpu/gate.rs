@@ -55,7 +55,8 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    pub(super) fn is_held(&self) -> bool {
+    /// Whether CPUs are held.
+    pub fn is_held(&self) -> bool {
         self.held.load(Ordering::Acquire)
     }
 
@@ -111,5 +112,57 @@ impl Gate {
         condition: impl FnMut(&mut State) -> bool,
     ) -> MutexGuard<'a, State> {
         self.changed.wait_while(state, condition).expect("nothing panics while it holds the lock")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A thread that is held by the console counts as parked, and still sees every order.
+    #[test]
+    fn held_threads_can_be_paused_and_stopped() {
+        let gate = Arc::new(Gate::default());
+        gate.set_threads(2);
+        let turns = Arc::new(AtomicU64::new(0));
+        let threads = [(); 2].map(|()| {
+            let (gate, turns) = (Arc::clone(&gate), Arc::clone(&turns));
+            thread::spawn(move || {
+                while gate.may_run() {
+                    turns.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        });
+        let advances = || {
+            let before = turns.load(Ordering::Relaxed);
+            thread::sleep(Duration::from_millis(20));
+            turns.load(Ordering::Relaxed) != before
+        };
+        assert!(!advances());
+        for _ in 0..100 {
+            gate.order(Order::Run);
+            gate.hold();
+            assert!(gate.is_held());
+            gate.order(Order::Pause);
+            gate.wait_parked();
+            gate.release();
+        }
+        assert!(!gate.is_held() && !advances());
+        gate.order(Order::Run);
+        assert!(advances());
+        gate.hold();
+        gate.order(Order::Pause);
+        gate.wait_parked();
+        gate.order(Order::Run);
+        assert!(!advances());
+        gate.order(Order::Stop);
+        for thread in threads {
+            thread.join().unwrap();
+        }
     }
 }
