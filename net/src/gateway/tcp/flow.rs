@@ -134,6 +134,8 @@ pub struct Down {
     recover: u32,
     /// Where the kernel peeks next.
     pub peek_at: u32,
+    /// Bytes that may be under way at most, whatever the guest's window.
+    pub limit: u32,
     /// Bytes to ask for.
     pub read_size: usize,
     /// The socket may have bytes from `nxt` on, or its end.
@@ -233,6 +235,7 @@ impl Flow {
             dups: 0,
             recover: data,
             peek_at: data,
+            limit: u32::MAX,
             read_size: READ_MIN,
             readable: false,
             hup: false,
@@ -490,10 +493,10 @@ impl Flow {
             && self.down.fin.is_some_and(|fin| before(fin, self.down.una))
     }
 
-    /// Bytes that may be sent now, by the guest's window.
+    /// Bytes that may be sent now, by the guest's window and our limit.
     pub fn usable(&self) -> u32 {
         let down = &self.down;
-        let edge = down.una.wrapping_add(down.wnd);
+        let edge = down.una.wrapping_add(down.wnd.min(down.limit));
         if before(down.nxt, edge) { edge.wrapping_sub(down.nxt) } else { 0 }
     }
 

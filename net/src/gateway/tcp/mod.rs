@@ -32,7 +32,7 @@ use self::listen::Listeners;
 use self::segment::{ACK, FIN, Fields, Header, RST, SYN};
 use self::table::{Endpoint, Key, Table};
 use self::timers::Timers;
-use self::to_guest::{Scratch, Turn};
+use self::to_guest::{Scratch, Turn, UNACKED_MAX};
 use self::to_host::Taken;
 use super::config::{GatewayConfig, Transport};
 use super::emit::{Envelope, LOWER_MAX};
@@ -266,6 +266,8 @@ impl Tcp {
         ctx.io.poll.add(socket, flow.token, INTEREST).ok()?;
         if self.scratch.can_peek_at(flow.is_ipv4()) {
             stream::set_peek_offset(socket, 0).ok()?;
+        } else {
+            flow.down.limit = UNACKED_MAX;
         }
         flow.active = ctx.io.now;
         let id = self.table.insert(flow);
@@ -568,3 +570,6 @@ fn check_sum(packet: &Packet<'_>) -> Result<(), DropReason> {
 fn is_exhausted(e: &io::Error) -> bool {
     matches!(Errno::from_io_error(e), Some(Errno::MFILE | Errno::NFILE))
 }
+
+#[cfg(test)]
+mod tests;

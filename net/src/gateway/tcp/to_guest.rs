@@ -22,8 +22,11 @@ use crate::wire::{TCP_LEN, protocol};
 /// The largest payload of a frame: a 64 KiB packet less the headers of IPv6 and TCP.
 pub const PAYLOAD_MAX: usize = 65535 - 60;
 
-/// Without `SO_PEEK_OFF`, what is not acknowledged is copied each time, so there is less of it.
-const UNACKED_MAX: usize = 256 * 1024;
+/// Bytes under way at most without `SO_PEEK_OFF`: they are copied again with each read.
+pub const UNACKED_MAX: u32 = 128 * 1024;
+
+/// What is read before the bytes that are wanted, at most.
+const SKIPPED_MAX: usize = 2 * UNACKED_MAX as usize;
 
 /// Memory of ours for what can't be read into the guest's directly.
 #[derive(Debug)]
@@ -114,11 +117,14 @@ impl Flow {
             }
             return Some(0);
         }
-        if before >= UNACKED_MAX {
+        // The flow's limit keeps what is under way well below this, so the socket will not give
+        // up what was acknowledged.
+        if before >= SKIPPED_MAX {
+            self.end = Some(End::Both);
             return None;
         }
-        scratch.skipped.resize(UNACKED_MAX, 0);
-        *len = (*len).min(UNACKED_MAX - before);
+        scratch.skipped.resize(SKIPPED_MAX, 0);
+        *len = (*len).min(SKIPPED_MAX - before);
         Some(before)
     }
 
