@@ -8,9 +8,22 @@ use clap::{Parser, Subcommand};
 
 pub use self::run::RunArgs;
 
-/// A minimal virtual machine monitor with networking built in.
+const EXAMPLES: &str = "\
+Try it:
+  minivmm run --net nat                    boot the built-in probe, which reports what works
+  minivmm run --kernel vmlinux --net nat   boot a Linux kernel with a working network
+
+All options, networks and exit statuses: minivmm run --help";
+
+/// A minimal virtual machine monitor for Linux/KVM with networking built in.
 #[derive(Debug, Parser)]
-#[command(name = "minivmm", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(
+    name = "minivmm",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    after_help = EXAMPLES
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -21,6 +34,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Boot a guest and stay with it until it ends
+    ///
+    /// Without --kernel that is the built-in probe, which configures its network as any guest would
+    /// and reports what works. Without --net there is no network. Nothing stays behind: networks,
+    /// published ports and TAPs made for the guest go with the command.
     Run(Box<RunArgs>),
 }
 

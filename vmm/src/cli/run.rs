@@ -22,46 +22,73 @@ Networks (--net, once for each interface):
       mtu=N, mac=MAC    as above; the MTU is the device's by default
   tap,fd=N              A TAP device that was opened before and is inherited as descriptor N.
 
+Published ports (-p, once for each; they lead to the first NAT interface):
+  8080:80               TCP port 8080 of every address of the host, to the guest's port 80
+  127.0.0.1:8080:80     of this address only; IPv6 in brackets: [::1]:8080:80
+  5353:53/udp           UDP
+
+The console is the guest's first serial port, ttyS0:
+  tty                   on the terminal, in raw mode: Ctrl-A x ends the machine, Ctrl-A Ctrl-A
+                        sends a Ctrl-A, every other key is the guest's
+  pipe                  plain bytes on standard input and output; Ctrl-C ends the machine
+  none                  nowhere
+
+Messages go to standard error. With --json each is an object, by its member event:
+  message               level, message
+  timings               milliseconds (--timings): monitor_start, memory_and_devices, kernel_load,
+                        guest_boot (to the first byte on the console), total
+  exit                  status, reason: always the last
+The probe then reports by objects on standard output.
+
 Examples:
   minivmm run --net nat                                 try the network with the built-in probe
   minivmm run --kernel vmlinux --net nat                boot a kernel with a working network
-  minivmm run --kernel bzImage --initrd rd.cpio --cmdline 'quiet' --net nat -p 8080:80
-
-The console: on a terminal, Ctrl-A x ends the machine and Ctrl-A Ctrl-A sends a Ctrl-A.
+  minivmm run --kernel bzImage --initrd rd.cpio --cmdline quiet --net nat -p 8080:80
+  minivmm run --config vm.toml --memory 1G              a machine from a file, with more memory
 
 Exit status:
   0     the guest powered off, or asked for a reset
   1     the probe's report has a failed check
+  N     what the guest wrote to I/O port 0xF4 before it ended
   2     the configuration was refused
   69    no virtualization (/dev/kvm is missing or unusable)
   70    the guest crashed: triple fault, or an instruction that this KVM can't run
   71    the host refused a resource
   77    a privilege is missing
-  128+N ended by signal N";
+  128+N ended by signal N (SIGINT, SIGTERM, SIGHUP, SIGQUIT)";
 
 /// Options of `minivmm run`.
 #[derive(Debug, Args)]
 #[command(after_long_help = AFTER_HELP, after_help = "More, with examples and exit statuses: minivmm run --help")]
 pub struct RunArgs {
     /// The kernel: an ELF vmlinux or a bzImage; the built-in probe guest without one
+    ///
+    /// A bzImage is unpacked on the host (gzip, zstd, xz, lz4) and started as the ELF in it.
     #[arg(long, value_name = "FILE", help_heading = "Guest")]
     kernel: Option<PathBuf>,
     /// The initial RAM disk
     #[arg(long, value_name = "FILE", help_heading = "Guest")]
     initrd: Option<PathBuf>,
     /// Added to the kernel command line
+    ///
+    /// It comes after what minivmm puts there: for a kernel console=ttyS0 panic=-1 reboot=acpi, for
+    /// the probe what it is to report.
     #[arg(long, value_name = "STR", help_heading = "Guest", allow_hyphen_values = true)]
     cmdline: Option<String>,
     /// Virtual CPUs, 1 to 32 [default: 1]
     #[arg(long, value_name = "N", help_heading = "Guest")]
     cpus: Option<u32>,
     /// Guest memory: MiB, or with K, M, G or T behind the number [default: 256M]
+    ///
+    /// At least 16M. The host gives a page when the guest first touches it.
     #[arg(long, value_name = "SIZE", help_heading = "Guest")]
     memory: Option<Size>,
     /// Names the machine, and the guest by DHCP [default: minivmm]
     #[arg(long, value_name = "NAME", help_heading = "Guest")]
     name: Option<String>,
-    /// CPU features to take away, separated by commas
+    /// CPU features to take away, separated by commas, as in avx512f,pku
+    ///
+    /// The names are those of /proc/cpuinfo. What depends on a feature goes with it.
     #[arg(long, value_name = "FEATURES", help_heading = "Guest")]
     cpu_mask: Option<String>,
     /// How the kernel is started [default: auto]
@@ -80,12 +107,17 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Devices")]
     console: Option<Console>,
     /// Read the machine from a TOML file; options given beside it win
+    ///
+    /// Its keys are the options' names; networks are [[net]] tables with a mode and the keys below,
+    /// and --net or -p replaces all of the file's. See resources/examples.
     #[arg(long, value_name = "FILE.toml", help_heading = "Monitor")]
     config: Option<PathBuf>,
     /// Messages and results as JSON, one object a line
     #[arg(long, help_heading = "Monitor")]
     pub json: bool,
-    /// Print how long each phase of the start took
+    /// Print how long each phase of the start took, at the end
+    ///
+    /// Wall-clock time, except before the monitor's main: there it is processor time.
     #[arg(long, help_heading = "Monitor")]
     pub timings: bool,
     /// More messages; twice for debugging

@@ -1,0 +1,54 @@
+//! The example configurations are valid, and say what their comments say.
+#![expect(clippy::unwrap_used, reason = "a test fails by it")]
+
+use std::fs;
+use std::path::Path;
+
+use minivmm::config::{MachineConfig, NatConfig, NetConfig, Transport};
+
+fn folder() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../resources/examples"))
+}
+
+fn example(name: &str) -> MachineConfig {
+    let path = folder().join(name);
+    MachineConfig::from_toml(&path, &fs::read_to_string(&path).unwrap()).unwrap()
+}
+
+#[test]
+fn every_example_is_valid() {
+    let mut count = 0;
+    for entry in fs::read_dir(folder()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(name.ends_with(".toml"), "{name}");
+        if let Err(e) = example(&name).validate() {
+            panic!("{name}: {e}");
+        }
+        count += 1;
+    }
+    assert!(count >= 3);
+}
+
+/// `nat.toml` shows every key, and the defaults that it names are the defaults.
+#[test]
+fn the_full_example_is_complete() {
+    let text = fs::read_to_string(folder().join("nat.toml")).unwrap();
+    let given: toml::Table = text.parse().unwrap();
+    let all = toml::Table::try_from(example("nat.toml")).unwrap();
+    assert_eq!(given.keys().collect::<Vec<_>>(), all.keys().collect::<Vec<_>>());
+    let defaults = MachineConfig::default();
+    let shown = example("nat.toml");
+    assert_eq!(
+        (shown.transport, shown.boot_protocol, &shown.cpu_mask),
+        (defaults.transport, defaults.boot_protocol, &defaults.cpu_mask)
+    );
+    let [NetConfig::Nat(nat)] = &shown.net[..] else { panic!("{:?}", shown.net) };
+    let rest = NatConfig { subnet: None, mtu: None, mac: None, ..nat.clone() };
+    assert_eq!(rest, NatConfig::default());
+}
+
+#[test]
+fn the_probe_example_asks_for_mmio() {
+    let config = example("probe.toml");
+    assert_eq!((config.transport, config.kernel), (Transport::Mmio, None));
+}
