@@ -50,6 +50,8 @@ pub struct MemoryRing {
     pub frames: Vec<(Vec<u8>, Offload)>,
     /// It has no buffers.
     pub full: bool,
+    /// What the station takes.
+    pub offloads: RxOffloads,
 }
 
 impl MemoryRing {
@@ -61,13 +63,14 @@ impl MemoryRing {
             slices: [VolatileSlice::from(a), VolatileSlice::from(b)],
             frames: Vec::new(),
             full: false,
+            offloads: RxOffloads::default(),
         }
     }
 }
 
 impl RxRing for MemoryRing {
     fn offloads(&self) -> RxOffloads {
-        RxOffloads::default()
+        self.offloads
     }
 
     fn reserve(&mut self, len: usize) -> bool {

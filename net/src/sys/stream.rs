@@ -185,7 +185,7 @@ mod tests {
             let (mut a, b) = pair(at);
             set_peek_offset(&b, 0).unwrap();
             a.write_all(b"abcdef").unwrap();
-            let mut peek = |n: usize| {
+            let peek = |n: usize| {
                 let mut buffer = [0; 8];
                 let got = sys::recv(&b, &mut buffer[..n], &[], 0, 0, libc::MSG_PEEK).unwrap();
                 buffer[..got.len].to_vec()
