@@ -132,6 +132,8 @@ pub struct Stats {
     pub wakeups: Counter,
     /// TCP connections that there are.
     pub tcp_flows: Gauge,
+    /// TCP flows that there are.
+    pub tcp_flows: Gauge,
     /// UDP flows that there are.
     pub udp_flows: Gauge,
     /// ICMP echo identifiers in use.
@@ -147,6 +149,7 @@ impl Default for Stats {
             rx_frames: Counter::default(),
             rx_bytes: Counter::default(),
             wakeups: Counter::default(),
+            tcp_flows: Gauge::default(),
             tcp_flows: Gauge::default(),
             udp_flows: Gauge::default(),
             ping_flows: Gauge::default(),
