@@ -132,8 +132,6 @@ pub struct Stats {
     pub wakeups: Counter,
     /// TCP connections that there are.
     pub tcp_flows: Gauge,
-    /// TCP flows that there are.
-    pub tcp_flows: Gauge,
     /// UDP flows that there are.
     pub udp_flows: Gauge,
     /// ICMP echo identifiers in use.

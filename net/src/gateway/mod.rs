@@ -212,7 +212,6 @@ impl Gateway {
     /// Publishes how many flows there are.
     fn levels(&self, stats: &Stats) {
         stats.tcp_flows.set(self.tcp.flows());
-        stats.tcp_flows.set(self.tcp.flows());
         stats.udp_flows.set(self.udp.flows());
         stats.ping_flows.set(self.ping.flows());
     }
