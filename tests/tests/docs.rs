@@ -144,10 +144,15 @@ fn commands(page: &str) -> Vec<Vec<&str>> {
                 .find_map(|start| code.split_once(start))
                 .map(|(_, options)| options)
                 .or_else(|| Some(code).filter(|c| line.language.is_none() && c.starts_with("--")));
-            commands.extend(options.map(|o| o.split_whitespace().collect()));
+            commands.extend(options.map(|o| o.split_whitespace().map(unquoted).collect()));
         }
     }
     commands
+}
+
+/// A word without the quotes of the command that it ends.
+fn unquoted(word: &str) -> &str {
+    word.trim_matches('\'')
 }
 
 /// True where the value of some key is a word for what goes there.
