@@ -148,7 +148,6 @@ impl Default for Stats {
             rx_bytes: Counter::default(),
             wakeups: Counter::default(),
             tcp_flows: Gauge::default(),
-            tcp_flows: Gauge::default(),
             udp_flows: Gauge::default(),
             ping_flows: Gauge::default(),
             drops: DropReason::ALL.iter().map(|_| Counter::default()).collect(),
