@@ -103,37 +103,20 @@ impl Vm {
                 other => break other.map_err(refused("create a virtual machine"))?,
             }
         };
+        // Before the interrupt controller: its registration leaves KVM with work to be done in the
+        // background, which a change of memory would wait for, some milliseconds.
+        map(&fd, memory)?;
         fd.set_identity_map_address(IDENTITY_MAP_ADDRESS)
             .map_err(refused("set the identity map address"))?;
         fd.set_tss_address(TSS_ADDRESS).map_err(refused("set the TSS address"))?;
         fd.create_irq_chip().map_err(refused("create the interrupt controller"))?;
-        let vm = Self {
+        Ok(Self {
             fd: Arc::new(fd),
             supported_cpuid: kvm
                 .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
                 .map_err(refused("list the CPUID it supports"))?,
             max_vcpus: kvm.get_max_vcpus(),
-        };
-        vm.map(memory)?;
-        Ok(vm)
-    }
-
-    #[expect(unsafe_code, reason = "KVM is given host addresses of guest memory")]
-    fn map(&self, memory: &GuestMemoryMmap) -> Result<(), KvmError> {
-        for (slot, region) in memory.iter().enumerate() {
-            let slot = kvm_userspace_memory_region {
-                slot: slot as u32,
-                flags: 0,
-                guest_phys_addr: region.start_addr().raw_value(),
-                memory_size: region.len(),
-                userspace_addr: region.as_ptr() as u64,
-            };
-            // SAFETY: the region is a live mapping of that length, and regions do not overlap.
-            // The machine that owns this VM holds a clone of the memory until all vCPU threads
-            // have ended.
-            unsafe { self.fd.set_user_memory_region(slot) }.map_err(refused("map guest memory"))?;
-        }
-        Ok(())
+        })
     }
 
     /// How many vCPUs this KVM allows.
@@ -163,6 +146,23 @@ impl Vm {
     pub fn handle(&self) -> Arc<VmFd> {
         Arc::clone(&self.fd)
     }
+}
+
+#[expect(unsafe_code, reason = "KVM is given host addresses of guest memory")]
+fn map(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), KvmError> {
+    for (slot, region) in memory.iter().enumerate() {
+        let slot = kvm_userspace_memory_region {
+            slot: slot as u32,
+            flags: 0,
+            guest_phys_addr: region.start_addr().raw_value(),
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+        };
+        // SAFETY: the region is a live mapping of that length, and regions do not overlap. The
+        // machine that owns this VM holds a clone of the memory until all vCPU threads have ended.
+        unsafe { vm.set_user_memory_region(slot) }.map_err(refused("map guest memory"))?;
+    }
+    Ok(())
 }
 
 fn open(path: &Path) -> Result<Kvm, KvmError> {
