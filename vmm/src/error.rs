@@ -17,7 +17,7 @@ pub enum Error {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// A file of the guest's can't be opened.
-    #[error("cannot open the {what} {}: {source}", path.display())]
+    #[error("cannot open the {what} {}: {source}{}", path.display(), cure(source, what))]
     Open {
         /// `kernel` or `initrd`.
         what: &'static str,
@@ -81,5 +81,16 @@ impl Error {
             Self::Net { status, .. } => *status,
             Self::Memory(_) | Self::Host { .. } => exit::HOST,
         }
+    }
+}
+
+/// What can be done about a file that can't be opened.
+fn cure(source: &io::Error, what: &str) -> String {
+    match source.kind() {
+        io::ErrorKind::NotFound => format!(" (give --{what} the path of an existing file)"),
+        io::ErrorKind::PermissionDenied => {
+            " (make it readable for this user, or use a copy that is)".into()
+        }
+        _ => String::new(),
     }
 }

@@ -1,8 +1,10 @@
 //! What stays with a running machine until it ends: signals, the console, and the end itself.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::{Arc, Mutex};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
@@ -92,8 +94,10 @@ fn watch(
         source: io::Error::other(e),
     };
     let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(failed)?;
+    let refused = Rc::new(Cell::new(None));
     manager.add_subscriber(Box::new(Watch {
         fd: signals.as_raw_fd(),
+        refused: Rc::clone(&refused),
         on_ready: {
             let (ending, signals) = (Arc::clone(ending), Arc::clone(signals));
             move || match signals.next() {
@@ -104,8 +108,16 @@ fn watch(
             }
         },
     }));
-    manager.add_subscriber(Box::new(Watch { fd: ending.event().as_raw_fd(), on_ready: || {} }));
-    manager.add_subscriber(Box::new(Mutex::new(console)));
+    manager.add_subscriber(Box::new(Watch {
+        fd: ending.event().as_raw_fd(),
+        refused: Rc::clone(&refused),
+        on_ready: || {},
+    }));
+    // Without these two, nothing could end the machine.
+    if let Some(e) = refused.take() {
+        return Err(failed(e));
+    }
+    manager.add_subscriber(Box::new(console));
     start();
     while ending.get().is_none() {
         manager.run().map_err(failed)?;
@@ -150,13 +162,15 @@ fn drain(output: &Output, signals: &Signals, exit: &Exit) {
 /// One descriptor and what to do when it is readable.
 struct Watch<F> {
     fd: RawFd,
+    /// Where it is said that the descriptor can't be watched.
+    refused: Rc<Cell<Option<event_manager::Error>>>,
     on_ready: F,
 }
 
 impl<F: FnMut()> MutEventSubscriber for Watch<F> {
     fn init(&mut self, ops: &mut EventOps<'_>) {
         if let Err(e) = ops.add(Events::new_raw(self.fd, EventSet::IN)) {
-            tracing::error!("cannot watch a descriptor: {e}");
+            self.refused.set(Some(e));
         }
     }
 

@@ -31,7 +31,8 @@ pub struct Signals(File);
 
 impl Signals {
     /// Blocks them for this thread and all that it starts. A signal that the process was started
-    /// with as ignored (`nohup`, a shell's background) stays ignored.
+    /// with as ignored (`nohup`, a shell's background) stays ignored. A file that would outgrow its
+    /// limit is from now on an error, and no signal that kills.
     ///
     /// # Errors
     /// Those of `sigprocmask(2)` and `signalfd(2)`.
@@ -46,6 +47,8 @@ impl Signals {
             }
             set.assume_init()
         };
+        // SAFETY: ignoring a signal has no preconditions.
+        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
         // SAFETY: the set is initialised, the old mask is not asked for.
         let result =
             unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };

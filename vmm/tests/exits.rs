@@ -126,6 +126,37 @@ fn ignored_signals_stay_ignored() {
     check(&finish(child), 143, "");
 }
 
+/// Whatever signals the parent had blocked: the guest can be stopped.
+#[test]
+fn blocked_signals_do_no_harm() {
+    let (_dir, path) = kernel(&Code::new().print("up\n").raw(&[0xeb, 0xfe]));
+    for number in [libc::SIGTERM, vmm_sys_util::signal::SIGRTMIN()] {
+        vmm_sys_util::signal::block_signal(number).unwrap();
+    }
+    let mut child = command(&path).args(["--cpus", "2"]).spawn().unwrap();
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0; 3]).unwrap();
+    signal(&child, Signal::TERM);
+    check(&finish(child), 143, "");
+}
+
+/// Guest memory over the limit of file sizes is refused with a line, not by a signal.
+#[test]
+fn a_limit_of_file_sizes() {
+    let (_dir, path) = kernel(&Code::new().power_off());
+    let child = std::process::Command::new("sh")
+        .args(["-c", "ulimit -f 1000; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_minivmm")])
+        .args(["run", "--kernel"])
+        .arg(&path)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = finish(child);
+    check(&output, 71, "");
+    let stderr = text(&output.stderr);
+    assert!(stderr.lines().count() == 1 && stderr.contains("--memory"), "{stderr}");
+}
+
 /// Nobody answers there: reads are all ones, writes are dropped.
 #[test]
 fn mmio_to_nowhere() {

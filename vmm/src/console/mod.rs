@@ -147,9 +147,16 @@ impl MutEventSubscriber for Console {
         if self.input.is_none() {
             return;
         }
-        if ops.add(Events::with_data(&Stdin, INPUT, EventSet::IN)).is_err() {
-            self.watch = Watch::Ready;
-            self.fed(Fed::All, ops);
+        match ops.add(Events::with_data(&Stdin, INPUT, EventSet::IN)) {
+            Ok(()) => {}
+            Err(event_manager::Error::Epoll(e)) if e.errno() == libc::EPERM => {
+                self.watch = Watch::Ready;
+                self.fed(Fed::All, ops);
+            }
+            Err(e) => {
+                tracing::warn!("the console has no input: cannot watch standard input: {e}");
+                self.input = None;
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::thread::{Builder, JoinHandle};
 
 use kvm_ioctls::VcpuFd;
-use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler, unblock_signal};
 
 thread_local! {
     /// `immediate_exit` of this thread's vCPU. Const and without a destructor, hence safe to use
@@ -80,6 +80,8 @@ pub fn spawn(
 ) -> io::Result<(JoinHandle<()>, Kickable)> {
     let (tell, told) = mpsc::sync_channel(1);
     let thread = Builder::new().name(name.to_owned()).spawn(move || {
+        // Whoever started this process may have had it blocked. Cannot fail for a valid signal.
+        let _ = unblock_signal(SIGRTMIN());
         // SAFETY: always valid to call.
         let id = unsafe { libc::pthread_self() };
         // The receiver waits for just this.
