@@ -36,7 +36,7 @@ fn table<'a>(rows: impl IntoIterator<Item = (&'a [&'a str], i32, &'a str)>) {
 
 fn write(dir: &Path, name: &str, content: &[u8]) -> String {
     let path = dir.join(name);
-    fs::write(&path, content).unwrap();
+    fs::write(&path, content).expect("a temporary directory takes a file");
     path.to_string_lossy().into_owned()
 }
 
