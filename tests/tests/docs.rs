@@ -21,13 +21,13 @@ fn root() -> PathBuf {
 /// The documentation: name from the repository's root, and text.
 fn pages() -> Vec<(String, String)> {
     let mut names = vec!["README.md".to_owned(), "CONTRIBUTING.md".to_owned()];
-    for entry in fs::read_dir(root().join("docs")).unwrap().flatten() {
+    for entry in fs::read_dir(root().join("docs")).expect("there is a folder docs").flatten() {
         names.push(format!("docs/{}", entry.file_name().to_string_lossy()));
     }
     names.retain(|name| name.ends_with(".md") && root().join(name).exists());
     assert!(names.len() >= 5, "{names:?}");
     let read = |name: String| {
-        let text = fs::read_to_string(root().join(&name)).unwrap();
+        let text = fs::read_to_string(root().join(&name)).expect("the page is text");
         (name, text)
     };
     names.into_iter().map(read).collect()
@@ -65,7 +65,7 @@ fn bare(word: &str) -> &str {
 
 /// The files that a line names, from the root or, as links are, from the page.
 fn files(line: &str) -> Vec<&str> {
-    let words = line.split(|c: char| c.is_whitespace() || "`()[]|:,;*\"'<>".contains(c)).map(bare);
+    let words = line.split(|c: char| c.is_whitespace() || "`()[]|:,;*\"'<>#".contains(c)).map(bare);
     let names_file = |word: &&str| {
         let known = FOLDERS.iter().any(|folder| word.starts_with(folder));
         let ending = [".rs", ".md", ".s", ".toml"].iter().any(|e| word.ends_with(e));
@@ -87,15 +87,46 @@ fn files_exist() {
                 missing.insert(format!("{name}: {file}"));
             }
         }
-        // Links within the folder have no slash.
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
-            if !link.is_empty() && !link.contains("://") && !folder.join(link).exists() {
-                missing.insert(format!("{name}: link to {link}"));
-            }
-        }
     }
     assert!(missing.is_empty(), "{missing:#?}");
     assert!(found > 100, "only {found} files are named: the search is broken");
+}
+
+/// What a heading's link is called.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut broken = BTreeSet::new();
+    let mut found = 0;
+    for (name, text) in pages() {
+        let folder = root().join(Path::new(&name).parent().unwrap());
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") {
+                continue;
+            }
+            found += 1;
+            let (file, part) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { root().join(&name) } else { folder.join(file) };
+            let leads = match (target.exists(), part) {
+                (exists, "") => exists,
+                (false, _) => false,
+                (true, part) => fs::read_to_string(&target)
+                    .unwrap()
+                    .lines()
+                    .filter_map(|line| line.strip_prefix('#'))
+                    .any(|heading| anchor(heading.trim_start_matches('#').trim()) == part),
+            };
+            if !leads {
+                broken.insert(format!("{name}: {link}"));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+    assert!(found > 20, "only {found} links: the search is broken");
 }
 
 /// Names in backticks right behind a file's are those of items in it.
