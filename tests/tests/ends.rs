@@ -1,4 +1,5 @@
 //! Every way a machine ends, and the exit status for it.
+#![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::time::Duration;
 
