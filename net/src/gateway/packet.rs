@@ -74,12 +74,22 @@ impl<'a> Payload<'a> {
 
     /// Copies all of it to the start of `to`, which has room for it.
     pub fn copy_to(&self, to: &mut [u8]) {
-        let (head, mut rest) = to[..self.len].split_at_mut(self.head.len());
-        head.copy_from_slice(self.head);
+        self.copy_from(0, &mut to[..self.len]);
+    }
+
+    /// Copies what begins `skip` bytes into it, and there must be as much, to all of `to`.
+    pub fn copy_from(&self, skip: usize, to: &mut [u8]) {
+        let head = self.head.get(skip..).unwrap_or_default();
+        let (to, mut rest) = to.split_at_mut(head.len().min(to.len()));
+        to.copy_from_slice(&head[..to.len()]);
+        let mut skip = skip.saturating_sub(self.head.len());
         for slice in self.tail {
             if rest.is_empty() {
                 break;
             }
+            let passed = skip.min(slice.len());
+            skip -= passed;
+            let Ok(slice) = slice.offset(passed) else { break };
             let n = rest.len().min(slice.len());
             slice.copy_to(&mut rest[..n]);
             rest = &mut rest[n..];

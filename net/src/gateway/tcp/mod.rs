@@ -9,6 +9,7 @@
 //! acknowledgement due, has its alarm set, or ends.
 
 mod flow;
+mod gather;
 mod listen;
 mod rto;
 mod segment;
@@ -28,6 +29,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::socket_error;
 
 use self::flow::{End, Flow, INTEREST, Seed, State};
+use self::gather::Gather;
 use self::listen::Listeners;
 use self::segment::{ACK, FIN, Fields, Header, RST, SYN};
 use self::table::{Endpoint, Key, Table};
@@ -65,6 +67,7 @@ pub struct Tcp {
     timers: Timers,
     listeners: Listeners,
     scratch: Scratch,
+    gather: Gather,
     /// Flows that may have bytes for the guest.
     queue: VecDeque<u32>,
     /// Flows that have something else for the guest when the batch is over.
@@ -100,6 +103,7 @@ impl Tcp {
             timers: Timers::default(),
             listeners: Listeners::bind(config)?,
             scratch: Scratch::new(),
+            gather: Gather::new(),
             queue: VecDeque::new(),
             touched: Vec::new(),
             flushing: Vec::new(),
@@ -134,11 +138,15 @@ impl Tcp {
             guest: Endpoint { ip: packet.src, port: h.fields.src_port },
             peer: Endpoint { ip: packet.dst, port: h.fields.dst_port },
         };
-        if let Some(id) = self.table.find(&key)
+        let found = self.table.find(&key);
+        if self.gather.flow().is_some() && self.gather.flow() != found {
+            self.give(ctx);
+        }
+        if let Some(id) = found
             && let Some(flow) = self.table.get(id)
         {
             flow.mac = packet.src_mac;
-            match flow.input(ctx, &h, &payload) {
+            match flow.input(ctx, &h, &payload, &mut self.gather) {
                 Taken::Done(handled) => {
                     self.settle(ctx, id);
                     return handled;
@@ -156,6 +164,16 @@ impl Tcp {
         }
         self.answer_stray(ctx, packet, &h);
         Err(DropReason::NoConnection)
+    }
+
+    /// Gives what was gathered to its socket.
+    fn give(&mut self, ctx: &mut Ctx<'_, '_>) {
+        if let Some(id) = self.gather.flow()
+            && let Some(flow) = self.table.get(id)
+        {
+            flow.give(ctx, &mut self.gather);
+            self.settle(ctx, id);
+        }
     }
 
     /// A segment that belongs to no connection is answered with a reset, unless it is one
@@ -383,6 +401,9 @@ impl Tcp {
             flow.flush(ctx);
         }
         let Some(mut flow) = self.table.remove(id) else { return };
+        if self.gather.flow() == Some(id) {
+            self.gather.take();
+        }
         self.timers.cancel(id);
         if flow.state == State::Connecting {
             self.connecting -= 1;
@@ -398,6 +419,7 @@ impl Tcp {
 
     /// A socket is ready.
     pub fn ready(&mut self, ctx: &mut Ctx<'_, '_>, token: Token, ready: Ready) {
+        self.give(ctx);
         if token.owner == Owner::TcpListener {
             self.accept(ctx, token.id);
         } else {
@@ -497,6 +519,7 @@ impl Tcp {
     /// The guest has receive buffers again.
     pub fn rx_available(&mut self, ctx: &mut Ctx<'_, '_>) {
         self.blocked = false;
+        self.give(ctx);
         self.flush(ctx);
         self.pump(ctx);
         self.flush(ctx);
@@ -504,6 +527,7 @@ impl Tcp {
 
     /// The batch of packets from the guest is over.
     pub fn batch_end(&mut self, ctx: &mut Ctx<'_, '_>) {
+        self.give(ctx);
         self.pump(ctx);
         self.flush(ctx);
     }
@@ -515,6 +539,7 @@ impl Tcp {
 
     /// Does what is due.
     pub fn expire(&mut self, ctx: &mut Ctx<'_, '_>) {
+        self.give(ctx);
         self.listeners.resume(ctx.io.now, ctx.io.poll);
         while let Some(id) = self.timers.pop(ctx.io.now) {
             let blocked = self.blocked;
@@ -535,6 +560,7 @@ impl Tcp {
             }
             self.timers.cancel(id);
         }
+        self.gather.take();
         self.queue.clear();
         self.touched.clear();
         self.resets.clear();

@@ -3,8 +3,10 @@
 use std::io;
 
 use rustix::io::Errno;
+use vm_memory::VolatileSlice;
 
 use super::flow::{End, Flow, State};
+use super::gather::Gather;
 use super::segment::{ACK, FIN, Header, RST, SYN, before, later};
 use crate::frame::TxOutcome;
 use crate::gateway::packet::Payload;
@@ -27,12 +29,18 @@ pub enum Taken {
 
 impl Flow {
     /// A segment of this flow.
-    pub fn input(&mut self, ctx: &mut Ctx<'_, '_>, h: &Header, payload: &Payload<'_>) -> Taken {
+    pub fn input(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        h: &Header,
+        payload: &Payload<'_>,
+        gather: &mut Gather,
+    ) -> Taken {
         match self.state {
             State::Connecting => self.while_connecting(h),
             State::SynSent => self.while_syn_sent(ctx, h),
-            State::SynReceived => self.while_syn_received(ctx, h, payload),
-            State::Open => Taken::Done(self.while_open(ctx, h, payload)),
+            State::SynReceived => self.while_syn_received(ctx, h, payload, gather),
+            State::Open => Taken::Done(self.while_open(ctx, h, payload, gather)),
             State::TimeWait => self.while_time_wait(h, payload),
         }
     }
@@ -84,6 +92,7 @@ impl Flow {
         ctx: &mut Ctx<'_, '_>,
         h: &Header,
         payload: &Payload<'_>,
+        gather: &mut Gather,
     ) -> Taken {
         let f = &h.fields;
         if h.has(RST) {
@@ -107,7 +116,7 @@ impl Flow {
             return Taken::Stray;
         }
         self.opened(ctx);
-        Taken::Done(self.while_open(ctx, h, payload))
+        Taken::Done(self.while_open(ctx, h, payload, gather))
     }
 
     /// Our SYN is acknowledged.
@@ -120,8 +129,18 @@ impl Flow {
         self.refresh_window(ctx.io.poll);
     }
 
-    fn while_open(&mut self, ctx: &mut Ctx<'_, '_>, h: &Header, payload: &Payload<'_>) -> Handled {
+    fn while_open(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        h: &Header,
+        payload: &Payload<'_>,
+        gather: &mut Gather,
+    ) -> Handled {
         let f = &h.fields;
+        // Whatever is not just the next bytes must find the socket as the guest believes it.
+        if h.has(SYN | RST) || f.seq != self.up.nxt {
+            self.give(ctx, gather);
+        }
         let nxt = self.up.nxt;
         let len = payload.len as u32 + u32::from(h.has(FIN));
         let end = f.seq.wrapping_add(len);
@@ -158,11 +177,17 @@ impl Flow {
         }
         self.active = ctx.io.now;
         self.acknowledge(h, len > 0, ctx.io.now);
-        if len == 0 { SENT } else { self.take(ctx, h, payload) }
+        if len == 0 { SENT } else { self.take(ctx, h, payload, gather) }
     }
 
     /// Gives payload and FIN to the socket.
-    fn take(&mut self, ctx: &mut Ctx<'_, '_>, h: &Header, payload: &Payload<'_>) -> Handled {
+    fn take(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        h: &Header,
+        payload: &Payload<'_>,
+        gather: &mut Gather,
+    ) -> Handled {
         let f = &h.fields;
         if self.up.fin {
             self.ack_due = true;
@@ -183,43 +208,103 @@ impl Flow {
         // Past the payload where only the FIN is new.
         let len = payload.len.saturating_sub(skip);
         if len > 0 {
-            let sent = self.send(ctx, payload, skip, len)?;
-            self.up.nxt = self.up.nxt.wrapping_add(sent as u32);
-            if sent < len {
-                self.refused(ctx.io.poll, false);
-                return if sent > 0 { SENT } else { Err(DropReason::SendBufferFull) };
+            let taken = self.pass(ctx, payload, skip, len, gather)?;
+            self.up.nxt = self.up.nxt.wrapping_add(taken as u32);
+            if taken < len {
+                return SENT;
             }
         }
         if h.has(FIN) {
-            self.shut();
+            self.give(ctx, gather);
+            if !self.up.full && self.end.is_none() {
+                self.shut();
+            }
         }
         SENT
     }
 
-    fn send(
+    /// Has the socket take `len` bytes of `payload` from `skip` on, now or with others when the
+    /// batch is over. Returns how many it takes, at least one.
+    fn pass(
         &mut self,
         ctx: &mut Ctx<'_, '_>,
         payload: &Payload<'_>,
         skip: usize,
         len: usize,
+        gather: &mut Gather,
     ) -> Result<usize, DropReason> {
-        let Some(socket) = &self.socket else { return Err(DropReason::NoConnection) };
+        if gather.push(self.token.id, payload, skip, len) {
+            return Ok(len);
+        }
+        self.give(ctx, gather);
+        if self.up.full || self.end.is_some() {
+            return Err(DropReason::SendBufferFull);
+        }
+        // There is room again, or it is too large to be worth a copy.
+        if gather.push(self.token.id, payload, skip, len) {
+            return Ok(len);
+        }
         let head = payload.head.get(skip..).unwrap_or_default();
         let offset = skip.saturating_sub(payload.head.len());
-        let sent = sys::send(socket, head, payload.tail, offset, len - head.len(), None, 0);
-        sent.or_else(|e| match Errno::from_io_error(&e) {
-            Some(Errno::AGAIN) => Ok(0),
+        match self.send(ctx, head, payload.tail, offset, len - head.len())? {
+            0 => Err(DropReason::SendBufferFull),
+            sent => Ok(sent),
+        }
+    }
+
+    /// Gives what was gathered to the socket, before anything is said about it to the guest.
+    pub fn give(&mut self, ctx: &mut Ctx<'_, '_>, gather: &mut Gather) {
+        if gather.flow() != Some(self.token.id) {
+            return;
+        }
+        let bytes = gather.take();
+        let (sent, reason) = match self.send(ctx, bytes, &[], 0, 0) {
+            Ok(sent) => (sent, DropReason::SendBufferFull),
+            Err(reason) => (0, reason),
+        };
+        if sent < bytes.len() {
+            // What was not taken is as if it had not come.
+            self.up.nxt = self.up.nxt.wrapping_sub((bytes.len() - sent) as u32);
+            ctx.io.stats.dropped(reason);
+        }
+    }
+
+    /// Gives bytes to the socket and returns how many it took.
+    fn send(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        head: &[u8],
+        tail: &[VolatileSlice<'_>],
+        offset: usize,
+        tail_len: usize,
+    ) -> Result<usize, DropReason> {
+        let Some(socket) = &self.socket else { return Err(DropReason::NoConnection) };
+        let len = head.len() + tail_len;
+        let error = match sys::send(socket, head, tail, offset, tail_len, None, 0) {
+            Ok(sent) => {
+                if sent < len {
+                    self.refused(ctx.io.poll, false);
+                }
+                return Ok(sent);
+            }
+            Err(e) => e,
+        };
+        match Errno::from_io_error(&error) {
+            Some(Errno::AGAIN) => {
+                self.refused(ctx.io.poll, false);
+                Ok(0)
+            }
             Some(Errno::NOBUFS | Errno::NOMEM) => {
                 self.refused(ctx.io.poll, true);
-                Err(DropReason::SendBufferFull)
+                Ok(0)
             }
             // More pieces than one call takes.
-            None if e.kind() == io::ErrorKind::InvalidInput => Err(DropReason::BadChain),
+            None if error.kind() == io::ErrorKind::InvalidInput => Err(DropReason::BadChain),
             _ => {
                 self.end = Some(End::ByHost);
                 Err(DropReason::SendFailed)
             }
-        })
+        }
     }
 
     fn while_time_wait(&mut self, h: &Header, payload: &Payload<'_>) -> Taken {

@@ -386,6 +386,7 @@ fn pieces_of_a_segment_may_lie_anywhere() {
     assert!(whole.len() < FRAME_MAX);
     let outcome = guest.bed.run(|gateway, cx| gateway.send(cx, &frame));
     assert_eq!(outcome, TxOutcome::Sent);
+    guest.bed.run(|gateway, cx| gateway.batch_end(cx));
     assert_eq!(read_all(&server, 5000), data);
 }
 

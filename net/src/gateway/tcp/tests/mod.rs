@@ -4,6 +4,7 @@ mod begin;
 mod bytes;
 mod end;
 mod flood;
+mod gathered;
 mod lossy;
 mod published;
 
@@ -194,8 +195,20 @@ impl Guest {
     fn raw(&mut self, fields: Fields, options: &[u8], payload: &[u8]) -> TxOutcome {
         let frame = frame(self.local, self.remote, fields, options, payload);
         let outcome = self.bed.send(&frame);
-        self.bed.run(|gateway, cx| gateway.batch_end(cx));
+        self.batch_end();
         outcome
+    }
+
+    /// Sends the next segment of a batch that goes on.
+    fn queue(&mut self, flags: u8, payload: &[u8]) -> TxOutcome {
+        let frame = frame(self.local, self.remote, self.fields(flags), &[], payload);
+        let len = payload.len() as u32 + u32::from(flags & FIN != 0);
+        self.seq = self.seq.wrapping_add(len);
+        self.bed.send(&frame)
+    }
+
+    fn batch_end(&mut self) {
+        self.bed.run(|gateway, cx| gateway.batch_end(cx));
     }
 
     /// Sends the next segment.
