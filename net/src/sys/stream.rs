@@ -133,11 +133,6 @@ pub fn set_peek_offset(fd: impl AsFd, offset: u32) -> io::Result<()> {
     if n == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// True if [`set_peek_offset`] works for TCP sockets of this family.
-pub fn has_peek_offset(ipv4: bool) -> bool {
-    socket(ipv4).and_then(|fd| set_peek_offset(&fd, 0)).is_ok()
-}
-
 /// Takes `len` bytes out of a socket's receive buffer without copying them (`tcp(7)`,
 /// `MSG_TRUNC`) and returns how many there were.
 ///
@@ -179,11 +174,11 @@ mod tests {
     #[test]
     fn peeking_goes_on_where_it_ended() {
         for at in ["127.0.0.1:0", "[::1]:0"] {
-            if !has_peek_offset(at.starts_with('1')) {
+            let (mut a, b) = pair(at);
+            // Not on every kernel; what depends on it asks the same way.
+            if set_peek_offset(&b, 0).is_err() {
                 continue;
             }
-            let (mut a, b) = pair(at);
-            set_peek_offset(&b, 0).unwrap();
             a.write_all(b"abcdef").unwrap();
             let peek = |n: usize| {
                 let mut buffer = [0; 8];

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::net::Shutdown;
 
 use super::rto::Rto;
-use super::segment::{ACK, Fields, Header, Options, RST, SYN, before};
+use super::segment::{ACK, Fields, Header, Options, RST, SYN, before, later};
 use super::table::Key;
 use crate::addr::MacAddr;
 use crate::gateway::Ctx;
@@ -21,7 +21,8 @@ use crate::sys::stream;
 use crate::wire::protocol;
 
 /// What a flow's socket is watched for, by edges: each condition is told once.
-pub const INTEREST: Ready = Ready::IN.union(Ready::OUT).union(Ready::RDHUP).union(Ready::ET);
+pub const INTEREST: Ready =
+    Ready::IN.union(Ready::PRI).union(Ready::OUT).union(Ready::RDHUP).union(Ready::ET);
 
 /// The shift of our windows: enough for the largest send buffer of a default host, 4 MiB.
 pub const SCALE: u8 = 7;
@@ -44,6 +45,8 @@ const TIME_WAIT: Duration = Duration::from_secs(10);
 /// Tries of a SYN, and of data (RFC 9293 §3.8.3: at least 3 minutes and 100 seconds).
 const SYN_TRIES: u32 = 7;
 const DATA_TRIES: u32 = 12;
+/// Doublings of the time between probes of a closed window, while they are answered.
+const PROBES_ANSWERED: u32 = DATA_TRIES - 2;
 
 /// Between two answers to segments that should not be (RFC 5961 §7).
 const CHALLENGE_INTERVAL: Duration = Duration::from_millis(50);
@@ -132,6 +135,8 @@ pub struct Down {
     dups: u8,
     /// What had been sent when the last retransmission began.
     recover: u32,
+    /// The kernel remembers where it peeks (`SO_PEEK_OFF`).
+    pub peeks: bool,
     /// Where the kernel peeks next.
     pub peek_at: u32,
     /// Bytes that may be under way at most, whatever the guest's window.
@@ -140,6 +145,8 @@ pub struct Down {
     pub read_size: usize,
     /// The socket may have bytes from `nxt` on, or its end.
     pub readable: bool,
+    /// There was urgent data: a read may end where that is, with more behind it.
+    pub urgent: bool,
     /// All that will ever come has come.
     pub hup: bool,
     /// The socket has failed.
@@ -175,10 +182,6 @@ pub struct Flow {
     pub probe_due: bool,
     /// It is to be removed.
     pub end: Option<End>,
-    /// It is in line for its bytes to be delivered.
-    pub queued: bool,
-    /// It is on the list of flows to be flushed.
-    pub touched: bool,
     challenged: Option<Instant>,
 }
 
@@ -205,7 +208,7 @@ impl Flow {
     fn new(seed: Seed, state: State) -> Self {
         let Seed { key, mac, token, socket, iss, mtu, now } = seed;
         let headers = if key.guest.ip.is_ipv4() { 40 } else { 60 };
-        let mss = mtu.saturating_sub(headers).max(MSS_MIN);
+        let mss = mtu.saturating_sub(headers).max(1);
         let data = iss.wrapping_add(1);
         let up = Up {
             irs: 0,
@@ -233,11 +236,13 @@ impl Flow {
             fin: None,
             first: false,
             dups: 0,
-            recover: data,
+            recover: iss,
+            peeks: false,
             peek_at: data,
             limit: u32::MAX,
             read_size: READ_MIN,
             readable: false,
+            urgent: false,
             hup: false,
             failed: false,
         };
@@ -255,8 +260,6 @@ impl Flow {
             syn_due: false,
             probe_due: false,
             end: None,
-            queued: false,
-            touched: false,
             challenged: None,
         }
     }
@@ -306,7 +309,7 @@ impl Flow {
     /// The fields of a header to the guest.
     pub fn fields(&self, seq: u32, flags: u8) -> Fields {
         let up = &self.up;
-        let (mut left, scale) = (up.edge.wrapping_sub(up.nxt), up.scale);
+        let (mut left, scale) = (later(up.edge, up.nxt).wrapping_sub(up.nxt), up.scale);
         if up.full {
             left = 0;
         }
@@ -352,6 +355,8 @@ impl Flow {
     pub fn connected(&mut self, poll: &Poller) {
         self.state = State::SynReceived;
         self.syn_due = true;
+        // The event that told it may have told of bytes as well, or of the end.
+        self.down.readable = true;
         self.refresh_window(poll);
     }
 
@@ -367,6 +372,8 @@ impl Flow {
     /// guest may be waiting for it. A system call only where the window may be small.
     pub fn refresh_window(&mut self, poll: &Poller) {
         let (up, Some(socket)) = (&mut self.up, &self.socket) else { return };
+        // A guest may go beyond it, with a byte that asks for more (RFC 9293 §3.8.6.1).
+        up.edge = later(up.edge, up.nxt);
         let left = up.edge.wrapping_sub(up.nxt);
         if up.fin || up.full || (left >= up.size / 4 && up.size > 0) {
             return;
@@ -381,8 +388,8 @@ impl Flow {
         // seen) is less than what the socket has when it tells of room again.
         let room = (free - free / 8).min(memory.size / 2);
         let edge = up.nxt.wrapping_add(room);
-        // No silly windows (RFC 9293 §3.8.6.2.2).
-        let step = u32::from(up.mss).min(memory.size / 4);
+        // No silly windows (RFC 9293 §3.8.6.2.2), also not after the field's rounding.
+        let step = u32::from(up.mss).next_multiple_of(1 << up.scale).min(memory.size / 4);
         if before(up.edge, edge) && (left < step || edge.wrapping_sub(up.edge) >= step) {
             up.edge = edge;
         }
@@ -436,9 +443,21 @@ impl Flow {
         let same_window = window == down.wnd;
         let newer = before(down.wl.0, f.seq) || (down.wl.0 == f.seq && !before(f.ack, down.wl.1));
         if newer {
+            let opens = down.wnd == 0 && window > 0;
             down.wnd = window;
             down.max_wnd = down.max_wnd.max(window);
             down.wl = (f.seq, f.ack);
+            if window == 0 {
+                // Whoever answers our probes is alive, for however long (RFC 9293 §3.8.6.1).
+                self.rto.backoff = self.rto.backoff.min(PROBES_ANSWERED);
+            } else if opens {
+                // What paced the probes does not pace data.
+                self.rto.backoff = 0;
+                self.rto.at = None;
+                if down.una != down.max {
+                    self.rto.restart(now);
+                }
+            }
         }
         if before(down.una, f.ack) {
             down.una = f.ack;
@@ -446,15 +465,23 @@ impl Flow {
                 down.nxt = f.ack;
             }
             down.dups = 0;
+            // Kept near, so that it stays before what comes next.
+            down.recover = later(down.recover, f.ack.wrapping_sub(1));
             self.rto.acked(f.ack, now);
             if down.una == down.max {
                 self.rto.at = None;
             } else {
                 self.rto.restart(now);
             }
+            if down.urgent {
+                // A peek that begins at the start gets past that only when this is taken out.
+                self.discard();
+                self.down.readable = true;
+            }
         } else if down.una == f.ack && down.una != down.max && !payload && same_window {
             down.dups = down.dups.saturating_add(1);
-            if down.dups == 3 && !before(down.una, down.recover) {
+            // Not for what the last retransmission caused itself (RFC 6582 §3.2).
+            if down.dups == 3 && before(down.recover, down.una) {
                 self.go_back();
                 self.rto.restart(now);
             }
@@ -479,8 +506,9 @@ impl Flow {
             Some(fin) if before(fin, down.una) => fin,
             _ => down.una,
         };
-        if before(down.base, end)
-            && let Ok(n) = stream::discard(socket, end.wrapping_sub(down.base) as usize)
+        // More than once where it ends at urgent data.
+        while before(down.base, end)
+            && let Ok(n @ 1..) = stream::discard(socket, end.wrapping_sub(down.base) as usize)
         {
             down.base = down.base.wrapping_add(n as u32);
         }
@@ -523,12 +551,17 @@ impl Flow {
         self.ack_due || self.syn_due || self.probe_due
     }
 
-    /// Sends what is due other than data. False when the guest has no room for it.
-    pub fn flush(&mut self, ctx: &mut Ctx<'_, '_>) -> bool {
+    /// Keeps the socket in step with what the guest has said. Needs no room with the guest.
+    pub fn upkeep(&mut self, poll: &Poller) {
         if self.state == State::Open {
-            self.refresh_window(ctx.io.poll);
+            self.refresh_window(poll);
             self.discard();
         }
+    }
+
+    /// Sends what is due other than data. False when the guest has no room for it.
+    pub fn flush(&mut self, ctx: &mut Ctx<'_, '_>) -> bool {
+        self.upkeep(ctx.io.poll);
         if self.syn_due && !self.send_syn(ctx) {
             return false;
         }

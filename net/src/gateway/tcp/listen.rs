@@ -108,7 +108,9 @@ impl Tcp {
                         return self.listeners.pause(ctx.io.now, ctx.io.poll);
                     }
                 }
-                Err(e) if Errno::from_io_error(&e) == Some(Errno::NOBUFS) => {
+                Err(e)
+                    if matches!(Errno::from_io_error(&e), Some(Errno::NOBUFS | Errno::NOMEM)) =>
+                {
                     return self.listeners.pause(ctx.io.now, ctx.io.poll);
                 }
                 // The connection failed before we took it (accept(2)).

@@ -10,6 +10,7 @@
 
 mod flow;
 mod gather;
+mod lineup;
 mod listen;
 mod rto;
 mod segment;
@@ -30,6 +31,7 @@ use rustix::net::sockopt::socket_error;
 
 use self::flow::{End, Flow, INTEREST, Seed, State};
 use self::gather::Gather;
+use self::lineup::Lineup;
 use self::listen::Listeners;
 use self::segment::{ACK, FIN, Fields, Header, RST, SYN};
 use self::table::{Endpoint, Key, Table};
@@ -69,10 +71,9 @@ pub struct Tcp {
     scratch: Scratch,
     gather: Gather,
     /// Flows that may have bytes for the guest.
-    queue: VecDeque<u32>,
-    /// Flows that have something else for the guest when the batch is over.
-    touched: Vec<u32>,
-    flushing: Vec<u32>,
+    queue: Lineup,
+    /// Flows to look after when the batch is over: they may have something else for the guest.
+    touched: Lineup,
     resets: VecDeque<Reset>,
     /// Flows whose host's side is connecting.
     connecting: usize,
@@ -104,9 +105,8 @@ impl Tcp {
             listeners: Listeners::bind(config)?,
             scratch: Scratch::new(),
             gather: Gather::new(),
-            queue: VecDeque::new(),
-            touched: Vec::new(),
-            flushing: Vec::new(),
+            queue: Lineup::default(),
+            touched: Lineup::default(),
             resets: VecDeque::new(),
             connecting: 0,
             blocked: false,
@@ -226,6 +226,13 @@ impl Tcp {
                 return Err(reason);
             }
         };
+        // Connections that nobody answers must not take the place of those that work.
+        if self.connecting >= (self.table.limit() / 4).max(16) {
+            let oldest = self.table.iter().filter(|(_, f)| f.state == State::Connecting);
+            if let Some((id, _)) = oldest.min_by_key(|(_, f)| f.active) {
+                self.end(ctx, id, End::ByGuest);
+            }
+        }
         if !self.make_room(ctx) {
             // The guest tries again.
             return Err(DropReason::FlowTableFull);
@@ -282,9 +289,8 @@ impl Tcp {
         let mut flow = flow;
         let socket = flow.socket.as_ref()?;
         ctx.io.poll.add(socket, flow.token, INTEREST).ok()?;
-        if self.scratch.can_peek_at(flow.is_ipv4()) {
-            stream::set_peek_offset(socket, 0).ok()?;
-        } else {
+        flow.down.peeks = self.scratch.peeks && stream::set_peek_offset(socket, 0).is_ok();
+        if !flow.down.peeks {
             flow.down.limit = UNACKED_MAX;
         }
         flow.active = ctx.io.now;
@@ -335,13 +341,6 @@ impl Tcp {
 
     /// Makes room for another flow, if there is none. False if no flow is idle enough to go.
     fn make_room(&mut self, ctx: &mut Ctx<'_, '_>) -> bool {
-        // Connections that nobody answers must not take the place of those that work.
-        if self.connecting >= (self.table.limit() / 4).max(16) {
-            let oldest = self.table.iter().filter(|(_, f)| f.state == State::Connecting);
-            if let Some((id, _)) = oldest.min_by_key(|(_, f)| f.active) {
-                self.end(ctx, id, End::ByGuest);
-            }
-        }
         !self.table.is_full() || self.evict(ctx, false)
     }
 
@@ -381,14 +380,10 @@ impl Tcp {
             flow.active = ctx.io.now;
             flow.socket = None;
         }
-        if flow.wants_delivery() && !flow.queued {
-            flow.queued = true;
-            self.queue.push_back(id);
+        if flow.wants_delivery() {
+            self.queue.push(id);
         }
-        if !flow.touched {
-            flow.touched = true;
-            self.touched.push(id);
-        }
+        self.touched.push(id);
         let due = flow.due(ctx.io.now);
         self.timers.set(id, due);
     }
@@ -419,7 +414,6 @@ impl Tcp {
 
     /// A socket is ready.
     pub fn ready(&mut self, ctx: &mut Ctx<'_, '_>, token: Token, ready: Ready) {
-        self.give(ctx);
         if token.owner == Owner::TcpListener {
             self.accept(ctx, token.id);
         } else {
@@ -433,6 +427,9 @@ impl Tcp {
         let Some(flow) = self.table.of_token(token) else { return };
         let failed = ready.intersects(Ready::ERR);
         let hup = failed || ready.intersects(Ready::HUP | Ready::RDHUP);
+        // Each is told once, maybe together with what ends the state of connecting.
+        flow.down.urgent |= ready.intersects(Ready::PRI);
+        flow.down.hup |= hup;
         if flow.state == State::Connecting {
             if hup || ready.intersects(Ready::OUT) {
                 self.answered(ctx, token.id);
@@ -447,7 +444,7 @@ impl Tcp {
             if failed && matches!(flow.state, State::SynSent | State::SynReceived) {
                 flow.end = Some(End::ByHost);
             }
-            flow.note(hup, failed);
+            flow.note(failed);
         }
         self.settle(ctx, token.id);
     }
@@ -470,13 +467,11 @@ impl Tcp {
         self.again = None;
         let mut budget = BUDGET;
         while !self.blocked
-            && let Some(id) = self.queue.pop_front()
+            && let Some(id) = self.queue.pop()
         {
             let Some(flow) = self.table.get(id) else { continue };
-            flow.queued = false;
             let turn = flow.deliver(ctx, &mut self.scratch);
             if turn == Turn::NoRoom {
-                flow.queued = true;
                 self.queue.push_front(id);
                 self.blocked = true;
             }
@@ -493,33 +488,30 @@ impl Tcp {
 
     /// Sends what was put off until the batch was over.
     fn flush(&mut self, ctx: &mut Ctx<'_, '_>) {
-        while let Some(reset) = self.resets.front() {
-            if !reset.send(ctx) {
-                self.blocked = true;
-                return;
-            }
+        while let Some(reset) = self.resets.front()
+            && reset.send(ctx)
+        {
             self.resets.pop_front();
         }
-        std::mem::swap(&mut self.touched, &mut self.flushing);
-        let mut room = true;
-        for i in 0..self.flushing.len() {
-            let id = self.flushing[i];
+        let mut room = self.resets.is_empty();
+        for _ in 0..self.touched.len() {
+            let Some(id) = self.touched.pop() else { break };
             let Some(flow) = self.table.get(id) else { continue };
-            room = room && flow.flush(ctx);
-            if room || !flow.wants_flush() {
-                flow.touched = false;
+            if room {
+                room = flow.flush(ctx);
             } else {
+                flow.upkeep(ctx.io.poll);
+            }
+            if !room && flow.wants_flush() {
                 self.touched.push(id);
             }
         }
-        self.flushing.clear();
         self.blocked |= !room;
     }
 
     /// The guest has receive buffers again.
     pub fn rx_available(&mut self, ctx: &mut Ctx<'_, '_>) {
         self.blocked = false;
-        self.give(ctx);
         self.flush(ctx);
         self.pump(ctx);
         self.flush(ctx);
@@ -539,7 +531,6 @@ impl Tcp {
 
     /// Does what is due.
     pub fn expire(&mut self, ctx: &mut Ctx<'_, '_>) {
-        self.give(ctx);
         self.listeners.resume(ctx.io.now, ctx.io.poll);
         while let Some(id) = self.timers.pop(ctx.io.now) {
             let blocked = self.blocked;

@@ -31,8 +31,8 @@ const SKIPPED_MAX: usize = 2 * UNACKED_MAX as usize;
 /// Memory of ours for what can't be read into the guest's directly.
 #[derive(Debug)]
 pub struct Scratch {
-    /// `SO_PEEK_OFF` works for TCP over IPv4 and IPv6 (Linux 6.9, 6.11).
-    peek_offset: (bool, bool),
+    /// Flows may use `SO_PEEK_OFF`, where the kernel has it for TCP (Linux 6.9, for IPv6 6.11).
+    pub peeks: bool,
     payload: Box<[u8]>,
     /// Only used without `SO_PEEK_OFF`, and only made then.
     skipped: Vec<u8>,
@@ -50,19 +50,9 @@ pub enum Turn {
 }
 
 impl Scratch {
-    /// Finds out what the kernel can do.
+    /// Unused memory.
     pub fn new() -> Self {
-        Self::with((stream::has_peek_offset(true), stream::has_peek_offset(false)))
-    }
-
-    /// For a kernel that can do what is said.
-    pub fn with(peek_offset: (bool, bool)) -> Self {
-        Self { peek_offset, payload: vec![0; PAYLOAD_MAX].into(), skipped: Vec::new() }
-    }
-
-    /// True if the kernel remembers where it peeks.
-    pub fn can_peek_at(&self, ipv4: bool) -> bool {
-        if ipv4 { self.peek_offset.0 } else { self.peek_offset.1 }
+        Self { peeks: true, payload: vec![0; PAYLOAD_MAX].into(), skipped: Vec::new() }
     }
 }
 
@@ -107,7 +97,7 @@ impl Flow {
         let down = &mut self.down;
         let before = down.nxt.wrapping_sub(down.base) as usize;
         let (down, socket) = (down, self.socket.as_ref()?);
-        if scratch.can_peek_at(self.key.guest.ip.is_ipv4()) {
+        if down.peeks {
             if down.peek_at != down.nxt {
                 if stream::set_peek_offset(socket, before as u32).is_err() {
                     self.end = Some(End::Both);
@@ -131,7 +121,7 @@ impl Flow {
     /// After `read` bytes came where `asked` were asked for: false if this was the end.
     fn learn_read(&mut self, read: usize, asked: usize) -> bool {
         let down = &mut self.down;
-        down.readable = read == asked || down.hup;
+        down.readable = read == asked || down.hup || down.urgent;
         if read == asked {
             down.read_size = (down.read_size * 4).min(PAYLOAD_MAX);
         } else if read < down.read_size / 4 {
@@ -315,9 +305,8 @@ impl Flow {
     }
 
     /// The socket has something to say.
-    pub fn note(&mut self, hup: bool, failed: bool) {
+    pub fn note(&mut self, failed: bool) {
         let down = &mut self.down;
-        down.hup |= hup;
         down.failed |= failed;
         match down.fin {
             None => down.readable = true,

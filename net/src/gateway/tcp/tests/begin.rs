@@ -21,6 +21,23 @@ fn a_connection_carries_bytes_both_ways_over_both_families() {
 }
 
 #[test]
+fn a_server_may_speak_or_end_before_its_connection_is_noticed() {
+    for i in 0..2 {
+        let (mut guest, listener) = Guest::with_server(i);
+        guest.syn();
+        let (mut server, _) = listener.accept().unwrap();
+        server.write_all(b"220 hello").unwrap();
+        drop(server);
+        // One edge tells all of it: connected, readable, ended.
+        let got = guest.next();
+        guest.learn_syn(&got);
+        guest.send(ACK, b"");
+        assert_eq!(guest.receive(9), b"220 hello");
+        assert_eq!(guest.next_with(FIN).h.fields.seq, guest.ack);
+    }
+}
+
+#[test]
 fn the_syn_ack_says_what_is_taken() {
     let (mut guest, _server) = Guest::with_server(0);
     guest.syn();

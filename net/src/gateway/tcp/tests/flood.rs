@@ -105,3 +105,25 @@ proptest! {
         guest.bed.run(|gateway, cx| gateway.send(cx, &frame));
     }
 }
+
+#[test]
+fn flows_that_come_and_go_without_receive_buffers_leave_nothing() {
+    let (mut guest, listener) = Guest::with_server(0);
+    listener.set_nonblocking(true).unwrap();
+    guest.bed.ring.full = true;
+    // A reset waits in front of all.
+    let local = guest.local;
+    guest.local.set_port(5);
+    guest.send(ACK, b"");
+    guest.local = local;
+    let syn = guest.fields(SYN);
+    for _ in 0..500 {
+        guest.raw(syn, &[], b"");
+        guest.events(Duration::ZERO);
+        guest.raw(Fields { seq: syn.seq.wrapping_add(1), ..guest.fields(RST) }, &[], b"");
+        while listener.accept().is_ok() {}
+    }
+    let tcp = &guest.bed.gateway.tcp;
+    assert_eq!(tcp.flows(), 0);
+    assert!(tcp.touched.len() <= 2 && tcp.queue.len() <= 2 && tcp.resets.len() <= RESETS_MAX);
+}

@@ -7,6 +7,7 @@ mod flood;
 mod gathered;
 mod lossy;
 mod published;
+mod windows;
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -145,13 +146,13 @@ impl Guest {
 
     /// A connection, open, and the server's end of it.
     fn connected(i: usize) -> (Self, TcpStream) {
-        Self::connected_with(i, Scratch::new())
+        Self::connected_with(i, true)
     }
 
-    /// The same with a kernel that can do less.
-    fn connected_with(i: usize, scratch: Scratch) -> (Self, TcpStream) {
+    /// The same, maybe as with a kernel that does not know where it peeks.
+    fn connected_with(i: usize, peeks: bool) -> (Self, TcpStream) {
         let (mut guest, server) = Self::with_server(i);
-        guest.bed.gateway.tcp.scratch = scratch;
+        guest.bed.gateway.tcp.scratch.peeks = peeks;
         guest.open();
         let (stream, _) = server.accept().unwrap();
         stream.set_read_timeout(Some(WAIT)).unwrap();
