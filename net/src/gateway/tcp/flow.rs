@@ -17,7 +17,6 @@ use crate::gateway::Ctx;
 use crate::gateway::emit::Envelope;
 use crate::poll::{Poller, Ready, Token};
 use crate::stats::DropReason;
-use crate::sys::stream;
 use crate::wire::protocol;
 
 /// What a flow's socket is watched for, by edges: each condition is told once.
@@ -35,18 +34,6 @@ const MSS_MIN: u16 = 88;
 
 /// Bytes read at first; it grows with what there is to read.
 pub const READ_MIN: usize = 2048;
-
-/// Idle times (RFC 5382 §5 REQ-5): of connections, and of those that only begin or end.
-const IDLE_OPEN: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
-const IDLE_TRANSITORY: Duration = Duration::from_secs(4 * 60);
-/// Twice the maximum segment lifetime on a link that is memory.
-const TIME_WAIT: Duration = Duration::from_secs(10);
-
-/// Tries of a SYN, and of data (RFC 9293 §3.8.3: at least 3 minutes and 100 seconds).
-const SYN_TRIES: u32 = 7;
-const DATA_TRIES: u32 = 12;
-/// Doublings of the time between probes of a closed window, while they are answered.
-const PROBES_ANSWERED: u32 = DATA_TRIES - 2;
 
 /// Between two answers to segments that should not be (RFC 5961 §7).
 const CHALLENGE_INTERVAL: Duration = Duration::from_millis(50);
@@ -89,17 +76,17 @@ pub struct Up {
     /// The end of the window that was offered; it never moves back.
     pub edge: u32,
     /// The shift of the windows that we offer.
-    scale: u8,
+    pub scale: u8,
     /// The socket's send buffer, in bytes.
-    size: u32,
+    pub size: u32,
     /// The largest segment that we said we take.
-    mss: u16,
+    pub mss: u16,
     /// The socket will tell when it has room.
-    armed: bool,
+    pub armed: bool,
     /// The socket has refused bytes since it last had room.
     pub full: bool,
     /// Bytes of the guest's were dropped because of that.
-    lost: bool,
+    pub lost: bool,
     /// The guest's FIN was taken.
     pub fin: bool,
 }
@@ -122,7 +109,7 @@ pub struct Down {
     /// The largest it ever was.
     pub max_wnd: u32,
     /// Sequence and acknowledgement number of the last window update.
-    wl: (u32, u32),
+    pub wl: (u32, u32),
     /// The shift of the guest's windows.
     pub scale: u8,
     /// The largest payload of a segment on the link.
@@ -132,9 +119,9 @@ pub struct Down {
     /// The guest had not ended when our FIN went.
     pub first: bool,
     /// Acknowledgements in a row that acknowledged nothing new.
-    dups: u8,
+    pub dups: u8,
     /// What had been sent when the last retransmission began.
-    recover: u32,
+    pub recover: u32,
     /// The kernel remembers where it peeks (`SO_PEEK_OFF`).
     pub peeks: bool,
     /// Where the kernel peeks next.
@@ -368,63 +355,6 @@ impl Flow {
         }
     }
 
-    /// Offers as much window as the socket has room, and has the socket tell of more where the
-    /// guest may be waiting for it. A system call only where the window may be small.
-    pub fn refresh_window(&mut self, poll: &Poller) {
-        let (up, Some(socket)) = (&mut self.up, &self.socket) else { return };
-        // A guest may go beyond it, with a byte that asks for more (RFC 9293 §3.8.6.1).
-        up.edge = later(up.edge, up.nxt);
-        let left = up.edge.wrapping_sub(up.nxt);
-        if up.fin || up.full || (left >= up.size / 4 && up.size > 0) {
-            return;
-        }
-        // Where the kernel does not tell, a buffer that every socket has.
-        let memory = stream::send_memory(socket);
-        let memory = memory.unwrap_or(stream::SendMemory { size: 0x1_0000, used: 0 });
-        up.size = memory.size;
-        let free = memory.size.saturating_sub(memory.used);
-        // The kernel also counts its own overhead. Half is plenty, the guest is near; and it
-        // is little enough that what the guest needs to go on (half the largest window it has
-        // seen) is less than what the socket has when it tells of room again.
-        let room = (free - free / 8).min(memory.size / 2);
-        let edge = up.nxt.wrapping_add(room);
-        // No silly windows (RFC 9293 §3.8.6.2.2), also not after the field's rounding.
-        let step = u32::from(up.mss).next_multiple_of(1 << up.scale).min(memory.size / 4);
-        if before(up.edge, edge) && (left < step || edge.wrapping_sub(up.edge) >= step) {
-            up.edge = edge;
-        }
-        if up.edge.wrapping_sub(up.nxt) < step && !up.armed {
-            // To ask for it again is what makes the socket tell.
-            up.armed = poll.modify(socket, self.token, INTEREST).is_ok();
-        }
-    }
-
-    /// The socket has refused bytes of the guest's.
-    pub fn refused(&mut self, poll: &Poller, rearm: bool) {
-        (self.up.full, self.up.armed, self.up.lost) = (true, true, true);
-        if rearm && let Some(socket) = &self.socket {
-            let _ = poll.modify(socket, self.token, INTEREST);
-        }
-        self.ack_due = true;
-    }
-
-    /// The socket has room.
-    pub fn writable(&mut self, ctx: &mut Ctx<'_, '_>) {
-        if !std::mem::take(&mut self.up.armed) {
-            return;
-        }
-        self.up.full = false;
-        self.refresh_window(ctx.io.poll);
-        self.ack_due = true;
-        if std::mem::take(&mut self.up.lost) {
-            // The guest learns the window with the first one and resends at once what was
-            // dropped because of the others, three that say the same (RFC 5681 §3.2).
-            for _ in 0..4 {
-                self.bare(ctx, self.down.nxt, ACK);
-            }
-        }
-    }
-
     /// An answer to a segment that should not be, now and then (RFC 5961).
     pub fn challenge(&mut self, ctx: &mut Ctx<'_, '_>) -> DropReason {
         let now = ctx.io.now;
@@ -436,114 +366,11 @@ impl Flow {
         DropReason::OutOfWindow
     }
 
-    /// The guest's acknowledgement and window, both within what may be.
-    pub fn acknowledge(&mut self, h: &Header, payload: bool, now: Instant) {
-        let (down, f) = (&mut self.down, &h.fields);
-        let window = u32::from(f.window) << down.scale;
-        let same_window = window == down.wnd;
-        let newer = before(down.wl.0, f.seq) || (down.wl.0 == f.seq && !before(f.ack, down.wl.1));
-        if newer {
-            let opens = down.wnd == 0 && window > 0;
-            down.wnd = window;
-            down.max_wnd = down.max_wnd.max(window);
-            down.wl = (f.seq, f.ack);
-            if window == 0 {
-                // Whoever answers our probes is alive, for however long (RFC 9293 §3.8.6.1).
-                self.rto.backoff = self.rto.backoff.min(PROBES_ANSWERED);
-            } else if opens {
-                // What paced the probes does not pace data.
-                self.rto.backoff = 0;
-                self.rto.at = None;
-                if down.una != down.max {
-                    self.rto.restart(now);
-                }
-            }
-        }
-        if before(down.una, f.ack) {
-            down.una = f.ack;
-            if before(down.nxt, f.ack) {
-                down.nxt = f.ack;
-            }
-            down.dups = 0;
-            // Kept near, so that it stays before what comes next.
-            down.recover = later(down.recover, f.ack.wrapping_sub(1));
-            self.rto.acked(f.ack, now);
-            if down.una == down.max {
-                self.rto.at = None;
-            } else {
-                self.rto.restart(now);
-            }
-            if down.urgent {
-                // A peek that begins at the start gets past that only when this is taken out.
-                self.discard();
-                self.down.readable = true;
-            }
-        } else if down.una == f.ack && down.una != down.max && !payload && same_window {
-            down.dups = down.dups.saturating_add(1);
-            // Not for what the last retransmission caused itself (RFC 6582 §3.2).
-            if down.dups == 3 && before(down.recover, down.una) {
-                self.go_back();
-                self.rto.restart(now);
-            }
-        }
-    }
-
-    /// Sends again all that is not acknowledged: it is still in the socket.
-    fn go_back(&mut self) {
-        let down = &mut self.down;
-        down.recover = down.max;
-        down.nxt = down.una;
-        down.readable = true;
-        self.rto.retransmitted();
-    }
-
-    /// Takes out of the socket what the guest has acknowledged. All of it: a few bytes left behind
-    /// can hold on to a buffer of the kernel's that is much larger, and with it to the peer's
-    /// window.
-    fn discard(&mut self) {
-        let (down, Some(socket)) = (&mut self.down, &self.socket) else { return };
-        let end = match down.fin {
-            Some(fin) if before(fin, down.una) => fin,
-            _ => down.una,
-        };
-        // More than once where it ends at urgent data.
-        while before(down.base, end)
-            && let Ok(n @ 1..) = stream::discard(socket, end.wrapping_sub(down.base) as usize)
-        {
-            down.base = down.base.wrapping_add(n as u32);
-        }
-    }
-
     /// True if both directions have ended and the guest knows.
     pub fn is_finished(&self) -> bool {
         self.state == State::Open
             && self.up.fin
             && self.down.fin.is_some_and(|fin| before(fin, self.down.una))
-    }
-
-    /// Bytes that may be sent now, by the guest's window and our limit.
-    pub fn usable(&self) -> u32 {
-        let down = &self.down;
-        let edge = down.una.wrapping_add(down.wnd.min(down.limit));
-        if before(down.nxt, edge) { edge.wrapping_sub(down.nxt) } else { 0 }
-    }
-
-    /// True if there may be bytes or an end to deliver, and the guest takes them.
-    pub fn wants_delivery(&self) -> bool {
-        let down = &self.down;
-        self.state == State::Open
-            && down.readable
-            && match down.fin {
-                Some(fin) if down.nxt == fin => true,
-                Some(fin) if before(fin, down.nxt) => false,
-                _ => self.may_send(),
-            }
-    }
-
-    /// Not in silly pieces (RFC 9293 §3.8.6.2.1).
-    fn may_send(&self) -> bool {
-        let (usable, down) = (self.usable(), &self.down);
-        usable > 0 && (down.nxt == down.una || usable >= u32::from(down.mss).min(down.max_wnd / 2))
     }
 
     /// True if something other than data is due.
@@ -573,65 +400,6 @@ impl Flow {
             self.probe_due = false;
         }
         !self.ack_due || self.bare(ctx, self.down.nxt, ACK)
-    }
-
-    /// The alarm went off. While the guest has no receive buffers, nothing is late.
-    pub fn alarm(&mut self, now: Instant, blocked: bool) {
-        if self.active + self.idle_limit() <= now {
-            self.end = Some(if self.state == State::TimeWait { End::Closed } else { End::Both });
-            return;
-        }
-        if self.rto.at.is_none_or(|at| at > now) {
-            return;
-        }
-        if blocked {
-            self.rto.restart(now);
-            return;
-        }
-        self.rto.back_off(now);
-        let tries = self.rto.backoff;
-        match self.state {
-            State::SynSent | State::SynReceived if tries >= SYN_TRIES => self.end = Some(End::Both),
-            State::SynSent | State::SynReceived => self.syn_due = true,
-            State::Open if self.down.una != self.down.max => {
-                if tries >= DATA_TRIES {
-                    self.end = Some(End::Both);
-                } else if self.usable_at_all() {
-                    self.go_back();
-                } else {
-                    self.probe_due = true;
-                }
-            }
-            State::Open if self.down.readable && self.usable() == 0 => self.probe_due = true,
-            _ => self.rto.at = None,
-        }
-    }
-
-    /// The guest takes something of what it has not acknowledged.
-    fn usable_at_all(&self) -> bool {
-        self.down.wnd > 0 || self.down.fin == Some(self.down.una)
-    }
-
-    fn idle_limit(&self) -> Duration {
-        match self.state {
-            State::TimeWait => TIME_WAIT,
-            State::Open if !(self.up.fin && self.down.fin.is_some()) => IDLE_OPEN,
-            _ => IDLE_TRANSITORY,
-        }
-    }
-
-    /// When it wants to be woken.
-    pub fn due(&mut self, now: Instant) -> Instant {
-        let closed = self.state == State::Open
-            && self.down.readable
-            && self.down.una == self.down.max
-            && self.down.fin.is_none()
-            && self.usable() == 0;
-        if closed {
-            self.rto.start(now);
-        }
-        let idle = self.active + self.idle_limit();
-        self.rto.at.map_or(idle, |at| at.min(idle))
     }
 
     /// Tells the host's peer that the guest sends no more.

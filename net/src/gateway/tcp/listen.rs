@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::Tcp;
 use super::flow::Flow;
+use super::open::is_exhausted;
 use super::table::{Endpoint, Key};
-use super::{Tcp, is_exhausted};
 use crate::gateway::config::{GatewayConfig, Publish, Transport};
 use crate::gateway::error::GatewayError;
 use crate::gateway::target::is_forbidden;

@@ -8,59 +8,49 @@
 //! [`Tcp::settle`]: the flow is lined up for delivery, put on the list of those with an
 //! acknowledgement due, has its alarm set, or ends.
 
+mod acks;
+mod alarm;
 mod flow;
 mod gather;
 mod lineup;
 mod listen;
+mod open;
+mod reset;
 mod rto;
 mod segment;
 mod table;
 mod timers;
 mod to_guest;
 mod to_host;
+mod window;
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::RandomState;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rustix::io::Errno;
-use rustix::net::sockopt::socket_error;
-
-use self::flow::{End, Flow, INTEREST, Seed, State};
+use self::flow::{End, State};
 use self::gather::Gather;
 use self::lineup::Lineup;
 use self::listen::Listeners;
-use self::segment::{ACK, FIN, Fields, Header, RST, SYN};
+use self::reset::Reset;
+use self::segment::{ACK, FIN, Header, RST, SYN};
 use self::table::{Endpoint, Key, Table};
 use self::timers::Timers;
-use self::to_guest::{Scratch, Turn, UNACKED_MAX};
+use self::to_guest::{Scratch, Turn};
 use self::to_host::Taken;
-use super::config::{GatewayConfig, Transport};
-use super::emit::{Envelope, LOWER_MAX};
+use super::config::GatewayConfig;
 use super::error::GatewayError;
-use super::icmp::{self, Message, Why};
 use super::packet::Packet;
-use super::target::resolve;
 use super::{Ctx, Handled};
-use crate::addr::MacAddr;
-use crate::frame::TxOutcome;
 use crate::poll::{Owner, Poller, Ready, Token};
 use crate::stats::DropReason;
 use crate::sys::stream;
 use crate::wire::checksum::Sum;
-use crate::wire::{ETHERNET_LEN, TCP_LEN, protocol};
+use crate::wire::{ETHERNET_LEN, protocol};
 
 /// Bytes delivered to the guest before other events get their turn.
 const BUDGET: usize = 1024 * 1024;
-
-/// Resets that wait for receive buffers; who is not told finds out when it sends something.
-const RESETS_MAX: usize = 256;
-
-/// An open flow may go for another one after this much silence.
-const IDLE_MIN: Duration = Duration::from_secs(10);
 
 /// All TCP flows of a gateway.
 #[derive(Debug)]
@@ -83,13 +73,6 @@ pub struct Tcp {
     again: Option<Instant>,
     secret: RandomState,
     epoch: Option<Instant>,
-}
-
-/// A reset for the guest.
-#[derive(Debug)]
-struct Reset {
-    envelope: Envelope,
-    fields: Fields,
 }
 
 impl Tcp {
@@ -176,193 +159,6 @@ impl Tcp {
         }
     }
 
-    /// A segment that belongs to no connection is answered with a reset, unless it is one
-    /// (RFC 9293 §3.10.7.1).
-    fn answer_stray(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>, h: &Header) {
-        let group = match packet.dst {
-            IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
-            IpAddr::V6(ip) => ip.is_multicast(),
-        };
-        if h.has(RST) || group {
-            return;
-        }
-        let f = &h.fields;
-        let len = packet.len - h.len + usize::from(h.has(SYN)) + usize::from(h.has(FIN));
-        let (seq, ack, flags) = if h.has(ACK) {
-            (f.ack, 0, RST)
-        } else {
-            (0, f.seq.wrapping_add(len as u32), RST | ACK)
-        };
-        let fields =
-            Fields { src_port: f.dst_port, dst_port: f.src_port, seq, ack, flags, window: 0 };
-        let envelope = Envelope::new(packet.src_mac, packet.dst, packet.src, protocol::TCP);
-        self.reset_guest(ctx, Reset { envelope, fields });
-    }
-
-    fn reset_guest(&mut self, ctx: &mut Ctx<'_, '_>, reset: Reset) {
-        if self.resets.is_empty() && reset.send(ctx) {
-            return;
-        }
-        if self.resets.len() < RESETS_MAX {
-            self.blocked = true;
-            self.resets.push_back(reset);
-        } else {
-            ctx.io.stats.dropped(DropReason::NoRxBuffers);
-        }
-    }
-
-    /// The guest's SYN begins a flow.
-    fn open(
-        &mut self,
-        ctx: &mut Ctx<'_, '_>,
-        packet: &Packet<'_>,
-        syn: &Header,
-        key: Key,
-    ) -> Handled {
-        let target = match resolve(ctx.core, Transport::Tcp, key.peer.into()) {
-            Ok(target) => target,
-            Err(reason) => {
-                self.answer_stray(ctx, packet, syn);
-                return Err(reason);
-            }
-        };
-        // Connections that nobody answers must not take the place of those that work.
-        if self.connecting >= (self.table.limit() / 4).max(16) {
-            let oldest = self.table.iter().filter(|(_, f)| f.state == State::Connecting);
-            if let Some((id, _)) = oldest.min_by_key(|(_, f)| f.active) {
-                self.end(ctx, id, End::ByGuest);
-            }
-        }
-        if !self.make_room(ctx) {
-            // The guest tries again.
-            return Err(DropReason::FlowTableFull);
-        }
-        let (socket, connected) = match self.connect(ctx, target) {
-            Ok(connection) => connection,
-            Err(e) => {
-                let error = Errno::from_io_error(&e).unwrap_or(Errno::IO);
-                self.refuse(ctx, key, packet.src_mac, syn.fields.seq, error);
-                return match error {
-                    Errno::NETUNREACH | Errno::HOSTUNREACH => Err(DropReason::NoRoute),
-                    Errno::CONNREFUSED => Ok(TxOutcome::Sent),
-                    _ => Err(DropReason::SocketFailed),
-                };
-            }
-        };
-        let seed = self.seed(ctx, key, packet.src_mac, socket);
-        let flow = Box::new(Flow::from_guest(seed, syn));
-        let Some(id) = self.add(ctx, flow) else {
-            self.answer_stray(ctx, packet, syn);
-            return Err(DropReason::SocketFailed);
-        };
-        self.connecting += 1;
-        if connected {
-            self.connected(ctx, id);
-        }
-        Ok(TxOutcome::Sent)
-    }
-
-    /// Connects; where there are no descriptors left, the idlest flow gives its own.
-    fn connect(&mut self, ctx: &mut Ctx<'_, '_>, to: SocketAddr) -> io::Result<(OwnedFd, bool)> {
-        let result = stream::connect(to);
-        if let Err(e) = &result
-            && is_exhausted(e)
-            && self.evict(ctx, true)
-        {
-            return stream::connect(to);
-        }
-        result
-    }
-
-    fn seed(&mut self, ctx: &Ctx<'_, '_>, key: Key, mac: MacAddr, socket: OwnedFd) -> Seed {
-        let now = ctx.io.now;
-        let epoch = *self.epoch.get_or_insert(now);
-        // RFC 6528: a clock of 4 µs and a secret function of the endpoints.
-        let ticks = now.saturating_duration_since(epoch).as_micros() as u64 / 4;
-        let iss = self.secret.hash_one(key).wrapping_add(ticks) as u32;
-        let token = self.table.vacancy();
-        Seed { key, mac, token, socket, iss, mtu: ctx.core.config.mtu, now }
-    }
-
-    /// Adds a flow and watches its socket.
-    fn add(&mut self, ctx: &mut Ctx<'_, '_>, flow: Box<Flow>) -> Option<u32> {
-        let mut flow = flow;
-        let socket = flow.socket.as_ref()?;
-        ctx.io.poll.add(socket, flow.token, INTEREST).ok()?;
-        flow.down.peeks = self.scratch.peeks && stream::set_peek_offset(socket, 0).is_ok();
-        if !flow.down.peeks {
-            flow.down.limit = UNACKED_MAX;
-        }
-        flow.active = ctx.io.now;
-        let id = self.table.insert(flow);
-        self.settle(ctx, id);
-        Some(id)
-    }
-
-    /// The host's side of a flow is connected.
-    fn connected(&mut self, ctx: &mut Ctx<'_, '_>, id: u32) {
-        let Some(flow) = self.table.get(id) else { return };
-        self.connecting -= 1;
-        flow.connected(ctx.io.poll);
-        flow.flush(ctx);
-        self.settle(ctx, id);
-    }
-
-    /// The host's side of a flow, which the guest's SYN with sequence number `irs` began, can't be
-    /// connected: the guest learns why, as it would from a router or from the host that refuses.
-    fn refuse(&mut self, ctx: &mut Ctx<'_, '_>, key: Key, mac: MacAddr, irs: u32, error: Errno) {
-        let why = match error {
-            Errno::NETUNREACH => Why::Network,
-            Errno::HOSTUNREACH | Errno::TIMEDOUT | Errno::HOSTDOWN => Why::Host,
-            Errno::ACCESS | Errno::PERM => Why::Prohibited,
-            _ => {
-                let ack = irs.wrapping_add(1);
-                let (src_port, dst_port) = (key.peer.port, key.guest.port);
-                let fields =
-                    Fields { src_port, dst_port, seq: 0, ack, flags: RST | ACK, window: 0 };
-                let envelope = Envelope::new(mac, key.peer.ip, key.guest.ip, protocol::TCP);
-                return self.reset_guest(ctx, Reset { envelope, fields });
-            }
-        };
-        // The guest's SYN, as far as anyone looks at it.
-        let (src_port, dst_port) = (key.guest.port, key.peer.port);
-        let syn = Fields { src_port, dst_port, seq: irs, ack: 0, flags: SYN, window: 0 };
-        let mut quote = [0; LOWER_MAX + TCP_LEN];
-        let envelope = Envelope::new(mac, key.guest.ip, key.peer.ip, protocol::TCP);
-        let lower = envelope.write(mac, TCP_LEN, &mut quote);
-        quote[lower..lower + TCP_LEN].copy_from_slice(&syn.bytes());
-        let quote = &quote[ETHERNET_LEN..lower + TCP_LEN];
-        let (from, ipv4): (IpAddr, _) = match key.guest.ip {
-            IpAddr::V4(_) => (ctx.core.config.gateway4.into(), true),
-            IpAddr::V6(_) => (ctx.core.config.gateway6.into(), false),
-        };
-        icmp::relay(ctx, from, key.guest.ip, Message::new(why, ipv4), quote);
-    }
-
-    /// Makes room for another flow, if there is none. False if no flow is idle enough to go.
-    fn make_room(&mut self, ctx: &mut Ctx<'_, '_>) -> bool {
-        !self.table.is_full() || self.evict(ctx, false)
-    }
-
-    /// Ends the flow that is missed the least; one with a socket, if that is wanted.
-    fn evict(&mut self, ctx: &mut Ctx<'_, '_>, with_socket: bool) -> bool {
-        let now = ctx.io.now;
-        let rank = |flow: &Flow| {
-            let idle = now.saturating_duration_since(flow.active) >= IDLE_MIN;
-            match flow.state {
-                State::TimeWait => (!with_socket).then_some(0),
-                State::Open if flow.up.fin && flow.down.fin.is_some() => Some(1),
-                State::Connecting | State::SynSent | State::SynReceived if idle => Some(1),
-                State::Open if idle => Some(2),
-                _ => None,
-            }
-        };
-        let ranked = self.table.iter().filter_map(|(id, f)| Some((rank(f)?, f.active, id)));
-        let Some((rank, _, id)) = ranked.min() else { return false };
-        self.end(ctx, id, if rank == 0 { End::Closed } else { End::Both });
-        true
-    }
-
     /// Puts into effect what the last event meant for a flow.
     fn settle(&mut self, ctx: &mut Ctx<'_, '_>, id: u32) {
         let Some(flow) = self.table.get(id) else { return };
@@ -447,19 +243,6 @@ impl Tcp {
             flow.note(failed);
         }
         self.settle(ctx, token.id);
-    }
-
-    /// The host's peer has answered a flow's connection, one way or the other.
-    fn answered(&mut self, ctx: &mut Ctx<'_, '_>, id: u32) {
-        let Some(flow) = self.table.get(id) else { return };
-        let Some(socket) = &flow.socket else { return };
-        let error = match socket_error(socket) {
-            Ok(Ok(())) => return self.connected(ctx, id),
-            Ok(Err(e)) | Err(e) => e,
-        };
-        let (key, mac, irs) = (flow.key, flow.mac, flow.up.irs);
-        self.end(ctx, id, End::Closed);
-        self.refuse(ctx, key, mac, irs, error);
     }
 
     /// Delivers what there is, a frame for each flow in turn.
@@ -561,12 +344,6 @@ impl Tcp {
     }
 }
 
-impl Reset {
-    fn send(&self, ctx: &mut Ctx<'_, '_>) -> bool {
-        ctx.deliver_packet(&self.envelope, &self.fields.bytes(), &[]).is_ok()
-    }
-}
-
 /// The checksum of a segment, where its sender did not leave that to the link (RFC 9293 §3.1).
 fn check_sum(packet: &Packet<'_>) -> Result<(), DropReason> {
     if let Some(open) = packet.offload.checksum {
@@ -581,11 +358,6 @@ fn check_sum(packet: &Packet<'_>) -> Result<(), DropReason> {
     sum.bytes(packet.head);
     sum.volatile(packet.tail, 0, packet.len - packet.head.len());
     if sum.finish() == 0 { Ok(()) } else { Err(DropReason::BadChecksum) }
-}
-
-/// There are no descriptors left.
-fn is_exhausted(e: &io::Error) -> bool {
-    matches!(Errno::from_io_error(e), Some(Errno::MFILE | Errno::NFILE))
 }
 
 #[cfg(test)]

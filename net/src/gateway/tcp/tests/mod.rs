@@ -11,19 +11,24 @@ mod windows;
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use vm_memory::VolatileSlice;
 
-use super::segment::PSH;
+use super::reset::RESETS_MAX;
+use super::segment::{Fields, PSH};
+use super::to_guest::UNACKED_MAX;
 use super::*;
-use crate::frame::{FRAME_MAX, HEAD_MAX, Offload, PartialChecksum, TxFrame};
-use crate::gateway::config::Redirect;
+use crate::frame::{FRAME_MAX, HEAD_MAX, Offload, PartialChecksum, TxFrame, TxOutcome};
+use crate::gateway::config::{Redirect, Transport};
+use crate::gateway::emit::Envelope;
 use crate::gateway::testing::{Bed, GATEWAY_MAC, GUEST_MAC, config};
 use crate::port::Backend;
 use crate::rx::RxOffloads;
 use crate::wire::checksum::checksum;
-use crate::wire::u16_at;
+use crate::wire::{TCP_LEN, u16_at};
 
 const WAIT: Duration = Duration::from_secs(10);
 const TSO: RxOffloads = RxOffloads { checksum: true, tso4: true, tso6: true };
