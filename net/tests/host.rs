@@ -80,7 +80,8 @@ fn ip_batch(commands: &str) {
 /// An uplink that leads nowhere: a TAP, which every kernel with this project's use has.
 fn uplink() {
     ip("tuntap add up0 mode tap");
-    // No duplicate address detection: nobody answers, but it takes a second.
+    // No duplicate address detection of link-local addresses: nobody answers, but it takes a
+    // second. Others are added with `nodad`, which is without it from the start.
     std::fs::write("/proc/sys/net/ipv6/conf/up0/accept_dad", "0").unwrap();
     ip("link set up0 up");
 }
@@ -119,7 +120,7 @@ fn routes_and_addresses_are_found() {
     uplink();
     ip("addr add 10.77.0.9/23 dev up0");
     ip("addr add 192.0.2.1 peer 192.0.2.77/32 dev up0");
-    ip("addr add fd00:77::9/64 dev up0");
+    ip("addr add fd00:77::9/64 dev up0 nodad");
     ip("route add 172.27.64.0/20 via 10.77.0.1");
     ip("route add blackhole 10.77.2.0/24 table 77");
     ip("route add default via 10.77.0.1");
@@ -166,10 +167,10 @@ fn a_way_out_is_what_the_kernel_would_take() {
     ip("route replace blackhole default");
     reach(false, false);
     // A way out through link-local addresses alone is none.
-    ip("-6 addr add fe80::5/64 dev up0");
+    ip("-6 addr add fe80::5/64 dev up0 nodad");
     ip("-6 route add default via fe80::1 dev up0");
     reach(false, false);
-    ip("-6 addr add 2001:db8::5/64 dev up0");
+    ip("-6 addr add 2001:db8::5/64 dev up0 nodad");
     reach(false, true);
     // In a table of its own, as VPN clients have it.
     ip("-6 route del default");
@@ -190,7 +191,7 @@ fn changes_are_told() {
         "addr add 192.0.2.1/24 dev up0",
         "route add 198.51.100.0/24 via 192.0.2.9",
         "rule add table 77",
-        "-6 addr add 2001:db8::5/64 dev up0",
+        "-6 addr add 2001:db8::5/64 dev up0 nodad",
         "-6 route add 2001:db8:9::/48 via 2001:db8::1",
         "-6 rule add table 77",
     ] {
@@ -255,7 +256,7 @@ impl RxRing for Ring {
 
 fn the_guest_learns_what_the_host_can_route() {
     uplink();
-    ip("-6 addr add 2001:db8::5/64 dev up0");
+    ip("-6 addr add 2001:db8::5/64 dev up0 nodad");
     let request = PlanRequest {
         ipv6: Ipv6Mode::Auto,
         guest_mac: Some(MacAddr::local(2)),
