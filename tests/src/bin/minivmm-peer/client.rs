@@ -5,9 +5,9 @@ use std::net::{Shutdown, TcpStream, ToSocketAddrs, UdpSocket};
 use std::time::{Duration, Instant};
 
 use crate::Result;
+use crate::digest::Digest;
 use crate::pattern::Pattern;
 use crate::serve::send_pattern;
-use crate::sha256::Sha256;
 
 /// No single wait is longer; slow software machines need some patience.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,7 +34,7 @@ pub fn fetch(peer: &str, bytes: &str) -> Result<()> {
     let start = Instant::now();
     let mut stream = connect(peer)?;
     writeln!(stream, "{bytes}")?;
-    let mut hash = Sha256::new();
+    let mut hash = Digest::new();
     let mut buffer = vec![0; 256 * 1024];
     loop {
         match stream.read(&mut buffer)? {

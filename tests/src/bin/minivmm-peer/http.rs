@@ -3,9 +3,9 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
+use crate::digest::Digest;
 use crate::pattern::Pattern;
 use crate::serve::{line, send_pattern};
-use crate::sha256::Sha256;
 
 /// A request line or header beyond this is refused.
 const LINE: u64 = 8192;
@@ -40,7 +40,7 @@ pub fn serve(stream: &TcpStream, client: SocketAddr) -> io::Result<()> {
             _ => text(stream, "404 Not Found", "no such page\n"),
         },
         "POST" | "PUT" if path == "/sink" => {
-            let mut hash = Sha256::new();
+            let mut hash = Digest::new();
             let bytes = io::copy(&mut input.take(length), &mut hash)?;
             text(stream, "200 OK", &format!("{bytes} {}\n", hash.finish()))
         }

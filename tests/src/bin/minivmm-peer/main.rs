@@ -5,17 +5,17 @@
 //! minivmm-peer serve SERVICE=ADDR:PORT... [record=NAME,ADDR]...
 //!   echo     TCP and UDP: what comes in goes back
 //!   who      TCP and UDP: the client's address and port, as this side sees them, one line
-//!   sink     TCP: reads to the end of the stream, answers "BYTES SHA256"
+//!   sink     TCP: reads to the end of the stream, answers "BYTES MD5"
 //!   discard  TCP: reads to the end of the stream, answers "BYTES"
 //!   source   TCP: reads a line "BYTES", sends that much of the pattern and closes
-//!   http     GET /bytes/N, GET /sum/N, GET /who, POST or PUT /sink (answers "BYTES SHA256")
+//!   http     GET /bytes/N, GET /sum/N, GET /who, POST or PUT /sink (answers "BYTES MD5")
 //!   dns      UDP and TCP: A and AAAA of the records; NXDOMAIN for other names
-//! minivmm-peer fetch ADDR:PORT BYTES       reads from a source, prints "BYTES SHA256 SECONDS"
+//! minivmm-peer fetch ADDR:PORT BYTES       reads from a source, prints "BYTES MD5 SECONDS"
 //! minivmm-peer push ADDR:PORT BYTES        sends to a sink, compares, prints the same
 //! minivmm-peer udp ADDR:PORT SIZE [COUNT]  echoes datagrams and compares
 //! minivmm-peer many ADDR:PORT COUNT        that many connections at once, an echo on each
 //! minivmm-peer who ADDR:PORT [udp]         asks a who service
-//! minivmm-peer sum BYTES                   SHA-256 of the pattern
+//! minivmm-peer sum BYTES                   Sum of the pattern
 //! ```
 //!
 //! `serve` prints `ready` once every socket is bound and runs until it is killed. The pattern is the
@@ -23,11 +23,11 @@
 //! answers UDP from the address the kernel chooses: on a host with several, name the address.
 
 mod client;
+mod digest;
 mod dns;
 mod http;
 mod pattern;
 mod serve;
-mod sha256;
 
 use std::process::ExitCode;
 

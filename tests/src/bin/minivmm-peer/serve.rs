@@ -4,9 +4,9 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
+use crate::digest::Digest;
 use crate::dns::Zone;
 use crate::pattern::Pattern;
-use crate::sha256::Sha256;
 use crate::{Result, http};
 
 /// What a connection thread needs is small, and thousands of them may be open.
@@ -119,7 +119,7 @@ fn who(mut stream: TcpStream, client: SocketAddr) -> io::Result<()> {
 }
 
 fn sink(mut stream: TcpStream, _: SocketAddr) -> io::Result<()> {
-    let mut hash = Sha256::new();
+    let mut hash = Digest::new();
     drain(&mut stream, |data| hash.update(data))?;
     let bytes = hash.bytes();
     writeln!(stream, "{bytes} {}", hash.finish())
