@@ -146,21 +146,19 @@ fn load_self_extracting(
         return Err(KernelError::Malformed("its 64-bit entry is past its end"));
     }
     let size = init_size.max(code_len);
-    let ram_end = memmap::low_ram_end(mem);
-    let align = u64::from(hdr.kernel_alignment).max(1);
-    let relocated =
-        (hdr.relocatable_kernel != 0).then(|| layout::HIGH_MEMORY.next_multiple_of(align));
-    let fits = |start: &u64| {
-        *start >= layout::HIGH_MEMORY && start.checked_add(size).is_some_and(|end| end <= ram_end)
+    // Wherever it is put, Linux unpacks itself to its preferred address or above (head_64.S): there
+    // is no other place for a kernel that has one.
+    let start = if hdr.pref_address >= layout::HIGH_MEMORY {
+        hdr.pref_address
+    } else if hdr.relocatable_kernel != 0 {
+        layout::HIGH_MEMORY.next_multiple_of(u64::from(hdr.kernel_alignment).max(1))
+    } else {
+        return Err(KernelError::TooLow(hdr.pref_address));
     };
-    let start =
-        [Some(hdr.pref_address), relocated].into_iter().flatten().find(fits).ok_or_else(|| {
-            let start = relocated.unwrap_or(hdr.pref_address);
-            if start < layout::HIGH_MEMORY {
-                return KernelError::TooLow(start);
-            }
-            KernelError::DoesNotFit { end: start.saturating_add(size), ram_end }
-        })?;
+    let (end, ram_end) = (start.saturating_add(size), memmap::low_ram_end(mem));
+    if end > ram_end {
+        return Err(KernelError::DoesNotFit { end, ram_end });
+    }
     image.copy(code_at, code_len as usize, mem, GuestAddress(start))?;
-    Ok((Entry::Linux64(start + ENTRY_64), start..start + size))
+    Ok((Entry::Linux64(start + ENTRY_64), start..end))
 }

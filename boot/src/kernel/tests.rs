@@ -292,12 +292,15 @@ fn an_unknown_payload_unpacks_itself() {
     assert_eq!(loaded.range, 2 * MIB..2 * MIB + u64::from(bz.init_size));
     assert_eq!(read(&mem, 2 * MIB, 0x400), bz.code);
     assert_eq!(read(&mem, 2 * MIB + 0x400, 10_000), bz.payload);
-    // Its place is taken: anywhere aligned, if it may move.
-    bz.pref_address = 64 * MIB;
-    assert_eq!(try_load(&bz.build()).unwrap().entry, Entry::Linux64(MIB + 0x200));
+    // RAM ends before: it would unpack to there from anywhere else, too.
+    bz.pref_address = 15 * MIB + 4096;
+    assert!(message(&bz.build()).ends_with("give the guest at least 17 MiB"));
+    bz.pref_address = u64::MAX;
+    assert!(message(&bz.build()).contains("linked too high"));
+    // No place that it prefers: the lowest aligned, if it may move.
+    (bz.pref_address, bz.alignment) = (0, 4 * MIB as u32);
+    assert_eq!(try_load(&bz.build()).unwrap().entry, Entry::Linux64(4 * MIB + 0x200));
     bz.alignment = 0;
-    assert!(matches!(try_load(&bz.build()), Err(KernelError::DoesNotFit { .. })));
-    bz.pref_address = 0;
     assert!(matches!(try_load(&bz.build()), Err(KernelError::TooLow(0))));
     // No 64-bit entry, and no PVH without reading the payload.
     bz.xloadflags = 0;
