@@ -150,7 +150,7 @@ pub fn load(mem: &GuestMemoryMmap, spec: &BootSpec<'_>) -> Result<BootState, Boo
         return Err(BootError::MemoryTooSmall);
     }
     check(&spec.platform)?;
-    let kernel = kernel::load(spec.kernel, mem, kernel::Options { protocol: spec.protocol })?;
+    let kernel = kernel::load(spec.kernel, mem, spec.protocol)?;
     let initrd = initrd::load(&spec.initrd, mem, &kernel.range, kernel.initrd_max)?;
     spec.cmdline.write(mem, kernel.cmdline_max)?;
     let rsdp = acpi::write(mem, &spec.platform)?;

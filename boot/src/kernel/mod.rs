@@ -66,13 +66,6 @@ impl std::fmt::Display for Format {
     }
 }
 
-/// How to load a kernel.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Options {
-    /// Boot protocol.
-    pub protocol: Protocol,
-}
-
 /// A kernel in guest memory.
 #[derive(Clone, Debug)]
 pub struct Loaded {
@@ -182,7 +175,7 @@ fn advice(end: u64) -> String {
 pub fn load(
     source: Source<'_>,
     mem: &GuestMemoryMmap,
-    options: Options,
+    protocol: Protocol,
 ) -> Result<Loaded, KernelError> {
     let image = Image::open(source)?;
     if image.len() == 0 {
@@ -191,7 +184,7 @@ pub fn load(
     let head_len = image.len().min(bzimage::HEADER_END) as usize;
     let head = image.read(0, head_len)?.unwrap_or_default();
     if head.starts_with(b"\x7fELF") {
-        let elf = elf::load(&image, mem, options.protocol)?;
+        let elf = elf::load(&image, mem, protocol)?;
         return Ok(Loaded {
             format: Format::Elf,
             entry: elf.entry,
@@ -202,7 +195,7 @@ pub fn load(
         });
     }
     if bzimage::is_bzimage(&head) {
-        return bzimage::load(&image, &head, mem, options.protocol);
+        return bzimage::load(&image, &head, mem, protocol);
     }
     Err(foreign(&head, image.len()))
 }

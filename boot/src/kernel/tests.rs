@@ -18,7 +18,7 @@ fn load_with(
     mem: &GuestMemoryMmap,
     protocol: Protocol,
 ) -> Result<Loaded, KernelError> {
-    load(Source::Bytes(image), mem, Options { protocol })
+    load(Source::Bytes(image), mem, protocol)
 }
 
 fn try_load(image: &[u8]) -> Result<Loaded, KernelError> {
@@ -71,7 +71,7 @@ fn a_file_is_loaded_as_bytes_are() {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&Elf::new(MIB, &code).pvh(MIB as u32).build()).unwrap();
     let mem = memory(16);
-    let loaded = load(Source::File(&file), &mem, Options::default()).unwrap();
+    let loaded = load(Source::File(&file), &mem, Protocol::Auto).unwrap();
     assert_eq!(loaded.entry, Entry::Pvh(MIB as u32));
     assert_eq!(read(&mem, MIB, code.len()), code);
 }
@@ -84,7 +84,7 @@ fn a_pipe_is_read_to_its_end() {
     writer.write_all(&image).unwrap();
     drop(writer);
     let file = File::from(std::os::fd::OwnedFd::from(reader));
-    assert!(load(Source::File(&file), &memory(16), Options::default()).is_ok());
+    assert!(load(Source::File(&file), &memory(16), Protocol::Auto).is_ok());
 }
 
 #[test]
