@@ -31,7 +31,7 @@ pub(super) struct LoadedElf {
     pub range: Range<u64>,
 }
 
-/// A PT_LOAD that was checked: its file part is in the image, its memory in low RAM.
+/// A PT_LOAD that was checked: its file part, if any, is in the image, its memory in low RAM.
 struct Segment {
     offset: u64,
     file_len: u64,
@@ -82,7 +82,8 @@ pub(super) fn load(
     };
     let range = first.paddr..last.end;
     let entry = entry(image, &header, &phdrs, &segments, protocol)?;
-    for s in &segments {
+    // A segment of zeros alone has nothing in the file, and its offset means nothing (sstrip).
+    for s in segments.iter().filter(|s| s.file_len > 0) {
         image.copy(s.offset, s.file_len as usize, mem, GuestAddress(s.paddr))?;
     }
     Ok(LoadedElf { entry, range })

@@ -137,6 +137,21 @@ fn entries_must_be_inside_the_kernel() {
 }
 
 #[test]
+fn a_segment_of_zeros_has_no_place_in_the_file() {
+    let mut elf = Elf::new(MIB, &code(100));
+    elf.segments.push(ElfSegment::new(2 * MIB, &[], 0x1000));
+    let mut image = elf.build();
+    for offset in [image.len() as u64 + 1, 1 << 63, u64::MAX] {
+        // p_offset of the second program header.
+        image[64 + 56 + 8..][..8].copy_from_slice(&offset.to_le_bytes());
+        assert_eq!(try_load(&image).unwrap().range, MIB..2 * MIB + 0x1000);
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&image).unwrap();
+        load(Source::File(&file), &memory(16), Protocol::Auto).unwrap();
+    }
+}
+
+#[test]
 fn segments_must_fit_memory() {
     let mut elf = Elf::new(MIB, &code(100));
     elf.segments[0].mem_len = 15 * MIB;
