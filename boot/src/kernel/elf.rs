@@ -12,6 +12,7 @@ const EHDR_LEN: usize = 64;
 const PHDR_LEN: usize = 56;
 const SHDR_LEN: usize = 64;
 const PT_LOAD: u32 = 1;
+const PT_INTERP: u32 = 3;
 const PT_NOTE: u32 = 4;
 const SHT_NOTE: u32 = 7;
 /// XEN_ELFNOTE_PHYS32_ENTRY (Xen `public/elfnote.h`).
@@ -68,6 +69,12 @@ pub(super) fn load(
 ) -> Result<LoadedElf, KernelError> {
     let header = header(image)?;
     let phdrs = part(image, "program headers", header.phoff, header.phnum * PHDR_LEN)?;
+    // Programs name their dynamic linker. FreeBSD's kernel does as well, and has the PVH note.
+    if phdrs.chunks_exact(PHDR_LEN).any(|p| field::u32(p, 0) == PT_INTERP)
+        && pvh_entry(image, &header, &phdrs)?.is_none()
+    {
+        return Err(KernelError::NotAKernel("an ordinary program"));
+    }
     let ram_end = memmap::low_ram_end(mem);
     let mut segments = Vec::new();
     for phdr in phdrs.chunks_exact(PHDR_LEN).filter(|p| field::u32(p, 0) == PT_LOAD) {

@@ -152,6 +152,26 @@ fn a_segment_of_zeros_has_no_place_in_the_file() {
 }
 
 #[test]
+fn an_ordinary_program_is_no_kernel() {
+    // PT_INTERP is 3, where PT_NOTE is 4: the first note becomes the name of a linker.
+    let interp = |elf: &Elf| {
+        let mut image = elf.build();
+        image[64 + 56] = 3;
+        image
+    };
+    let mut elf = Elf::new(MIB, &code(100));
+    elf.notes = vec![(b"/lib64/ld-linux-x86-64.so.2\0".to_vec(), 1)];
+    assert_eq!(message(&interp(&elf)), "not a kernel: an ordinary program");
+    // As position-independent ones are: linked to run at 0.
+    elf.segments[0].paddr = 0;
+    assert_eq!(message(&interp(&elf)), "not a kernel: an ordinary program");
+    // FreeBSD's kernel.
+    let mut elf = Elf::new(MIB, &code(100));
+    elf.notes = vec![(b"/red/herring\0".to_vec(), 1), (pvh_note(MIB as u32), 4)];
+    assert_eq!(try_load(&interp(&elf)).unwrap().entry, Entry::Pvh(MIB as u32));
+}
+
+#[test]
 fn segments_must_fit_memory() {
     let mut elf = Elf::new(MIB, &code(100));
     elf.segments[0].mem_len = 15 * MIB;
