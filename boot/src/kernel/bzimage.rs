@@ -58,7 +58,7 @@ pub(super) fn load(
         return Ok(loaded(Format::BzImage(compression), elf.entry, elf.range));
     }
     if protocol == Protocol::Pvh {
-        return Err(KernelError::NoPvhEntry);
+        return Err(KernelError::NoPvhInPayload);
     }
     let (entry, range) = load_self_extracting(image, &hdr, code_at, mem)?;
     Ok(loaded(Format::BzImageSelfExtracting, entry, range))

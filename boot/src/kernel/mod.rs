@@ -114,6 +114,12 @@ pub enum KernelError {
     /// Protocol was forced to PVH.
     #[error("the kernel has no PVH entry (built without CONFIG_PVH)")]
     NoPvhEntry,
+    /// Protocol was forced to PVH, and the note is in a payload of another format.
+    #[error(
+        "the kernel's PVH entry can't be found, as its payload is not gzip, xz, lzma, lz4 or zstd: \
+         use its vmlinux, or another boot protocol"
+    )]
+    NoPvhInPayload,
     /// No way in that we know.
     #[error("the kernel cannot be entered in 64-bit mode (32-bit or older than Linux 3.8)")]
     No64BitEntry,

@@ -341,7 +341,7 @@ fn an_unknown_payload_unpacks_itself() {
     bz.xloadflags = 0;
     assert!(matches!(try_load(&bz.build()), Err(KernelError::No64BitEntry)));
     let err = load_with(&bz.build(), &memory(16), Protocol::Pvh).unwrap_err();
-    assert!(matches!(err, KernelError::NoPvhEntry));
+    assert!(matches!(err, KernelError::NoPvhInPayload));
 }
 
 #[test]
