@@ -7,13 +7,14 @@ use std::os::unix::fs::FileExt;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
-/// Most bytes that are taken from something that is not a regular file, and that a compressed
+/// Most bytes that are taken from something that has no length of its own, and that a compressed
 /// kernel may unpack to.
 pub const MAX_IMAGE: u64 = 512 << 20;
 
 /// A kernel or initrd as the caller holds it.
 ///
-/// A file's read position is moved. Pipes work: they are read to their end first.
+/// A file's read position is moved. Pipes work: they are read to their end first, as is what says
+/// that it is empty (files of /proc do).
 #[derive(Clone, Copy, Debug)]
 pub enum Source<'a> {
     /// An open file.
@@ -35,7 +36,7 @@ impl<'a> Image<'a> {
             Source::File(file) => file,
         };
         let meta = file.metadata()?;
-        if meta.is_file() {
+        if meta.is_file() && meta.len() > 0 {
             return Ok(Self::File { file, len: meta.len() });
         }
         if meta.is_dir() {
@@ -47,7 +48,7 @@ impl<'a> Image<'a> {
         if bytes.len() as u64 > MAX_IMAGE {
             return Err(io::Error::new(
                 io::ErrorKind::FileTooLarge,
-                "not a file, and over 512 MiB",
+                "it has no length of its own, and is over 512 MiB",
             ));
         }
         Ok(Self::Bytes(Cow::Owned(bytes)))

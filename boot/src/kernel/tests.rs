@@ -88,6 +88,17 @@ fn a_pipe_is_read_to_its_end() {
 }
 
 #[test]
+fn a_length_of_0_is_not_believed() {
+    let proc = File::open("/proc/version").unwrap();
+    assert_eq!(proc.metadata().unwrap().len(), 0);
+    let loaded = load(Source::File(&proc), &memory(16), Protocol::Auto);
+    assert!(matches!(loaded, Err(KernelError::NotAKernel(_))), "{loaded:?}");
+    let empty = tempfile::tempfile().unwrap();
+    let loaded = load(Source::File(&empty), &memory(16), Protocol::Auto);
+    assert!(matches!(loaded, Err(KernelError::Empty)), "{loaded:?}");
+}
+
+#[test]
 fn the_pvh_note_is_found_wherever_it_is() {
     let entry = |elf: &Elf| try_load(&elf.build()).unwrap().entry;
     let base = Elf::new(MIB, &code(100));

@@ -10,7 +10,7 @@ use minivmm_boot::source::MAX_IMAGE;
 use crate::config::Validated;
 use crate::error::Error;
 
-/// Kernel and initrd, opened. What is not a regular file, such as a pipe, has been read.
+/// Kernel and initrd, opened. What has no length of its own, such as a pipe, has been read.
 ///
 /// Opening and reading them may wait for another process, which no signal ends once the monitor
 /// listens to signals: so this comes before.
@@ -62,15 +62,15 @@ impl Content {
 fn open(what: &'static str, path: &Path) -> Result<Content, Error> {
     let refused = |source| Error::Open { what, path: path.to_owned(), source };
     let file = File::open(path).map_err(refused)?;
-    let kind = file.metadata().map_err(refused)?.file_type();
-    // Directories are refused by the loader.
-    if kind.is_file() || kind.is_dir() {
+    let meta = file.metadata().map_err(refused)?;
+    // Directories are refused by the loader. Files of /proc say that they are empty.
+    if meta.is_file() && meta.len() > 0 || meta.is_dir() {
         return Ok(Content::File(file));
     }
     let mut bytes = Vec::new();
     file.take(MAX_IMAGE + 1).read_to_end(&mut bytes).map_err(refused)?;
     if bytes.len() as u64 > MAX_IMAGE {
-        let what = "it is no regular file, and over 512 MiB long";
+        let what = "it has no length of its own, and is over 512 MiB long";
         return Err(refused(io::Error::new(io::ErrorKind::FileTooLarge, what)));
     }
     Ok(Content::Bytes(bytes))
