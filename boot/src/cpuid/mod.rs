@@ -32,17 +32,24 @@ pub struct Entry {
 }
 
 // Leaf 1.
+const ECX_VMX: u32 = 1 << 5;
 const ECX_TSC_DEADLINE: u32 = 1 << 24;
 const ECX_HYPERVISOR: u32 = 1 << 31;
 const EDX_HTT: u32 = 1 << 28;
 // Leaf 0x8000_0001, ECX.
 const ECX_CMP_LEGACY: u32 = 1 << 1;
+const ECX_SVM: u32 = 1 << 2;
+/// What SVM can do.
+const SVM: u32 = 0x8000_000A;
 /// Intel's extended topology leaves, which have equal layout.
 const TOPOLOGY: [u32; 2] = [0xB, 0x1F];
 /// AMD's extended topology: left out, as its subset in 0xB and 0x8000_001E says all there is.
 const AMD_TOPOLOGY: u32 = 0x8000_0026;
 
 /// The CPUID of vCPU `cpu` of `cpus`, from what KVM supports.
+///
+/// Virtualization is not passed on: a guest has no use for it unasked, and the host's KVM would
+/// have to emulate it.
 ///
 /// `cpu` is below `cpus`, which is 1 to [`crate::layout::MAX_CPUS`].
 #[must_use]
@@ -56,14 +63,19 @@ pub fn policy(supported: &[Entry], cpu: u32, cpus: u32, mask: &Mask) -> Vec<Entr
     let id_bits = cpus.next_power_of_two().trailing_zeros();
     let mut entries: Vec<Entry> = supported
         .iter()
-        .filter(|e| !TOPOLOGY.contains(&e.function) && e.function != AMD_TOPOLOGY)
+        .filter(|e| !TOPOLOGY.contains(&e.function) && ![AMD_TOPOLOGY, SVM].contains(&e.function))
         .copied()
         .collect();
     for e in &mut entries {
         match e.function {
             1 => leaf_1(e, cpu, cpus, amd),
             4 if !amd => leaf_4(e, id_bits),
-            0x8000_0001 if amd => set(&mut e.ecx, ECX_CMP_LEGACY, cpus > 1),
+            0x8000_0001 => {
+                set(&mut e.ecx, ECX_SVM, false);
+                if amd {
+                    set(&mut e.ecx, ECX_CMP_LEGACY, cpus > 1);
+                }
+            }
             // NC and ApicIdSize.
             0x8000_0008 if amd => e.ecx = e.ecx & !0xF0FF | (cpus - 1) | id_bits << 12,
             0x8000_001D if amd => amd_cache(e, cpus),
@@ -94,6 +106,7 @@ fn leaf_1(e: &mut Entry, cpu: u32, cpus: u32, amd: bool) {
     e.ebx = e.ebx & 0xFFFF | count << 16 | cpu << 24;
     // KVM emulates the deadline timer; old kernels do not say so here.
     e.ecx |= ECX_HYPERVISOR | ECX_TSC_DEADLINE;
+    set(&mut e.ecx, ECX_VMX, false);
     set(&mut e.edx, EDX_HTT, cpus > 1);
 }
 

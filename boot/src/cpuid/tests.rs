@@ -14,7 +14,7 @@ fn leaf(function: u32, index: u32, r: [u32; 4]) -> Entry {
 fn intel() -> Vec<Entry> {
     vec![
         vendor(b"GenuineIntel", 0x1F),
-        leaf(1, 0, [0x50657, 0x0740_0800, 0x7ED8_3203, 0x1FA9_FBFF]),
+        leaf(1, 0, [0x50657, 0x0740_0800, 0x7ED8_3223, 0x1FA9_FBFF]),
         leaf(4, 0, [0x1C00_4121, 0x01C0_003F, 0x3F, 0]),
         leaf(4, 3, [0x1C03_C163, 0x0280_003F, 0xDFFF, 4]),
         leaf(4, 4, [0, 0, 0, 0]),
@@ -36,8 +36,9 @@ fn amd() -> Vec<Entry> {
     vec![
         vendor(b"AuthenticAMD", 0x10),
         leaf(1, 0, [0x0083_0F10, 0x0910_0800, 0xFED8_3203, 0x0789_FBFF]),
-        leaf(0x8000_0001, 0, [0x0083_0F10, 0, 0x0040_03F3, 0x2FD3_FBFF]),
+        leaf(0x8000_0001, 0, [0x0083_0F10, 0, 0x0040_03F7, 0x2FD3_FBFF]),
         leaf(0x8000_0008, 0, [0x3030, 0x1000, 0x503F, 0]),
+        leaf(0x8000_000A, 0, [1, 16, 0, 0x1_000B]),
         leaf(0x8000_001D, 0, [0x0000_4121, 0x01C0_003F, 0x3F, 0]),
         leaf(0x8000_001D, 3, [0x0001_C163, 0x03C0_003F, 0x3FFF, 1]),
         leaf(0x8000_001E, 0, [9, 0x104, 0x300, 0]),
@@ -108,6 +109,15 @@ fn amd_topology() {
     let one = policy(&amd(), 0, 1, &Mask::default());
     assert_eq!(get(&one, 0x8000_0001, 0).ecx & 2, 0);
     assert_eq!(get(&one, 0x8000_0008, 0).ecx, 0);
+}
+
+#[test]
+fn virtualization_is_not_passed_on() {
+    let got = policy(&intel(), 0, 2, &Mask::default());
+    assert_eq!(get(&got, 1, 0).ecx & 1 << 5, 0, "VMX");
+    let got = policy(&amd(), 0, 2, &Mask::default());
+    assert_eq!(get(&got, 0x8000_0001, 0).ecx & 1 << 2, 0, "SVM");
+    assert!(got.iter().all(|e| e.function != 0x8000_000A));
 }
 
 #[test]
