@@ -62,12 +62,12 @@ impl Cmdline {
     /// [`CmdlineError`] if the line would exceed [`MAX_LEN`] bytes or `text` has a control
     /// character other than the tab; the line is then unchanged.
     pub fn push(&mut self, text: &str) -> Result<(), CmdlineError> {
+        if let Some(at) = text.bytes().position(|b| b.is_ascii_control() && b != b'\t') {
+            return Err(CmdlineError::Control { byte: text.as_bytes()[at], at });
+        }
         let text = text.trim_matches([' ', '\t']);
         if text.is_empty() {
             return Ok(());
-        }
-        if let Some(at) = text.bytes().position(|b| b.is_ascii_control() && b != b'\t') {
-            return Err(CmdlineError::Control { byte: text.as_bytes()[at], at });
         }
         let blank = usize::from(!self.0.is_empty());
         let len = self.0.len().saturating_add(blank).saturating_add(text.len());
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(line.as_str().len(), MAX_LEN);
         let at = |s: &str| Cmdline::new(s).unwrap_err();
         assert_eq!(at("a\0b"), CmdlineError::Control { byte: 0, at: 1 });
-        assert_eq!(at("a\nb"), CmdlineError::Control { byte: b'\n', at: 1 });
+        assert_eq!(at("\ta\nb"), CmdlineError::Control { byte: b'\n', at: 2 });
         assert!(Cmdline::new("a\tb=\"c d\" ü").is_ok());
     }
 

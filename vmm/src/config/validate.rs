@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use minivmm_boot::cpuid::Mask;
+use minivmm_boot::{Cmdline, CmdlineError};
 use minivmm_net::addr::MacAddr;
 
 use super::net::ParseNetError;
@@ -109,9 +110,9 @@ pub enum ConfigError {
         "--console tty: standard input and output are not both a terminal (use --console pipe)"
     )]
     NoTerminal,
-    /// Characters that a command line can't carry.
-    #[error("--cmdline: control characters can't be passed to a kernel")]
-    Cmdline,
+    /// What a command line can't carry.
+    #[error("--cmdline: {0}")]
+    Cmdline(#[from] CmdlineError),
 }
 
 impl ConfigError {
@@ -181,9 +182,7 @@ impl MachineConfig {
         if !self.memory.bytes().is_multiple_of(1 << 20) {
             return Err(ConfigError::MemoryUnaligned(self.memory));
         }
-        if self.cmdline.chars().any(char::is_control) {
-            return Err(ConfigError::Cmdline);
-        }
+        Cmdline::new(&self.cmdline)?;
         if self.initrd.is_some() && self.kernel.is_none() {
             return Err(ConfigError::InitrdWithoutKernel);
         }
@@ -290,6 +289,11 @@ mod tests {
     }
 
     #[test]
+    fn a_command_line_may_have_tabs() {
+        check(|c| c.cmdline = "a\tb".into()).unwrap();
+    }
+
+    #[test]
     fn each_mistake_has_its_line() {
         let one = "nat,mac=52:4d:00:00:00:01";
         type Edit = Box<dyn FnOnce(&mut MachineConfig)>;
@@ -305,7 +309,8 @@ mod tests {
             (Box::new(|c| c.memory = "16385K".parse().unwrap()), "whole number of MiB"),
             (Box::new(|c| c.name = Some("a b".into())), "name \"a b\""),
             (Box::new(|c| c.initrd = Some("i".into())), "--initrd needs --kernel"),
-            (Box::new(|c| c.cmdline = "a\nb".into()), "control characters"),
+            (Box::new(|c| c.cmdline = "a\nb".into()), "control character (0x0a) at byte 1"),
+            (Box::new(|c| c.cmdline = "x".repeat(2048)), "has 2048 bytes"),
             (Box::new(|c| c.cpu_mask = "nonsense".into()), "--cpu-mask: "),
             (Box::new(|c| c.net = net(&["nat,mtu=67"])), "MTU 67"),
             (Box::new(|c| c.net = net(&["nat,mtu=70000"])), "MTU 70000"),
