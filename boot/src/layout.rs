@@ -1,7 +1,7 @@
 //! Guest-physical memory map: every fixed address of the machine, in one place.
 //!
 //! ```text
-//! 0x0000_0000  RAM (page 0 to 640 KiB): descriptor tables, boot parameters, page tables, cmdline
+//! 0x0000_0000  RAM (page 0 to 640 KiB): reset flag, descriptor tables, boot parameters, page tables, cmdline
 //! 0x000A_0000  legacy hole
 //! 0x000E_0000  ACPI tables
 //! 0x000F_FFF0  reset code
@@ -23,6 +23,14 @@ pub const GIB: u64 = 1 << 30;
 /// x86 page size in bytes.
 pub const PAGE_SIZE: u64 = 4096;
 
+/// Reset flag: a 16-bit word of the BIOS data area that says how a reset is meant, 0 at first.
+///
+/// x86 Linux writes it just before each reset (`native_machine_emergency_restart`): 0, or
+/// [`RESET_FLAG_WARM`] where its `reboot=` says so. With `reboot=panic_warm` (Linux 5.2) that is
+/// for a panic alone, so the word tells a panic from a reboot.
+pub const RESET_FLAG: u64 = 0x472;
+/// The value of [`RESET_FLAG`] for a warm reset.
+pub const RESET_FLAG_WARM: u16 = 0x1234;
 /// Global descriptor table of the boot processor.
 pub const GDT: u64 = 0x500;
 /// Bytes reserved for the GDT (eight descriptors).
@@ -136,6 +144,7 @@ const fn disjoint(regions: &[(u64, u64)]) -> bool {
 }
 
 const _: () = assert!(disjoint(&[
+    (RESET_FLAG, 2),
     (GDT, GDT_SIZE),
     (IDT, 0),
     (PVH_INFO, PVH_INFO_SIZE),

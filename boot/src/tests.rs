@@ -26,6 +26,8 @@ fn a_machine_by_pvh() {
     assert_eq!(state.entry, Entry::Pvh(MIB as u32 + 0x40));
     assert_eq!((state.registers.rip, state.registers.rbx), (MIB + 0x40, layout::PVH_INFO));
     assert_eq!(state.initrd, Some(0xFF_F000..0xFF_F00C));
+    // No reset is meant to be a panic yet.
+    assert_eq!(mem.read_obj::<u16>(GuestAddress(layout::RESET_FLAG)).unwrap(), 0);
     // As the guest follows it: start info, command line, RSDP, module.
     let info = layout::PVH_INFO;
     let mut line = [0; 20];

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use minivmm_boot::layout;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
 /// The guest ended in good order, or what it ran did.
 pub const OK: u8 = 0;
 /// The probe's report has a failed check.
@@ -10,7 +13,7 @@ pub const CHECK_FAILED: u8 = 1;
 pub const CONFIG: u8 = 2;
 /// There is no virtualization to use (`EX_UNAVAILABLE`).
 pub const NO_VIRTUALIZATION: u8 = 69;
-/// The guest crashed, or did what this KVM can't run (`EX_SOFTWARE`).
+/// The guest crashed, its kernel panicked, or it did what this KVM can't run (`EX_SOFTWARE`).
 pub const GUEST_CRASH: u8 = 70;
 /// The host refused a resource (`EX_OSERR`).
 pub const HOST: u8 = 71;
@@ -24,6 +27,8 @@ pub enum Exit {
     PowerOff,
     /// The guest asked for a reset; a machine ends then, like a container whose init exits.
     Reset,
+    /// The guest's kernel panicked, and then asked for a reset.
+    Panic,
     /// The guest crashed; the text says how.
     Crash(String),
     /// A signal to the monitor ended it.
@@ -32,11 +37,23 @@ pub enum Exit {
     Quit,
 }
 
+impl Exit {
+    /// What a guest's reset is: a panic where its kernel left that word in `memory`, as Linux does
+    /// with the command line that it is given (see [`layout::RESET_FLAG`]).
+    pub fn reset(memory: &GuestMemoryMmap) -> Self {
+        match memory.read_obj(GuestAddress(layout::RESET_FLAG)).map(u16::from_le) {
+            Ok(layout::RESET_FLAG_WARM) => Self::Panic,
+            _ => Self::Reset,
+        }
+    }
+}
+
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PowerOff => f.write_str("the guest powered off"),
             Self::Reset => f.write_str("the guest asked for a reset"),
+            Self::Panic => f.write_str("the guest's kernel panicked; its console says why"),
             Self::Crash(how) => write!(f, "the guest crashed: {how}"),
             Self::Signal(signal) => write!(f, "ended by signal {signal}"),
             Self::Quit => f.write_str("ended from the console"),
@@ -58,7 +75,7 @@ impl Outcome {
     pub fn status(&self) -> u8 {
         match self.exit {
             Exit::PowerOff | Exit::Reset => self.guest_status.unwrap_or(OK),
-            Exit::Crash(_) => GUEST_CRASH,
+            Exit::Panic | Exit::Crash(_) => GUEST_CRASH,
             Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
             Exit::Quit => OK,
         }
@@ -76,6 +93,19 @@ mod tests {
         assert_eq!(status(Exit::PowerOff, Some(1)), 1);
         assert_eq!(status(Exit::Reset, None), 0);
         assert_eq!(status(Exit::Crash("triple fault".into()), Some(0)), 70);
+        assert_eq!(status(Exit::Panic, Some(0)), 70);
         assert_eq!(status(Exit::Signal(15), None), 143);
+    }
+
+    #[test]
+    fn a_reset_is_a_panic_where_the_flag_says_so() {
+        let memory = GuestMemoryMmap::from_ranges(&layout::ram_regions(1 << 20)).unwrap();
+        assert_eq!(Exit::reset(&memory), Exit::Reset);
+        for (flag, exit) in
+            [(*b"\x34\x12", Exit::Panic), (*b"\x12\x34", Exit::Reset), ([0, 0], Exit::Reset)]
+        {
+            memory.write_slice(&flag, GuestAddress(0x472)).unwrap();
+            assert_eq!(Exit::reset(&memory), exit, "{flag:x?}");
+        }
     }
 }

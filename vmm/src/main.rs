@@ -48,7 +48,7 @@ fn end(style: Style, verbose: u8, outcome: &Outcome) -> u8 {
     let reason = outcome.exit.to_string();
     match (&outcome.exit, style) {
         (_, Style::Json) => show_exit(status, &reason),
-        (Exit::Crash(_), Style::Text) => log::message(style, "error", &reason),
+        (Exit::Panic | Exit::Crash(_), Style::Text) => log::message(style, "error", &reason),
         (_, Style::Text) if verbose > 0 => log::message(style, "info", &reason),
         _ => {}
     }

@@ -137,7 +137,7 @@ fn stop() {
 fn drain(output: &Output, signals: &Signals, exit: &Exit) {
     let end = match exit {
         Exit::Signal(_) | Exit::Quit => Some(Instant::now() + LINGER),
-        Exit::PowerOff | Exit::Reset | Exit::Crash(_) => None,
+        Exit::PowerOff | Exit::Reset | Exit::Panic | Exit::Crash(_) => None,
     };
     loop {
         let left = end.map(|end| end.saturating_duration_since(Instant::now()));

@@ -21,6 +21,19 @@ fn keyboard_controller_reset() {
     check(&run(&Code::new().raw(&[0xb0, 0xfe, 0xe6, 0x64]).halt(), &[]), 0, "");
 }
 
+/// As Linux resets where it has panicked; a status it left before counts no more.
+#[test]
+fn a_panic_then_a_reset() {
+    let panicked = || Code::new().out(0xf4, 0).mov_eax(0x1234).store_eax(0x472);
+    for reset in [panicked().out(0x602, 1), panicked().raw(&[0xb0, 0xfe, 0xe6, 0x64])] {
+        let output = run(&reset.halt(), &[]);
+        check(&output, 70, "");
+        let line = "minivmm: the guest's kernel panicked; its console says why\n";
+        assert_eq!(text(&output.stderr), line);
+    }
+    check(&run(&panicked().power_off(), &[]), 0, "");
+}
+
 /// The byte that a guest leaves at port 0xF4 is the exit status, and a crash outweighs it.
 #[test]
 fn the_guests_own_status() {

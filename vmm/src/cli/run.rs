@@ -52,7 +52,8 @@ Exit status:
   N     what the guest wrote to I/O port 0xF4 before it ended
   2     the configuration was refused
   69    no virtualization (/dev/kvm is missing or unusable)
-  70    the guest crashed: triple fault, or an instruction that this KVM can't run
+  70    the guest crashed: its kernel panicked (Linux 5.2 or later), triple fault, or an instruction
+        that this KVM can't run
   71    the host refused a resource
   77    a privilege is missing
   128+N ended by signal N (SIGINT, SIGTERM, SIGHUP, SIGQUIT)";
@@ -71,8 +72,9 @@ pub struct RunArgs {
     initrd: Option<PathBuf>,
     /// Added to the kernel command line
     ///
-    /// It comes after what minivmm puts there: for a kernel console=ttyS0 panic=-1 reboot=acpi, for
-    /// the probe what it is to report.
+    /// It comes after what minivmm puts there: for the probe what it is to report, for a kernel
+    /// console=ttyS0 panic=-1 reboot=panic_warm,acpi. So a panic ends the machine with status 70;
+    /// with reboot=warm every reset does.
     #[arg(long, value_name = "STR", help_heading = "Guest", allow_hyphen_values = true)]
     cmdline: Option<String>,
     /// Virtual CPUs, 1 to 32 [default: 1]

@@ -63,10 +63,11 @@ impl Devices {
     ) -> Result<Self, Error> {
         let irq_lines = vm.irq_lines();
         let buses = Buses { pio: Arc::new(Bus::new()), mmio: Arc::new(Bus::new()) };
+        let ram = memory.clone();
         let events: EventSink = Arc::new(move |event| {
             host.ending.set(match event {
                 GuestEvent::PowerOff => Exit::PowerOff,
-                GuestEvent::Reset => Exit::Reset,
+                GuestEvent::Reset => Exit::reset(&ram),
             });
         });
         let serial = Arc::new(Serial::new(irq_lines.pin(layout::COM1_GSI)?, host.sink, host.hooks));

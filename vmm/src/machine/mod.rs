@@ -30,6 +30,12 @@ use crate::{memory, probe};
 /// The KVM device.
 const KVM: &str = "/dev/kvm";
 
+/// What a kernel is told before the user's own words: its console, and to end the machine at once,
+/// by a reset that says whether it panicked ([`Exit::reset`]).
+///
+/// `acpi` is last, as a Linux before 5.2 takes `panic_warm` for `pci`, a way that there is not.
+const LINUX: &str = "console=ttyS0 panic=-1 reboot=panic_warm,acpi";
+
 /// A machine that was built and not yet ended. Dropping it stops its processors, then its
 /// networks, then frees its memory.
 #[derive(Debug)]
@@ -110,7 +116,7 @@ impl Machine {
 
         let mut cmdline = Cmdline::default();
         match files.kernel() {
-            Some(_) => cmdline.push("console=ttyS0 panic=-1 reboot=acpi")?,
+            Some(_) => cmdline.push(LINUX)?,
             None => cmdline.push(&probe::cmdline(nics.peer, options.json))?,
         }
         if config.transport == Transport::Mmio && config.kernel.is_none() {
@@ -144,8 +150,8 @@ impl Machine {
         kvm::set_boot_registers(&vcpus[0], &boot.registers)?;
         vcpu::install_handler().map_err(Error::host("install the vCPU signal"))?;
         let on_stop = {
-            let ending = Arc::clone(&ending);
-            Arc::new(move |stop| ending.set(exit_of(stop))) as vcpu::OnStop
+            let (ending, memory) = (Arc::clone(&ending), memory.clone());
+            Arc::new(move |stop| ending.set(exit_of(stop, &memory))) as vcpu::OnStop
         };
         let vcpus = Vcpus::start(vcpus, &memory, devices.buses(), gate, &on_stop)
             .map_err(Error::host("start the vCPU threads"))?;
@@ -226,11 +232,11 @@ fn create_vcpus(vm: &Vm, config: &Validated) -> Result<Vec<VcpuFd>, Error> {
     (0..config.cpus).map(create).collect()
 }
 
-fn exit_of(stop: Stop) -> Exit {
+fn exit_of(stop: Stop, memory: &GuestMemoryMmap) -> Exit {
     match stop {
         Stop::TripleFault => Exit::Crash("triple fault".into()),
         Stop::PowerOff => Exit::PowerOff,
-        Stop::Reset => Exit::Reset,
+        Stop::Reset => Exit::reset(memory),
         Stop::Failed(how) => Exit::Crash(how),
     }
 }
