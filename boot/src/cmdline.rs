@@ -158,5 +158,8 @@ mod tests {
             line.as_str(),
             "virtio_mmio.device=4K@0xd0000000:5 virtio_mmio.device=512@0xd0001000:6"
         );
+        // As `--help` and README.md tell users of kernels without ACPI.
+        let second = virtio_mmio_parameter(&layout::virtio_mmio_slot(1).unwrap());
+        assert_eq!(second, "virtio_mmio.device=4K@0xd0001000:6");
     }
 }

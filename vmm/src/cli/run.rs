@@ -103,6 +103,10 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "PORTS", help_heading = "Network")]
     publish: Vec<PublishConfig>,
     /// How virtio devices are attached [default: pci]
+    ///
+    /// ACPI tells the kernel of those on MMIO. One without ACPI must be told: --cmdline
+    /// virtio_mmio.device=4K@0xd0000000:5 for the first interface, the same with 4K@0xd0001000:6 for
+    /// the second, and so on.
     #[arg(long, help_heading = "Devices")]
     transport: Option<Transport>,
     /// Where the serial console leads [default: tty on a terminal, else pipe]
