@@ -85,7 +85,11 @@ impl Port for NicPort {
     }
 
     fn ready(&mut self, id: u32, _ready: Ready) -> PortReady {
-        PortReady { tx: id == u32::from(TX_QUEUE), rx: id == u32::from(RX_QUEUE) }
+        let (tx, rx) = (id == u32::from(TX_QUEUE), id == u32::from(RX_QUEUE));
+        if rx {
+            self.rx.kicked();
+        }
+        PortReady { tx, rx }
     }
 
     fn drain(&mut self, budget: usize, stats: &Stats, sink: &mut FrameSink<'_>) -> Drained {

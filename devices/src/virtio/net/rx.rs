@@ -64,7 +64,7 @@ pub struct RxQueue {
     header: Segments,
     reservation: Reservation,
     own: Option<HostBuffer>,
-    /// We asked for a kick.
+    /// We asked for a kick, and none has come.
     waiting: bool,
     dead: Option<QueueError>,
     frames: u64,
@@ -101,6 +101,16 @@ impl RxQueue {
     /// What killed the queue.
     pub fn dead(&self) -> Option<QueueError> {
         self.dead
+    }
+
+    /// The driver has kicked. Whoever still lacks room asks for the next one.
+    ///
+    /// Only this ends the wait, not a reservation that succeeds: it may be a smaller one than that
+    /// which waits.
+    pub fn kicked(&mut self) {
+        if std::mem::take(&mut self.waiting) {
+            self.queue.disable_notification();
+        }
     }
 
     pub fn flush(&mut self, stats: &Stats) {
@@ -152,9 +162,6 @@ impl RxQueue {
     fn fill_or_wait(&mut self, enough: impl Fn(&Self) -> bool) -> Result<bool, QueueError> {
         loop {
             if self.fill(&enough)? {
-                if std::mem::take(&mut self.waiting) {
-                    self.queue.disable_notification();
-                }
                 return Ok(true);
             }
             self.waiting = true;

@@ -2,7 +2,8 @@ use minivmm_net::frame::{
     FRAME_MAX, HEAD_MAX, Offload, PartialChecksum, SegmentKind, Segmentation, TxFrame, TxOutcome,
     VNET_HEADER_LEN,
 };
-use minivmm_net::port::{Drained, Port};
+use minivmm_net::poll::Ready;
+use minivmm_net::port::{Drained, Port, PortReady};
 use minivmm_net::rx::RxSlot;
 use minivmm_net::stats::{DropReason, Stats};
 
@@ -64,6 +65,12 @@ impl Rig {
 
     fn flush(&mut self) {
         self.port.flush(&self.stats);
+    }
+
+    /// The worker hears of a kick of the receive queue.
+    fn kicked(&mut self) {
+        let ready = self.port.ready(RX_QUEUE.into(), Ready::IN);
+        assert_eq!(ready, PortReady { tx: false, rx: true });
     }
 }
 
@@ -342,14 +349,31 @@ fn without_room_a_kick_is_asked_for_and_only_then() {
         assert!(!rig.deliver(&pattern(60, 0), 1514, Offload::default()));
         rig.driver.give(600);
         assert!(rig.driver.rx.needs_kick());
+        rig.kicked();
         assert!(!rig.deliver(&pattern(60, 0), 1514, Offload::default()));
         rig.driver.give(600);
         assert!(rig.driver.rx.needs_kick());
+        rig.kicked();
         assert!(rig.deliver(&pattern(1514, 5), 1514, Offload::default()));
         rig.flush();
         assert_eq!(rig.driver.rx_used().len(), 4);
         rig.driver.give(2000);
         assert!(!rig.driver.rx.needs_kick());
+    }
+}
+
+#[test]
+fn a_small_frame_does_not_end_the_wait_for_a_large_one() {
+    for features in [MRG_RXBUF, MRG_RXBUF | RING_EVENT_IDX] {
+        let mut rig = Rig::new(features);
+        rig.driver.give(600);
+        rig.driver.give(600);
+        assert!(!rig.deliver(&pattern(60, 0), 1514, Offload::default()));
+        assert!(rig.deliver(&pattern(60, 0), 60, Offload::default()));
+        rig.flush();
+        rig.driver.rx.needs_kick();
+        rig.driver.give(2000);
+        assert!(rig.driver.rx.needs_kick(), "{features:#x}");
     }
 }
 
