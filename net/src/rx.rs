@@ -23,10 +23,11 @@ pub trait RxRing {
     /// What the station can take.
     fn offloads(&self) -> RxOffloads;
 
-    /// Reserves room for a frame of `len` bytes, Ethernet header on; at most one reservation
-    /// stands at a time. False when the station has too few buffers: its port then calls
-    /// [`Backend::rx_available`](crate::port::Backend::rx_available) when that has changed.
-    fn reserve(&mut self, len: usize) -> bool;
+    /// Reserves room for a frame, Ethernet header on: for as much of `most` bytes as the station
+    /// has buffers for now, if that is `least` or more, and returns how much. At most one
+    /// reservation stands at a time. `None` when the station has too few buffers: its port then
+    /// calls [`Backend::rx_available`](crate::port::Backend::rx_available) when that has changed.
+    fn reserve(&mut self, most: usize, least: usize) -> Option<usize>;
 
     /// The reserved memory: `len` bytes or more, the first is the first of the Ethernet header.
     fn slices(&self) -> &[VolatileSlice<'_>];
@@ -56,12 +57,12 @@ impl std::fmt::Debug for RxSlot<'_> {
 impl<'a> RxSlot<'a> {
     /// Reserves `len` bytes, or `None` when the station has no room for them now.
     pub fn reserve(ring: &'a mut dyn RxRing, len: usize) -> Option<Self> {
-        if ring.reserve(len) { Some(Self { ring, len, committed: false }) } else { None }
+        Self::reserve_most(ring, len, len)
     }
 
-    /// Reserves `most` bytes, or `least` where the station has no room for those.
+    /// Reserves as much of `most` bytes as the station has room for now, `least` or more.
     pub fn reserve_most(ring: &'a mut dyn RxRing, most: usize, least: usize) -> Option<Self> {
-        let len = [most, least].into_iter().find(|len| ring.reserve(*len))?;
+        let len = ring.reserve(most, least)?;
         Some(Self { ring, len, committed: false })
     }
 

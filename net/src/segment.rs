@@ -205,8 +205,8 @@ impl RxRing for NullRing {
         RxOffloads::default()
     }
 
-    fn reserve(&mut self, _len: usize) -> bool {
-        false
+    fn reserve(&mut self, _most: usize, _least: usize) -> Option<usize> {
+        None
     }
 
     fn slices(&self) -> &[VolatileSlice<'_>] {

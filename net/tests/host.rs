@@ -237,8 +237,8 @@ impl RxRing for Ring {
         RxOffloads::default()
     }
 
-    fn reserve(&mut self, len: usize) -> bool {
-        len <= FRAME_MAX
+    fn reserve(&mut self, most: usize, least: usize) -> Option<usize> {
+        (least <= FRAME_MAX).then_some(most.min(FRAME_MAX))
     }
 
     fn slices(&self) -> &[VolatileSlice<'_>] {

@@ -363,10 +363,10 @@ impl RxRing for StationRing {
         self.offloads
     }
 
-    fn reserve(&mut self, len: usize) -> bool {
+    fn reserve(&mut self, most: usize, least: usize) -> Option<usize> {
         let desk = self.desk.lock().unwrap();
-        self.reserved = len;
-        len <= desk.room && desk.places > 0
+        self.reserved = most.min(desk.room);
+        (least <= desk.room && desk.places > 0).then_some(self.reserved)
     }
 
     fn slices(&self) -> &[VolatileSlice<'_>] {

@@ -124,6 +124,8 @@ pub struct Chain {
     pub readable_len: u32,
     /// Bytes that the device may write.
     pub writable_len: u32,
+    /// Entries of the queue's own table that it takes.
+    pub descriptors: u16,
     start: usize,
     split: usize,
     end: usize,
@@ -365,10 +367,12 @@ impl VirtQueue {
         let mut split = None;
         let (mut readable_len, mut writable_len) = (0u32, 0u32);
         let (mut index, mut seen, mut in_table) = (head, 0, false);
+        let mut descriptors = 0;
         loop {
             let d = if in_table {
                 descriptor(self.table.as_slice()[0], index)
             } else {
+                descriptors += 1;
                 descriptor(self.desc.as_volatile(), index)
             }
             .ok_or(ChainFault::NextOutOfRange)?;
@@ -410,7 +414,8 @@ impl VirtQueue {
             index = d.next();
         }
         let end = out.len();
-        Ok(Chain { head, readable_len, writable_len, start, split: split.unwrap_or(end), end })
+        let split = split.unwrap_or(end);
+        Ok(Chain { head, readable_len, writable_len, descriptors, start, split, end })
     }
 }
 

@@ -73,8 +73,8 @@ impl RxRing for MemoryRing {
         self.offloads
     }
 
-    fn reserve(&mut self, len: usize) -> bool {
-        !self.full && len <= FRAME_MAX
+    fn reserve(&mut self, most: usize, least: usize) -> Option<usize> {
+        (!self.full && least <= FRAME_MAX).then_some(most.min(FRAME_MAX))
     }
 
     fn slices(&self) -> &[VolatileSlice<'_>] {

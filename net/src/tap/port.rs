@@ -178,8 +178,8 @@ impl RxRing for TapRing {
         TapPort::rx_offloads()
     }
 
-    fn reserve(&mut self, len: usize) -> bool {
-        self.held.is_none() && len <= FRAME_MAX
+    fn reserve(&mut self, most: usize, least: usize) -> Option<usize> {
+        (self.held.is_none() && least <= FRAME_MAX).then_some(most.min(FRAME_MAX))
     }
 
     fn slices(&self) -> &[VolatileSlice<'_>] {

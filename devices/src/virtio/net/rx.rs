@@ -27,6 +27,8 @@ struct Buffer {
     len: usize,
     /// How many slices of the list are its own.
     slices: usize,
+    /// How many descriptors of the ring it takes.
+    descriptors: usize,
 }
 
 /// What [`RxRing::slices`] refers to.
@@ -56,6 +58,8 @@ pub struct RxQueue {
     buffers: VecDeque<Buffer>,
     /// Bytes of `buffers` together.
     room: usize,
+    /// Descriptors of `buffers` together.
+    descriptors: usize,
     /// The memory of `buffers`, in order, from number `first` on. Without its first 12 bytes, if
     /// `header` has these.
     segments: Segments,
@@ -83,6 +87,7 @@ impl RxQueue {
             mergeable,
             buffers: VecDeque::with_capacity(size),
             room: 0,
+            descriptors: 0,
             segments: Segments::with_capacity(COMPACT + 2 * size),
             first: 0,
             header: Segments::with_capacity(VNET_HEADER_LEN),
@@ -147,8 +152,10 @@ impl RxQueue {
                 continue;
             }
             let slices = self.segments.len() - before;
-            self.buffers.push_back(Buffer { head: chain.head, len, slices });
+            let descriptors = usize::from(chain.descriptors);
+            self.buffers.push_back(Buffer { head: chain.head, len, slices, descriptors });
             self.room += len;
+            self.descriptors += descriptors;
         }
         Ok(true)
     }
@@ -186,41 +193,60 @@ impl RxQueue {
         count
     }
 
-    fn try_reserve(&mut self, len: usize) -> Result<bool, QueueError> {
-        let need = len + VNET_HEADER_LEN;
-        let own = if self.mergeable {
-            if self.fill_or_wait(|q| q.room >= need)? {
-                let live = self.segments.len() - self.first;
-                live > MAX_SLICES && self.covering(need) > MAX_SLICES
-            } else if self.is_full() {
-                true
+    /// Whether a system call takes the slices of a frame of `len` bytes.
+    fn is_callable(&self, len: usize) -> bool {
+        let live = self.segments.len() - self.first;
+        live <= MAX_SLICES
+            || if self.mergeable {
+                self.covering(len + VNET_HEADER_LEN) <= MAX_SLICES
             } else {
-                return Ok(false);
+                self.buffers.front().is_some_and(|b| b.slices <= MAX_SLICES)
             }
-        } else {
-            if !self.fill_or_wait(|q| !q.buffers.is_empty())? {
-                return Ok(false);
+    }
+
+    fn try_reserve(&mut self, most: usize, least: usize) -> Result<Option<usize>, QueueError> {
+        let mergeable = self.mergeable;
+        let enough = |len: usize| {
+            move |q: &Self| {
+                if mergeable { q.room >= len + VNET_HEADER_LEN } else { !q.buffers.is_empty() }
             }
-            // Waiting does not make the first buffer larger.
-            self.buffers.front().is_none_or(|b| b.len < need || b.slices > MAX_SLICES)
         };
-        self.reservation = if own {
-            self.own.get_or_insert_with(|| HostBuffer::new(FRAME_MAX));
-            Reservation::Own
+        self.fill(enough(most))?;
+        let room = if mergeable { Some(self.room) } else { self.buffers.front().map(|b| b.len) };
+        if let Some(room) = room.and_then(|room| room.checked_sub(VNET_HEADER_LEN)) {
+            let len = most.min(room);
+            if len >= least && self.is_callable(len) {
+                return Ok(Some(self.lend(len)));
+            }
+        }
+        if !self.fill_or_wait(enough(least))? && !(mergeable && self.is_full()) {
+            return Ok(None);
+        }
+        // Waiting does not make the first buffer larger, nor a full ring.
+        let room = if mergeable { self.room } else { self.buffers.front().map_or(0, |b| b.len) };
+        if room >= least + VNET_HEADER_LEN && self.is_callable(least) {
+            return Ok(Some(self.lend(least)));
+        }
+        self.own.get_or_insert_with(|| HostBuffer::new(FRAME_MAX));
+        self.reservation = Reservation::Own;
+        Ok(Some(least))
+    }
+
+    /// Reserves the first buffers of the guest, which hold `len` bytes or more.
+    fn lend(&mut self, len: usize) -> usize {
+        self.open_header();
+        let slices = if self.mergeable {
+            self.segments.len() - self.first
         } else {
-            self.open_header();
-            let live = self.segments.len() - self.first;
-            let slices =
-                if self.mergeable { live } else { self.buffers.front().map_or(0, |b| b.slices) };
-            Reservation::Guest { slices }
+            self.buffers.front().map_or(0, |b| b.slices)
         };
-        Ok(true)
+        self.reservation = Reservation::Guest { slices };
+        len
     }
 
     /// The driver has no descriptors left that it could add buffers with.
     fn is_full(&self) -> bool {
-        let size = usize::from(self.queue.size());
-        self.buffers.len() >= size || self.segments.len() - self.first >= size
+        self.descriptors >= usize::from(self.queue.size())
     }
 
     /// Splits the header's place from the first buffer.
@@ -241,6 +267,7 @@ impl RxQueue {
             self.queue.push_used(buffer.head, u32::try_from(used).unwrap_or(u32::MAX));
             left -= used;
             self.room -= buffer.len;
+            self.descriptors -= buffer.descriptors;
             slices += buffer.slices;
             count += 1;
         }
@@ -300,15 +327,15 @@ impl RxRing for RxQueue {
         self.offloads
     }
 
-    fn reserve(&mut self, len: usize) -> bool {
-        if self.dead.is_some() || len > FRAME_MAX {
-            return false;
+    fn reserve(&mut self, most: usize, least: usize) -> Option<usize> {
+        if self.dead.is_some() || least > FRAME_MAX {
+            return None;
         }
-        match self.try_reserve(len) {
+        match self.try_reserve(most.min(FRAME_MAX), least) {
             Ok(reserved) => reserved,
             Err(e) => {
                 self.dead = Some(e);
-                false
+                None
             }
         }
     }

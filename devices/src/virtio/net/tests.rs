@@ -378,6 +378,76 @@ fn a_small_frame_does_not_end_the_wait_for_a_large_one() {
 }
 
 #[test]
+fn as_much_is_reserved_as_there_is_room_for() {
+    // Buffers in the ring, features, bytes asked for, bytes got.
+    for (features, most, got) in [
+        (TSO, 9000, 9000),
+        (TSO, 60_000, 16 * 1526 - 12),
+        (TSO & !MRG_RXBUF, 60_000, 1514),
+        (0, 60_000, 1514),
+    ] {
+        let mut rig = Rig::new(features);
+        for _ in 0..16 {
+            rig.driver.give(1526);
+        }
+        let slot = RxSlot::reserve_most(rig.port.rx(), most, 1514).unwrap();
+        assert_eq!(slot.len(), got, "{features:#x}");
+        slot.write_at(0, &pattern(got, 1));
+        slot.commit(got, Offload::default());
+        rig.flush();
+        assert_eq!((rig.stats.rx_frames.get(), rig.stats.total_drops()), (1, 0));
+    }
+}
+
+#[test]
+fn only_who_gets_too_little_waits_for_a_kick() {
+    let mut rig = Rig::new(TSO);
+    rig.driver.give(1526);
+    assert_eq!(RxSlot::reserve_most(rig.port.rx(), 60_000, 1000).unwrap().len(), 1514);
+    rig.driver.give(1000);
+    assert!(!rig.driver.rx.needs_kick());
+    assert!(RxSlot::reserve_most(rig.port.rx(), 60_000, 3000).is_none());
+    rig.driver.give(1000);
+    assert!(rig.driver.rx.needs_kick());
+}
+
+/// Not in five large ones and then one for each buffer that is left.
+#[test]
+fn a_bulk_stream_empties_a_ring_in_large_frames() {
+    let mut rig = Rig::sized(TSO | RING_EVENT_IDX, 256);
+    for _ in 0..256 {
+        rig.driver.give(1536);
+    }
+    let mut lens = Vec::new();
+    while let Some(slot) = RxSlot::reserve_most(rig.port.rx(), FRAME_MAX, 1514) {
+        let len = slot.len();
+        slot.commit(len, tso(1448));
+        lens.push(len);
+    }
+    rig.flush();
+    assert_eq!(rig.driver.rx_used().len(), 256);
+    assert!(lens.len() <= 6, "{lens:?}");
+    assert_eq!(lens.iter().filter(|len| **len == FRAME_MAX).count(), 5);
+}
+
+/// Four slices lie in two descriptors of a ring of four: the driver can add more.
+#[test]
+fn a_ring_of_indirect_chains_is_not_full_before_its_descriptors_are_used() {
+    let mut rig = Rig::sized(MRG_RXBUF, 4);
+    for _ in 0..2 {
+        let at = rig.driver.alloc(400);
+        let table = rig.driver.alloc(32);
+        let chain = [Buffer::writable(at, 200), Buffer::writable(at + 200, 200)];
+        rig.driver.rx.add_indirect(table, &chain);
+    }
+    assert!(!rig.deliver(&pattern(1000, 1), 1000, Offload::default()));
+    rig.driver.give(1000);
+    assert!(rig.deliver(&pattern(1000, 1), 1000, Offload::default()));
+    rig.flush();
+    assert_eq!((rig.stats.rx_frames.get(), rig.stats.total_drops()), (1, 0));
+}
+
+#[test]
 fn small_frames_pass_a_ring_too_small_for_the_reservation() {
     // As a TAP reserves for what it may read.
     for (features, size, each) in [(0, 16, 1526), (TSO, 4, 4096)] {

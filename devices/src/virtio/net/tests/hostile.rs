@@ -187,7 +187,7 @@ fn an_impossible_available_index_asks_for_a_reset_once() {
         let broken = if queue == TX_QUEUE { &mut rig.driver.tx } else { &mut rig.driver.rx };
         broken.set_avail_idx(17);
         for _ in 0..3 {
-            assert!(queue == TX_QUEUE || !rig.port.rx().reserve(60));
+            assert!(queue == TX_QUEUE || rig.port.rx().reserve(60, 60).is_none());
             let drained = rig.port.drain(8, &rig.stats, &mut |_, _| unreachable!());
             rig.flush();
             assert_eq!(rig.driver.interrupts.resets(), 1, "queue {queue}");

@@ -308,7 +308,7 @@ fn a_buffer_given_while_the_device_goes_to_sleep_is_seen() {
         let device = thread::spawn(move || {
             let stats = Stats::default();
             for _ in 0..FRAMES {
-                while !port.rx().reserve(60) {
+                while port.rx().reserve(60, 60).is_none() {
                     let start = Instant::now();
                     let mut spins = 0;
                     while kick.read().is_err() {
