@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,11 +38,12 @@ fn main() -> ExitCode {
         eprintln!("cannot enter a user and network namespace: {}", io::Error::last_os_error());
         return ExitCode::FAILURE;
     }
-    let tests: [(&str, fn()); 8] = [
+    let tests: [(&str, fn()); 9] = [
         ("opening_says_what_is_wrong", opening_says_what_is_wrong),
         ("large_segments_cross_whole_in_both_directions", large_segments_cross_whole),
         ("without_offloads_the_host_cuts_and_sums", without_offloads_the_host_cuts_and_sums),
         ("frames_wait_for_room_and_none_is_lost", frames_wait_for_room),
+        ("a_frame_too_large_for_a_station_holds_up_nothing", a_frame_too_large),
         ("tcp_runs_between_two_stacks", tcp_runs_between_two_stacks),
         ("a_station_may_go_and_come_back", a_station_may_go_and_come_back),
         ("an_interface_that_is_down_only_drops", an_interface_that_is_down_only_drops),
@@ -390,8 +391,18 @@ impl RxRing for StationRing {
 }
 
 fn bridge(tap: Tap) -> Segment {
+    bridge_at(tap, Instant::now)
+}
+
+fn bridge_at(tap: Tap, clock: fn() -> Instant) -> Segment {
     let backend: Box<dyn Backend> = Box::new(TapBackend::new(tap, MTU as u16));
-    Segment::spawn("tap-test", backend, Instant::now).unwrap()
+    Segment::spawn("tap-test", backend, clock).unwrap()
+}
+
+/// A clock that stands.
+fn noon() -> Instant {
+    static NOON: OnceLock<Instant> = OnceLock::new();
+    *NOON.get_or_init(Instant::now)
 }
 
 /// Drops, but for what the host's stack had to say before there was a station.
@@ -490,7 +501,7 @@ fn frames_wait_for_room() {
     let ns = Netns::new();
     let tap = ns.tap("room0", Ipv4Addr::new(10, 9, 0, 1));
     let socket = ns.run(|| packet_socket("room0"));
-    let segment = bridge(tap);
+    let segment = bridge_at(tap, noon);
     let stats = segment.stats();
     let station = Station::new(0);
     station.desk.lock().unwrap().places = 0;
@@ -535,6 +546,27 @@ fn frames_wait_for_room() {
     }
     assert_eq!(got[20].1.segmentation, tso().segmentation);
     assert_eq!(drops(&stats), 0);
+}
+
+/// A station that never has room for it, and never kicks.
+fn a_frame_too_large() {
+    let ns = Netns::new();
+    let tap = ns.tap("large0", Ipv4Addr::new(10, 9, 0, 1));
+    let socket = ns.run(|| packet_socket("large0"));
+    let segment = bridge(tap);
+    let stats = segment.stats();
+    let station = Station::new(20_000);
+    segment.handle().attach(station.port(ALL), ALL).unwrap();
+    let small = segment_frame(100);
+    for (frame, offload) in [(&segment_frame(40_000), tso()), (&small, Offload::default())] {
+        let mut bytes = offload.encode(0)[..10].to_vec();
+        bytes.extend_from_slice(frame);
+        rustix::io::write(&socket, &bytes).unwrap();
+    }
+    eventually("the small frame", || station.got() == 1);
+    assert!(station.take()[0].0 == small);
+    assert_eq!((drops(&stats), stats.drops(DropReason::RxBufferTooSmall)), (1, 1));
+    assert!(stats.wakeups.get() < 20, "{}", stats.wakeups.get());
 }
 
 /// Two stacks, the first a station, the second behind what it is wired to.

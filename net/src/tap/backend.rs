@@ -1,7 +1,7 @@
 //! A TAP as what a station is wired to: bridge, host-only and kernel-NAT networks.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Failure, Tap};
 use crate::frame::{FRAME_MAX, Offload, SegmentKind, TxFrame, TxOutcome, VNET_HEADER_LEN};
@@ -20,6 +20,11 @@ const MAX_READ_FAILURES: u32 = 64;
 
 /// Frames in the TAP's queue that a former station left; well above any `txqueuelen` in use.
 const MAX_STALE: usize = 16384;
+
+/// How long a frame waits for a station that has room, but not enough. One that keeps few buffers
+/// never has more, and nothing reaches it past that frame. By now its sender sends it again, in
+/// pieces that may fit.
+const HOLD: Duration = Duration::from_millis(200);
 
 const TOKEN: Token = Token::new(Owner::Tap, 0);
 
@@ -41,9 +46,16 @@ pub struct TapBackend {
     /// The end of a frame that was longer than the room reserved for it, or a whole one.
     spill: Box<[u8]>,
     /// A whole frame in `spill` that the station has no room for yet.
-    held: Option<(usize, Offload)>,
+    held: Option<Held>,
     read_failures: u32,
     complained: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    len: usize,
+    offload: Offload,
+    until: Instant,
 }
 
 /// How an attempt to read a frame went.
@@ -175,7 +187,7 @@ impl TapBackend {
                     at += part;
                 }
                 drop(slot);
-                self.held = Some((n, offload));
+                self.held = Some(Held { len: n, offload, until: cx.now + HOLD });
                 if !self.deliver_held(cx) {
                     return Pulled::NoRoom;
                 }
@@ -186,7 +198,7 @@ impl TapBackend {
 
     /// True when no frame is held any more.
     fn deliver_held(&mut self, cx: &mut Cx<'_>) -> bool {
-        if let Some((len, offload)) = self.held {
+        if let Some(Held { len, offload, .. }) = self.held {
             let Some(slot) = RxSlot::reserve(cx.rx, len) else { return false };
             slot.write_at(0, &self.spill[..len]);
             slot.commit(len, offload);
@@ -283,8 +295,13 @@ impl Backend for TapBackend {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        None
+        self.held.map(|held| held.until)
     }
 
-    fn expire(&mut self, _cx: &mut Cx<'_>) {}
+    fn expire(&mut self, cx: &mut Cx<'_>) {
+        if self.held.take_if(|held| held.until <= cx.now).is_some() {
+            cx.stats.dropped(DropReason::RxBufferTooSmall);
+            self.pull(cx);
+        }
+    }
 }
