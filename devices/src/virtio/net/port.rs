@@ -56,6 +56,7 @@ impl NicPort {
     /// The driver broke the protocol: both queues stand still until it resets the device.
     fn give_up(&mut self, error: QueueError) {
         if !std::mem::replace(&mut self.broken, true) {
+            self.rx.stop(error);
             tracing::debug!("virtio-net needs a reset: {error}");
             if let Err(e) = self.device.needs_reset() {
                 tracing::debug!("cannot tell the driver: {e}");
@@ -110,10 +111,10 @@ impl Port for NicPort {
     }
 
     fn flush(&mut self, stats: &Stats) {
+        self.rx.flush(stats);
+        self.tx.flush();
         if let Some(e) = self.rx.dead() {
             self.give_up(e);
         }
-        self.rx.flush(stats);
-        self.tx.flush();
     }
 }

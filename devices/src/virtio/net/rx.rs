@@ -108,6 +108,11 @@ impl RxQueue {
         self.dead
     }
 
+    /// Takes no more frames.
+    pub fn stop(&mut self, error: QueueError) {
+        self.dead.get_or_insert(error);
+    }
+
     /// The driver has kicked. Whoever still lacks room asks for the next one.
     ///
     /// Only this ends the wait, not a reservation that succeeds: it may be a smaller one than that

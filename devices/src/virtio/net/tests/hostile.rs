@@ -194,6 +194,9 @@ fn an_impossible_available_index_asks_for_a_reset_once() {
             assert!(drained == Drained::Broken || queue == RX_QUEUE);
         }
         assert_eq!(rig.drain(8).1, Drained::Broken);
+        // Both queues stand still, the sound one as well.
+        rig.driver.give(1526);
+        assert!(!rig.deliver(&pattern(60, 0), 60, Offload::default()));
     }
 }
 
