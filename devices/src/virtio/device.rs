@@ -65,9 +65,6 @@ pub enum ActivateError {
         /// The refusal.
         source: io::Error,
     },
-    /// The driver's choice of features does not fit the device.
-    #[error("features {0:#x} cannot be served together")]
-    Features(u64),
     /// The device is live, or its worker is gone.
     #[error("{0}")]
     State(&'static str),

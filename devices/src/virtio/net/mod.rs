@@ -90,6 +90,10 @@ impl VirtioDevice for Net {
         self.features
     }
 
+    fn accept_features(&self, features: u64) -> bool {
+        features::consistent(features)
+    }
+
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let rest = usize::try_from(offset).ok().and_then(|at| self.config.get(at..));
         for (to, from) in data.iter_mut().zip(rest.unwrap_or_default()) {

@@ -30,12 +30,9 @@ impl NicPort {
     /// Takes the queues out of an activation.
     ///
     /// # Errors
-    /// [`ActivateError`] where a queue is missing or the features contradict each other.
+    /// [`ActivateError::MissingQueue`].
     pub fn new(mut activation: Activation) -> Result<Self, ActivateError> {
         let acked = activation.acked_features;
-        if !features::consistent(acked) {
-            return Err(ActivateError::Features(acked));
-        }
         let rx = activation.take_queue(RX_QUEUE)?;
         let tx = activation.take_queue(TX_QUEUE)?;
         Ok(Self {

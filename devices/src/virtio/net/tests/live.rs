@@ -11,7 +11,9 @@ use minivmm_net::port::{Backend, Cx};
 use minivmm_net::rx::RxOffloads;
 use minivmm_net::segment::Segment;
 
+use super::features::GUEST_TSO6;
 use super::*;
+use crate::virtio::testing::{DriverQueue, PciMachine, Refused, initialise, ram};
 
 /// Takes every frame and sends `to_send` numbered frames as fast as the station takes them.
 #[derive(Default)]
@@ -141,6 +143,27 @@ fn configuration_reads_of_any_size_and_place_are_safe() {
         }
     }
     assert_eq!((bed.device.device_type(), bed.device.queue_sizes().len()), (1, 2));
+}
+
+/// By a transport, as `FEATURES_OK` that does not stick.
+#[test]
+fn features_that_need_others_are_refused_without_them() {
+    let bed = bed();
+    let tx_offloads = TxOffloads { checksum: true, tso4: true, tso6: true };
+    let config = NetConfig { mac: MacAddr::default(), mtu: 1500, tx_offloads };
+    let device = Net::new(config, bed.device.segment.clone());
+    let machine = PciMachine::new();
+    let ram = ram(1 << 20);
+    let (driver, _irqs) = machine.attach(Box::new(device), &ram);
+    let queues = [DriverQueue::new(&ram, 0x1000, 16), DriverQueue::new(&ram, 0x2000, 16)];
+    let layouts = queues.map(|queue| Some(queue.layout()));
+    for (lonely, needed) in
+        [(GUEST_TSO4, GUEST_CSUM), (GUEST_TSO6, GUEST_CSUM), (HOST_TSO4, CSUM), (HOST_TSO6, CSUM)]
+    {
+        assert_eq!(initialise(&driver, lonely, &layouts), Err(Refused::Features), "{lonely:#x}");
+        // Past the features; there the queue that is left out is missed.
+        assert_eq!(initialise(&driver, lonely | needed, &layouts[..1]), Err(Refused::NeedsReset));
+    }
 }
 
 #[test]
