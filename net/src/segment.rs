@@ -407,8 +407,9 @@ impl Worker {
         loop {
             match self.messages.try_recv() {
                 Ok(Control::Attach(port, offloads, reply)) => {
-                    changed = true;
-                    let _ = reply.send(self.attach(now, port, offloads));
+                    let outcome = self.attach(now, port, offloads);
+                    changed |= outcome.is_ok();
+                    let _ = reply.send(outcome);
                 }
                 Ok(Control::Detach(reply)) => {
                     changed = true;

@@ -79,8 +79,9 @@ impl MockPort {
 
 impl Port for MockPort {
     fn attach(&mut self, poll: &Poller) -> io::Result<()> {
-        poll.add(&*self.station.0.kick, Token::new(Owner::Port, 0), Ready::IN)?;
-        poll.add(&*self.station.0.rx_kick, Token::new(Owner::Port, 1), Ready::IN)?;
+        let interest = Ready::IN | Ready::ET;
+        poll.add(&*self.station.0.kick, Token::new(Owner::Port, 0), interest)?;
+        poll.add(&*self.station.0.rx_kick, Token::new(Owner::Port, 1), interest)?;
         self.station.0.live.store(true, Ordering::SeqCst);
         Ok(())
     }
@@ -375,6 +376,27 @@ fn refusals_reach_who_asked() {
     handle.attach(station.port(), RxOffloads::default()).unwrap();
     let second = handle.attach(Station::new().port(), RxOffloads::default());
     assert!(matches!(second, Err(AttachError::Occupied)));
+}
+
+/// A kick is an edge: who does not look at it does not see it again.
+#[test]
+fn a_kick_beside_a_refused_station_is_not_lost() {
+    let (segment, handle, far) = segment();
+    let station = Station::new();
+    handle.attach(station.port(), RxOffloads::default()).unwrap();
+    eventually("the first turn is over", || station.0.flushes.load(Ordering::SeqCst) > 0);
+    let wakeups = segment.stats().wakeups.get();
+    let seen = far.0.calls.rx_available.load(Ordering::SeqCst);
+    // The worker stops in the middle of a turn, so the next one has both.
+    let got = far.0.got.lock().unwrap();
+    station.send(1);
+    eventually("another turn", || segment.stats().wakeups.get() > wakeups);
+    let (reply, answer) = mpsc::sync_channel(1);
+    handle.send(Control::Attach(Station::new().port(), RxOffloads::default(), reply));
+    signal(&station.0.rx_kick);
+    drop(got);
+    assert!(matches!(answer.recv().unwrap(), Err(AttachError::Occupied)));
+    eventually("the kick", || far.0.calls.rx_available.load(Ordering::SeqCst) > seen);
 }
 
 #[test]
