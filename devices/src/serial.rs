@@ -8,7 +8,6 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use vm_superio::serial::NoEvents;
@@ -46,7 +45,6 @@ impl std::fmt::Debug for SerialHooks {
 pub struct Serial {
     inner: Mutex<Inner>,
     hooks: SerialHooks,
-    lost: Arc<AtomicU64>,
 }
 
 struct Inner {
@@ -71,10 +69,9 @@ impl Serial {
     /// A port that sends to `sink` and interrupts by edges on `irq`. A sink that would block
     /// delays bytes, up to 64 KiB; one that fails loses them.
     pub fn new(irq: Arc<dyn IrqLine>, sink: Box<dyn Write + Send>, hooks: SerialHooks) -> Self {
-        let lost = Arc::new(AtomicU64::new(0));
-        let out = Transmitter { sink, buffer: VecDeque::new(), lost: lost.clone(), asked: false };
+        let out = Transmitter { sink, buffer: VecDeque::new(), lost: false, asked: false };
         let uart = Uart::with_events(Line(irq), NoEvents, out);
-        Self { inner: Mutex::new(Inner { uart, starved: false }), hooks, lost }
+        Self { inner: Mutex::new(Inner { uart, starved: false }), hooks }
     }
 
     /// Gives the guest input; returns how many bytes of it were taken. If not all, offer the rest
@@ -98,11 +95,6 @@ impl Serial {
         out.asked = false;
         out.drain();
         out.buffer.is_empty()
-    }
-
-    /// Output bytes that no sink took.
-    pub fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
     }
 
     /// What follows an access.
@@ -161,7 +153,7 @@ impl BusDevice for Serial {
 
 impl std::fmt::Debug for Serial {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Serial").field("lost", &self.lost()).finish_non_exhaustive()
+        f.debug_struct("Serial").finish_non_exhaustive()
     }
 }
 
@@ -175,11 +167,12 @@ impl Trigger for Line {
     }
 }
 
-/// Gathers bytes for the sink. Its `Write` never fails: what can't be sent is kept or counted.
+/// Gathers bytes for the sink. Its `Write` never fails: what can't be sent is kept or lost.
 struct Transmitter {
     sink: Box<dyn Write + Send>,
     buffer: VecDeque<u8>,
-    lost: Arc<AtomicU64>,
+    /// Bytes were lost, and the user was told.
+    lost: bool,
     /// `output_waits` was called and `flush` has not been.
     asked: bool,
 }
@@ -199,14 +192,20 @@ impl Transmitter {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 Ok(_) | Err(_) => {
-                    self.lost.fetch_add(self.buffer.len() as u64, Ordering::Relaxed);
                     self.buffer.clear();
+                    self.lose();
                     return;
                 }
             }
         }
         // A sink that buffers reports trouble at its next write.
         let _ = self.sink.flush();
+    }
+
+    fn lose(&mut self) {
+        if !std::mem::replace(&mut self.lost, true) {
+            tracing::warn!("output of the guest's console is lost: nobody takes it");
+        }
     }
 }
 
@@ -216,7 +215,7 @@ impl Write for Transmitter {
             if self.buffer.len() < Self::KEEP {
                 self.buffer.push_back(byte);
             } else {
-                self.lost.fetch_add(1, Ordering::Relaxed);
+                self.lose();
             }
             // Multiples only: a blocked sink is not asked again for each byte.
             if byte == b'\n' || self.buffer.len().is_multiple_of(Self::BURST) {
@@ -235,7 +234,9 @@ impl Write for Transmitter {
 impl Drop for Transmitter {
     fn drop(&mut self) {
         self.drain();
-        self.lost.fetch_add(self.buffer.len() as u64, Ordering::Relaxed);
+        if !self.buffer.is_empty() {
+            self.lose();
+        }
     }
 }
 

@@ -12,7 +12,6 @@ pub mod config;
 pub mod msix;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use thiserror::Error;
@@ -106,7 +105,6 @@ pub struct PciBus {
     window: Range<u64>,
     observer: BarObserver,
     slots: Mutex<Slots>,
-    unmapped_bars: AtomicU64,
 }
 
 struct Slots {
@@ -130,13 +128,7 @@ impl PciBus {
     pub fn new(memory: Arc<Bus>, window: Range<u64>, observer: BarObserver) -> Arc<Self> {
         let bridge = Slot { function: Arc::new(HostBridge::new()), bars: Vec::new() };
         let slots = Slots { functions: vec![bridge], next_address: window.start };
-        Arc::new(Self {
-            memory,
-            window,
-            observer,
-            slots: Mutex::new(slots),
-            unmapped_bars: AtomicU64::new(0),
-        })
+        Arc::new(Self { memory, window, observer, slots: Mutex::new(slots) })
     }
 
     /// Adds a function in the next slot, its BARs placed. Returns the slot.
@@ -173,11 +165,6 @@ impl PciBus {
         let bars = specs.into_iter().map(|spec| Bar { spec, wanted: None, mapped: None }).collect();
         slots.functions.push(Slot { function, bars });
         Ok(u8::try_from(slot).expect("below 32"))
-    }
-
-    /// BAR addresses that a guest asked for and that could not be mapped.
-    pub fn unmapped_bars(&self) -> u64 {
-        self.unmapped_bars.load(Ordering::Relaxed)
     }
 
     /// Reads configuration space; an empty slot reads as ones. `data` is cut at the end of the
@@ -230,8 +217,6 @@ impl PciBus {
             if self.map(bar, base) {
                 bar.mapped = Some(base);
                 self.report(slot, function, bar, base, true);
-            } else {
-                self.unmapped_bars.fetch_add(1, Ordering::Relaxed);
             }
         });
     }

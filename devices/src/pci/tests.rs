@@ -100,7 +100,7 @@ fn a_bar_in_anothers_way_waits_for_it_to_go() {
         data[0]
     };
     machine.write_config(b.slot, 0x10, &0xc000_0000u32.to_le_bytes());
-    assert_eq!((queues(), machine.pci.unmapped_bars()), (1, 1));
+    assert_eq!(queues(), 1);
     machine.write_config(a.slot, 0x10, &0xc000_8000u32.to_le_bytes());
     assert_eq!(queues(), 2);
     assert_eq!(machine.ioeventfds().len(), 3);

@@ -1,5 +1,6 @@
 //! What a virtio device is to its transport, and what a live device is given.
 
+use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
 
@@ -127,8 +128,9 @@ pub trait VirtioInterrupt: Send + Sync {
     /// Configuration changed: advances the config generation and raises the config interrupt.
     fn config(&self) -> io::Result<()>;
 
-    /// Sets `DEVICE_NEEDS_RESET` and raises the config interrupt (§2.1.2).
-    fn needs_reset(&self) -> io::Result<()>;
+    /// Sets `DEVICE_NEEDS_RESET` and raises the config interrupt (§2.1.2). The user is told why, the
+    /// first time.
+    fn needs_reset(&self, why: &dyn Display) -> io::Result<()>;
 }
 
 /// The interrupt of one queue.
@@ -177,12 +179,13 @@ impl DeviceInterrupt {
         self.0.config()
     }
 
-    /// Tells the driver that only a reset helps, as after a [`QueueError`](super::QueueError).
+    /// Tells the driver that only a reset helps, as after a [`QueueError`](super::QueueError), and
+    /// the user `why`.
     ///
     /// # Errors
     /// What the interrupt line reports.
-    pub fn needs_reset(&self) -> io::Result<()> {
-        self.0.needs_reset()
+    pub fn needs_reset(&self, why: &dyn Display) -> io::Result<()> {
+        self.0.needs_reset(why)
     }
 }
 

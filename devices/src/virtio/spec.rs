@@ -49,6 +49,19 @@ pub mod device_type {
     pub const FS: u32 = 26;
     /// Host-guest sockets.
     pub const VSOCK: u32 = 19;
+
+    /// What messages call a device.
+    pub const fn name(kind: u32) -> &'static str {
+        match kind {
+            NET => "virtio-net",
+            BLOCK => "virtio-blk",
+            CONSOLE => "virtio-console",
+            RNG => "virtio-rng",
+            FS => "virtio-fs",
+            VSOCK => "virtio-vsock",
+            _ => "a virtio device",
+        }
+    }
 }
 
 /// Split virtqueue layout (§2.7).

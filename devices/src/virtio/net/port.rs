@@ -54,10 +54,8 @@ impl NicPort {
     fn give_up(&mut self, error: QueueError) {
         if !std::mem::replace(&mut self.broken, true) {
             self.rx.stop(error);
-            tracing::debug!("virtio-net needs a reset: {error}");
-            if let Err(e) = self.device.needs_reset() {
-                tracing::debug!("cannot tell the driver: {e}");
-            }
+            // Its status says so as well.
+            let _ = self.device.needs_reset(&error);
         }
     }
 }

@@ -47,7 +47,7 @@ impl VirtioInterrupt for Interrupts {
         Ok(())
     }
 
-    fn needs_reset(&self) -> std::io::Result<()> {
+    fn needs_reset(&self, _why: &dyn std::fmt::Display) -> std::io::Result<()> {
         self.resets.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }

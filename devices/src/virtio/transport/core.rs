@@ -7,6 +7,7 @@
 //!   [`VirtQueue`] checked stays true.
 //! * A set-up that can't work is answered with `DEVICE_NEEDS_RESET`.
 
+use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -19,15 +20,43 @@ use crate::virtio::device::{
 };
 use crate::virtio::memory::GuestRam;
 use crate::virtio::queue::{LayoutError, QueueLayout, VirtQueue};
-use crate::virtio::spec::{feature, status};
+use crate::virtio::spec::{device_type, feature, status};
 
 /// What the device's threads and the state machine both touch.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Shared {
+    /// What messages call the device.
+    name: &'static str,
     /// The device is broken until reset.
-    pub needs_reset: AtomicBool,
+    needs_reset: AtomicBool,
+    /// The user was told that the device does not work.
+    told: AtomicBool,
     /// Counts changes of device configuration.
     pub generation: AtomicU32,
+}
+
+impl Shared {
+    pub fn new(device: &dyn VirtioDevice) -> Self {
+        Self {
+            name: device_type::name(device.device_type()),
+            needs_reset: AtomicBool::new(false),
+            told: AtomicBool::new(false),
+            generation: AtomicU32::new(0),
+        }
+    }
+
+    /// The device is broken until reset.
+    pub fn give_up(&self, why: &dyn Display) {
+        self.needs_reset.store(true, Ordering::Release);
+        self.tell(why);
+    }
+
+    /// Says once why the device does not work: a guest can bring that about as often as it likes.
+    fn tell(&self, why: &dyn Display) {
+        if !self.told.swap(true, Ordering::Relaxed) {
+            tracing::warn!("{} does not work for the guest: {why}", self.name);
+        }
+    }
 }
 
 /// The eventfds that notify a device's queues.
@@ -162,16 +191,16 @@ impl Core {
             if known && modern && self.device.accept_features(self.driver_features) {
                 self.status |= status::FEATURES_OK;
             } else {
-                tracing::debug!(features = self.driver_features, "driver's features refused");
+                let chosen = self.driver_features;
+                self.shared.tell(&format_args!("its driver's features {chosen:#x} are refused"));
             }
         }
         let ready = self.status & status::FEATURES_OK != 0;
         if value & status::DRIVER_OK != 0 && had & status::DRIVER_OK == 0 && ready {
             self.status |= status::DRIVER_OK;
             if let Err(error) = self.activate() {
-                tracing::debug!(%error, "device not activated; it needs a reset");
                 // The driver reads the status where the interrupt does not reach it.
-                let _ = self.interrupt.needs_reset();
+                let _ = self.interrupt.needs_reset(&error);
             }
         }
         false

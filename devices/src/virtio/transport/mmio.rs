@@ -1,5 +1,6 @@
 //! virtio-mmio, version 2 (Virtio 1.2 §4.2).
 
+use std::fmt::Display;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -79,8 +80,8 @@ impl VirtioInterrupt for MmioInterrupt {
         self.raise(INTERRUPT_CONFIG)
     }
 
-    fn needs_reset(&self) -> io::Result<()> {
-        self.shared.needs_reset.store(true, Ordering::Release);
+    fn needs_reset(&self, why: &dyn Display) -> io::Result<()> {
+        self.shared.give_up(why);
         self.raise(INTERRUPT_CONFIG)
     }
 }
@@ -98,7 +99,7 @@ impl MmioTransport {
         ram: GuestRam,
         line: Arc<dyn IrqLine>,
     ) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::new(&*device));
         let interrupt =
             Arc::new(MmioInterrupt { status: AtomicU32::new(0), line, shared: shared.clone() });
         let device_type = device.device_type();

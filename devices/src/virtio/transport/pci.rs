@@ -75,7 +75,7 @@ impl PciTransport {
             ));
         }
         let kind = device.device_type();
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::new(&*device));
         let interrupt = Arc::new(PciInterrupt::new(Msix::new(lines), queues, shared.clone()));
         let core = Core::new(device, ram, interrupt.clone(), shared)?;
 
@@ -125,11 +125,6 @@ impl PciTransport {
     /// Stops the device, as the driver's reset does.
     pub fn reset(&self) {
         self.bar.reset();
-    }
-
-    /// MSI-X vectors that could not be routed or signalled.
-    pub fn route_errors(&self) -> u64 {
-        self.bar.interrupt.msix.route_errors()
     }
 
     /// What the access capability points at, if it does so within the rules: BAR 0, width 1, 2

@@ -6,6 +6,7 @@
 //! 0x2000 device configuration   0x5000 MSI-X pending bits
 //! ```
 
+use std::fmt::Display;
 use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
@@ -117,8 +118,8 @@ impl VirtioInterrupt for PciInterrupt {
         self.config_interrupt()
     }
 
-    fn needs_reset(&self) -> io::Result<()> {
-        self.shared.needs_reset.store(true, Ordering::Release);
+    fn needs_reset(&self, why: &dyn Display) -> io::Result<()> {
+        self.shared.give_up(why);
         self.config_interrupt()
     }
 }

@@ -1,8 +1,11 @@
 //! Each test of common behaviour runs over both transports.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
 
 use super::*;
 use crate::bus::{Bus, BusDevice};
@@ -266,11 +269,53 @@ fn a_broken_device_says_so_and_a_reset_heals() {
         let generation = driver.generation();
         interrupt.config_changed().unwrap();
         assert_eq!(driver.generation(), generation + 1);
-        interrupt.needs_reset().unwrap();
+        interrupt.needs_reset(&"the test").unwrap();
         assert_eq!(driver.status(), LIVE | status::DEVICE_NEEDS_RESET);
         driver.set_status(0);
         assert_eq!(driver.status(), 0);
     });
+}
+
+#[test]
+fn the_user_hears_once_that_a_device_does_not_work() {
+    #[derive(Clone, Default)]
+    struct Heard(Arc<Mutex<Vec<String>>>);
+    impl Visit for Heard {
+        fn record_debug(&mut self, _: &Field, value: &dyn std::fmt::Debug) {
+            self.0.lock().unwrap().push(format!("{value:?}"));
+        }
+    }
+    impl Subscriber for Heard {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+        fn event(&self, event: &Event<'_>) {
+            assert_eq!(*event.metadata().level(), Level::WARN);
+            event.record(&mut self.clone());
+        }
+        fn enter(&self, _: &Id) {}
+        fn exit(&self, _: &Id) {}
+    }
+
+    let heard = Heard::default();
+    tracing::subscriber::with_default(heard.clone(), || {
+        on_both(|driver, device, ram| {
+            let layouts = layouts(&queues(ram));
+            for round in 0..3 {
+                device.with(|s| s.refuse = round != 2);
+                let outcome = initialise(driver, 0, &layouts);
+                assert_eq!(outcome.is_ok(), round == 2);
+                assert_eq!(initialise(driver, 0b10, &layouts), Err(Refused::Features));
+            }
+        });
+    });
+    let line = "virtio-rng does not work for the guest: refused by the test";
+    assert_eq!(*heard.0.lock().unwrap(), [line, line]);
 }
 
 #[test]
