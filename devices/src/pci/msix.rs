@@ -121,7 +121,15 @@ impl Msix {
         self.enabled.load(Ordering::Acquire)
     }
 
-    /// Raises a vector, or leaves it pending. A vector that does not exist is ignored.
+    /// Forgets what is pending: the device was reset.
+    pub fn reset(&self) {
+        for v in &self.vectors {
+            v.pending.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// Raises a vector, or leaves it pending. One that does not exist is ignored, and so are all
+    /// while MSI-X is off.
     ///
     /// # Errors
     /// What the line reports.
@@ -130,6 +138,9 @@ impl Msix {
         let Some(v) = self.vectors.get(usize::from(vector)) else { return Ok(()) };
         if v.open.load(Ordering::Acquire) {
             return v.line.signal();
+        }
+        if !self.enabled() {
+            return Ok(());
         }
         v.pending.store(true, Ordering::SeqCst);
         if v.open.load(Ordering::SeqCst) && v.pending.swap(false, Ordering::SeqCst) {
@@ -302,6 +313,21 @@ mod tests {
         assert_eq!((irqs[0].count(), pending(&m)), (1, 1));
         word(&m, 12, 0);
         assert_eq!(irqs[0].count(), 2);
+    }
+
+    #[test]
+    fn nothing_pends_while_off_or_after_a_reset() {
+        let (m, irqs) = msix(2);
+        m.signal(0).unwrap();
+        assert_eq!(pending(&m), 0);
+        m.set_control(CONTROL_ENABLE | CONTROL_MASK_ALL);
+        program(&m, 0);
+        m.signal(0).unwrap();
+        assert_eq!(pending(&m), 1);
+        m.reset();
+        assert_eq!(pending(&m), 0);
+        m.set_control(CONTROL_ENABLE);
+        assert_eq!(irqs[0].count(), 0);
     }
 
     #[test]

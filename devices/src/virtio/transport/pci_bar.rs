@@ -83,6 +83,7 @@ impl PciInterrupt {
             v.store(NO_VECTOR, Ordering::Release);
         }
         self.isr.store(0, Ordering::Release);
+        self.msix.reset();
     }
 
     fn queue_vector(&self, queue: u32) -> Option<&AtomicU16> {

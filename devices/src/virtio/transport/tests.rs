@@ -395,7 +395,14 @@ fn pci_interrupts_go_by_vector() {
     assert_eq!(driver.set_queue_vector(1, 3), 0xffff);
     queue.signal().unwrap();
     assert_eq!(counts(), [0, 0, 0]);
+
+    // A reset forgets what was pending.
+    driver.set_vector(2, 0xfee0_0000, 0x42, true);
+    assert_eq!(driver.set_queue_vector(1, 2), 2);
+    queue.signal().unwrap();
     driver.set_status(0);
+    driver.set_vector(2, 0xfee0_0000, 0x42, false);
+    assert_eq!(counts(), [0, 0, 0]);
     assert_eq!(driver.set_config_vector(0xffff), 0xffff);
 }
 
