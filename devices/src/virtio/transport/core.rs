@@ -4,7 +4,7 @@
 //! * `FEATURES_OK` sticks only for a subset of the offer that has `VERSION_1`; features are
 //!   frozen from then on.
 //! * A queue's registers are frozen while it is enabled, and all are from `DRIVER_OK` on, so what
-//!   [`VirtQueue`] checked stays true.
+//!   [`VirtQueue`] checked stays true. A live queue that is taken away stops the device.
 //! * A set-up that can't work is answered with `DEVICE_NEEDS_RESET`.
 
 use std::fmt::Display;
@@ -235,12 +235,16 @@ impl Core {
         Ok(())
     }
 
+    /// The device is quiet when this returns.
+    fn stop(&mut self) {
+        if std::mem::take(&mut self.active) {
+            self.device.reset();
+        }
+    }
+
     /// Back to power-on. The device is quiet when this returns.
     pub fn reset(&mut self) {
-        if self.active {
-            self.device.reset();
-            self.active = false;
-        }
+        self.stop();
         self.shared.needs_reset.store(false, Ordering::Release);
         self.kicks.drain();
         self.status = 0;
@@ -297,9 +301,21 @@ impl Core {
     }
 
     /// Before `DRIVER_OK` a queue can be enabled and, to set it up anew, disabled.
+    ///
+    /// A driver that takes a queue away later polls until that is done (§4.2.2.2). No device goes
+    /// on without one, so it stops as a whole, and needs a reset.
     pub fn set_queue_enabled(&mut self, enabled: bool) {
         if let Some(q) = self.queue_mut() {
             q.enabled = enabled;
+            return;
+        }
+        let index = usize::try_from(self.queue_select).unwrap_or(usize::MAX);
+        if !enabled
+            && let Some(q) = self.queues.get_mut(index)
+            && std::mem::take(&mut q.enabled)
+        {
+            self.stop();
+            let _ = self.interrupt.needs_reset(&"its driver took a queue away");
         }
     }
 

@@ -348,6 +348,31 @@ fn mmio_sets_the_cause_before_the_edge() {
 }
 
 #[test]
+fn a_queue_taken_from_a_live_device_stops_it() {
+    let (ram, device) = (ram(1 << 20), device());
+    let (driver, _transport, irq) = mmio(&ram, &device);
+    let layouts = [Some(queues(&ram)[0].layout()), None];
+    initialise(&driver, 0, &layouts).unwrap();
+    let disable = |index| {
+        driver.write(0x30, index);
+        driver.write(0x44, 0);
+        assert_eq!(driver.read(0x44), 0);
+    };
+    // Those that it does not have.
+    disable(1);
+    disable(2);
+    assert_eq!((driver.status(), irq.count()), (LIVE, 0));
+    disable(0);
+    assert_eq!(driver.status(), LIVE | status::DEVICE_NEEDS_RESET);
+    assert_eq!((driver.take_interrupts(), irq.take()), (2, 1));
+    device.with(|s| assert!(s.activation.is_none()));
+    driver.enable_queue(0);
+    assert!(!driver.queue_enabled(0));
+    initialise(&driver, 0, &layouts).unwrap();
+    device.with(|s| assert_eq!((s.activations, s.resets), (2, 1)));
+}
+
+#[test]
 fn mmio_has_no_shared_memory_and_strict_widths() {
     let (driver, transport, _irq) = mmio(&ram(1 << 20), &device());
     for at in [0xb0, 0xb4, 0xb8, 0xbc] {
