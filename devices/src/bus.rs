@@ -7,8 +7,7 @@ use thiserror::Error;
 /// A device that answers accesses of vCPUs. It locks inside where it must; several vCPUs may be
 /// in it at once.
 ///
-/// Accesses have any length and any alignment, and never reach beyond the device's range. For a
-/// string instruction on a port (`rep outsb`) KVM hands over all its bytes as one access.
+/// Accesses have any length and any alignment, and never reach beyond the device's range.
 pub trait BusDevice: Send + Sync {
     /// Reads from `offset`. `data` holds all ones before: what is not written stays so.
     fn read(&self, offset: u64, data: &mut [u8]);

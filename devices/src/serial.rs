@@ -54,9 +54,9 @@ struct Inner {
 }
 
 /// Registers that matter here (offsets).
-const DATA: u64 = 0;
-const LSR: u64 = 5;
-const MSR: u64 = 6;
+const DATA: u8 = 0;
+const LSR: u8 = 5;
+const MSR: u8 = 6;
 const MCR: u8 = 4;
 const MCR_LOOP: u8 = 1 << 4;
 
@@ -122,30 +122,32 @@ impl Inner {
     }
 }
 
+/// The registers from `offset` on.
+fn registers(offset: u64) -> impl Iterator<Item = u8> {
+    (0..Serial::PORTS as u8).skip(usize::try_from(offset).unwrap_or(usize::MAX))
+}
+
 impl BusDevice for Serial {
-    /// A longer access is a string instruction: all its bytes come from the same register.
     fn read(&self, offset: u64, data: &mut [u8]) {
-        let Ok(register) = u8::try_from(offset) else { return };
         let mut inner = lock(&self.inner);
-        for byte in data {
+        for (register, byte) in registers(offset).zip(data) {
             *byte = inner.uart.read(register);
-        }
-        if !matches!(offset, DATA | LSR | MSR) {
-            inner.uart.writer_mut().drain();
+            if !matches!(register, DATA | LSR | MSR) {
+                inner.uart.writer_mut().drain();
+            }
         }
         self.after(inner);
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        let Ok(register) = u8::try_from(offset) else { return };
         let mut inner = lock(&self.inner);
-        for &byte in data {
+        for (register, &byte) in registers(offset).zip(data) {
             // The transmitter does not fail; an interrupt that can't be raised can't be reported
             // to a driver either.
             let _ = inner.uart.write(register, byte);
-        }
-        if offset != DATA {
-            inner.uart.writer_mut().drain();
+            if register != DATA {
+                inner.uart.writer_mut().drain();
+            }
         }
         self.after(inner);
     }

@@ -272,6 +272,34 @@ fn long_string_input() {
     check(&run(&code, &[]), 0, "yes\nyes\n");
 }
 
+/// Whatever its width, it is one port that a string instruction reads, not those beside it.
+#[test]
+fn string_input_of_one_port() {
+    let ins = |port: u32, opcode: &[u8]| {
+        Code::new().raw(&[0xbf]).raw(&DATA.to_le_bytes()).mov_edx(port).mov_ecx(4).raw(opcode)
+    };
+    // The serial port's scratch register, the last of its ports.
+    let code = Code::new()
+        .out(SERIAL + 7, 0x5a)
+        .raw(ins(u32::from(SERIAL) + 7, &[0xfc, 0xf3, 0x6c]).bytes())
+        .load_eax(DATA)
+        .expect_eax(0x5a5a_5a5a)
+        .power_off();
+    check(&run(&code, &[]), 0, "yes\n");
+    // The identity of the host bridge.
+    let code = Code::new()
+        .mov_edx(0xcf8)
+        .mov_eax(0x8000_0000)
+        .raw(&[0xef])
+        .raw(ins(0xcfc, &[0xfc, 0xf3, 0x6d]).bytes())
+        .load_eax(DATA)
+        .expect_eax(0x0008_1b36)
+        .load_eax(DATA + 12)
+        .expect_eax(0x0008_1b36)
+        .power_off();
+    check(&run(&code, &[]), 0, "yes\nyes\n");
+}
+
 /// Memory above the hole is there, and was not touched before the guest did.
 #[test]
 fn memory_around_the_hole() {

@@ -5,6 +5,7 @@
 mod explain;
 mod gate;
 mod kick;
+mod pio;
 
 use std::io;
 use std::sync::Arc;
@@ -141,14 +142,14 @@ impl Vcpu {
     fn enter(&mut self) -> Option<Stop> {
         loop {
             match self.fd.run() {
-                Ok(VcpuExit::IoOut(port, data)) => {
-                    self.buses.pio.write(port.into(), data);
+                Ok(VcpuExit::IoOut(..)) => {
+                    pio::serve(&mut self.fd, &self.buses.pio);
                     if self.gate.is_held() {
                         // The next entry then only completes this instruction.
                         kick::request(&mut self.fd);
                     }
                 }
-                Ok(VcpuExit::IoIn(port, data)) => self.buses.pio.read(port.into(), data),
+                Ok(VcpuExit::IoIn(..)) => pio::serve(&mut self.fd, &self.buses.pio),
                 Ok(VcpuExit::MmioWrite(address, data)) => self.buses.mmio.write(address, data),
                 Ok(VcpuExit::MmioRead(address, data)) => self.buses.mmio.read(address, data),
                 // Accesses that KVM would leave to us if we had asked for it: refused, as KVM
