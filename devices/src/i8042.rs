@@ -1,11 +1,15 @@
 //! The one thing that is left of the keyboard controller: its reset line.
 //!
 //! Guests that are told by ACPI that there is no i8042 still pulse it to reset, as the last of
-//! their ways. All reads are ones, as from an empty port, so that a guest which probes for a
-//! controller gives up at once.
+//! their ways. Reads are ones, as from an empty port, but for one bit of the status: the input
+//! buffer is never full. Who wants to pulse waits for that first (Linux looks 65536 times). Who
+//! probes for a controller reads data until there is none, and gives up when it does not end.
 
 use crate::bus::BusDevice;
 use crate::events::{EventSink, GuestEvent};
+
+/// Offset of the port of commands and status.
+const COMMAND: u64 = 4;
 
 /// Ports 0x60 to 0x64.
 pub struct I8042 {
@@ -23,12 +27,19 @@ impl I8042 {
 }
 
 impl BusDevice for I8042 {
-    fn read(&self, _offset: u64, _data: &mut [u8]) {}
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        const INPUT_FULL: u8 = 1 << 1;
+        if offset == COMMAND
+            && let Some(status) = data.first_mut()
+        {
+            *status = !INPUT_FULL;
+        }
+    }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        /// Command 0xFE: pulse output line 0, the processor's reset.
+        /// Pulse output line 0, the processor's reset.
         const PULSE_RESET: u8 = 0xfe;
-        if offset == 4 && data.first() == Some(&PULSE_RESET) {
+        if offset == COMMAND && data.first() == Some(&PULSE_RESET) {
             (self.events)(GuestEvent::Reset);
         }
     }
@@ -55,8 +66,17 @@ mod tests {
         assert!(events.lock().unwrap().is_empty());
         dev.write(4, &[0xfe]);
         assert_eq!(*events.lock().unwrap(), [GuestEvent::Reset]);
-        let mut data = [0xff; 1];
-        dev.read(4, &mut data);
-        assert_eq!(data, [0xff]);
+    }
+
+    /// As Linux's `kb_wait` and its driver's `i8042_flush` look at it.
+    #[test]
+    fn it_is_ready_for_the_pulse_and_no_controller() {
+        let dev = I8042::new(recorder().1);
+        let read = |offset| {
+            let mut data = [0xff];
+            dev.read(offset, &mut data);
+            data[0]
+        };
+        assert_eq!((read(4) & 0b11, read(0), read(1)), (0b01, 0xff, 0xff));
     }
 }
