@@ -1,6 +1,6 @@
 //! Random drivers and backends.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
@@ -29,7 +29,8 @@ enum Op {
         busy_after: usize,
     },
     Deliver {
-        reserve: usize,
+        most: usize,
+        least: usize,
         len: usize,
     },
     Release {
@@ -48,8 +49,12 @@ fn op(garbage: bool) -> impl Strategy<Value = Op> {
     let give = proptest::collection::vec(0u32..900, 1..4).prop_map(|lens| Op::Give { lens });
     let drain =
         (1usize..20, 0usize..20).prop_map(|(budget, busy_after)| Op::Drain { budget, busy_after });
-    let deliver = (14usize..3000, 0usize..3000)
-        .prop_map(|(reserve, less)| Op::Deliver { reserve, len: reserve.saturating_sub(less) });
+    let deliver = (14usize..3000, 0usize..3000, prop_oneof![Just(0usize), 0usize..30_000])
+        .prop_map(|(least, less, more)| Op::Deliver {
+            most: least + more,
+            least,
+            len: (least + more).saturating_sub(less),
+        });
     let release = (14usize..70_000).prop_map(|reserve| Op::Release { reserve });
     let descriptor = (
         prop_oneof![0u64..0x2_0000, 0x10_0000u64..0x400_0000, any::<u64>()],
@@ -73,7 +78,7 @@ fn op(garbage: bool) -> impl Strategy<Value = Op> {
 /// What the driver knows of its receive buffers.
 #[derive(Default)]
 struct Receiver {
-    chains: HashMap<u16, Vec<(u64, u32)>>,
+    chains: Vec<(u16, Vec<(u64, u32)>)>,
     /// Frames that were delivered and not seen yet.
     expected: VecDeque<Vec<u8>>,
     current: Vec<u8>,
@@ -81,9 +86,20 @@ struct Receiver {
 }
 
 impl Receiver {
+    /// What a frame may have: all that is in the ring, or its first buffer.
+    fn room(&self, mergeable: bool) -> usize {
+        let good = self
+            .chains
+            .iter()
+            .map(|(_, chain)| chain.iter().map(|b| b.1 as usize).sum())
+            .filter(|len: &usize| *len >= VNET_HEADER_LEN);
+        good.take(if mergeable { usize::MAX } else { 1 }).sum()
+    }
+
     fn poll(&mut self, driver: &mut NetDriver) {
         while let Some(used) = driver.rx.pop_used() {
-            let chain = self.chains.remove(&u16::try_from(used.id).unwrap()).unwrap();
+            let at = self.chains.iter().position(|(head, _)| u32::from(*head) == used.id).unwrap();
+            let (_, chain) = self.chains.remove(at);
             if used.len == 0 {
                 assert!(chain.iter().map(|b| b.1).sum::<u32>() < 12, "a good buffer came back");
                 continue;
@@ -111,10 +127,12 @@ impl Receiver {
     }
 }
 
-fn run(features: u64, ops: Vec<Op>, garbage: bool) {
+/// A driver whose receive buffers are shorter than `buffer`.
+fn run(features: u64, buffer: u32, ops: Vec<Op>, garbage: bool) {
     let mut rig = Rig::new(features);
     let (mut sent, mut got) = (VecDeque::new(), VecDeque::new());
     let mut receiver = Receiver::default();
+    let mergeable = features & MRG_RXBUF != 0;
     let (mut offered, mut returned, mut seed) = (0, 0, 0u8);
     for op in ops {
         seed = seed.wrapping_add(1);
@@ -145,11 +163,12 @@ fn run(features: u64, ops: Vec<Op>, garbage: bool) {
             Op::Give { lens } => {
                 let chain: Vec<_> = lens
                     .iter()
-                    .map(|len| Buffer::writable(rig.driver.alloc(*len as usize), *len))
+                    .map(|len| len % buffer)
+                    .map(|len| Buffer::writable(rig.driver.alloc(len as usize), len))
                     .collect();
                 if let Some(head) = rig.driver.rx.try_add(&chain) {
                     let chain = chain.iter().map(|b| (b.addr, b.len)).collect();
-                    receiver.chains.insert(head, chain);
+                    receiver.chains.push((head, chain));
                 }
             }
             Op::Drain { budget, busy_after } => {
@@ -163,15 +182,32 @@ fn run(features: u64, ops: Vec<Op>, garbage: bool) {
                     TxOutcome::Sent
                 });
             }
-            Op::Deliver { reserve, len } => {
-                let dropped = |rig: &mut Rig| {
-                    rig.flush();
-                    rig.stats.drops(DropReason::RxBufferTooSmall)
+            Op::Deliver { most, least, len } => {
+                let before = rig.stats.drops(DropReason::RxBufferTooSmall);
+                let frame = RxSlot::reserve_most(rig.port.rx(), most, least).map(|slot| {
+                    assert!((least..=most).contains(&slot.len()));
+                    let frame = pattern(len.min(slot.len()), seed);
+                    slot.write_at(0, &frame);
+                    slot.commit(frame.len(), Offload::default());
+                    frame
+                });
+                rig.flush();
+                if garbage {
+                    continue;
+                }
+                // What is not delivered had no room.
+                let missed = match frame {
+                    Some(frame) if rig.stats.drops(DropReason::RxBufferTooSmall) == before => {
+                        receiver.expected.push_back(frame);
+                        None
+                    }
+                    Some(frame) => Some(frame.len()),
+                    None if mergeable => Some(least),
+                    None => Some(0),
                 };
-                let before = dropped(&mut rig);
-                let frame = pattern(len, seed);
-                if rig.deliver(&frame, reserve, Offload::default()) && dropped(&mut rig) == before {
-                    receiver.expected.push_back(frame);
+                receiver.poll(&mut rig.driver);
+                if let Some(len) = missed {
+                    assert!(receiver.room(mergeable) < len + VNET_HEADER_LEN);
                 }
             }
             Op::Release { reserve } => {
@@ -209,16 +245,18 @@ proptest! {
     #[test]
     fn frames_are_neither_lost_nor_changed(
         set in 0usize..4,
+        buffer in prop_oneof![Just(60u32), Just(900)],
         ops in proptest::collection::vec(op(false), 1..80),
     ) {
-        run(SETS[set], ops, false);
+        run(SETS[set], buffer, ops, false);
     }
 
     #[test]
     fn no_descriptor_brings_the_device_down(
         set in 0usize..4,
+        buffer in prop_oneof![Just(60u32), Just(900)],
         ops in proptest::collection::vec(op(true), 1..80),
     ) {
-        run(SETS[set], ops, true);
+        run(SETS[set], buffer, ops, true);
     }
 }
