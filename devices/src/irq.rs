@@ -22,12 +22,12 @@ pub trait IrqLine: Send + Sync {
     /// What the carrier reports; the interrupt is then lost.
     fn signal(&self) -> io::Result<()>;
 
-    /// Routes the line to an MSI message; `None` takes the route away. Lines wired to an
-    /// interrupt controller pin never get this call.
+    /// Routes the line to an MSI message. Lines wired to an interrupt controller pin never get
+    /// this call.
     ///
     /// # Errors
     /// What the carrier reports; the old route then stands.
-    fn set_msi(&self, message: Option<MsiMessage>) -> io::Result<()>;
+    fn set_msi(&self, message: MsiMessage) -> io::Result<()>;
 }
 
 #[cfg(any(test, feature = "test-utils"))]
@@ -69,8 +69,8 @@ pub mod testing {
             Ok(())
         }
 
-        fn set_msi(&self, message: Option<MsiMessage>) -> io::Result<()> {
-            *self.route.lock().expect("no panic while locked") = message;
+        fn set_msi(&self, message: MsiMessage) -> io::Result<()> {
+            *self.route.lock().expect("no panic while locked") = Some(message);
             Ok(())
         }
     }

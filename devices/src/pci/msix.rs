@@ -101,11 +101,6 @@ impl Msix {
         false
     }
 
-    /// Bytes of the pending bit array.
-    pub fn pba_len(&self) -> u64 {
-        8 * (self.vectors.len() as u64).div_ceil(64)
-    }
-
     /// The capability after its two first bytes: control, table and pending bits in `bar`.
     pub fn capability(&self, bar: u8, table: u32, pba: u32) -> [u8; 10] {
         let mut body = [0; 10];
@@ -225,7 +220,7 @@ impl Msix {
         // Routes are dear (KVM waits for a grace period), so they change only with the message.
         if e.routed != Some(message) {
             v.open.store(false, Ordering::SeqCst);
-            if let Err(error) = v.line.set_msi(Some(message)) {
+            if let Err(error) = v.line.set_msi(message) {
                 self.tell("route", &error);
                 return;
             }
@@ -361,7 +356,7 @@ mod tests {
             fn signal(&self) -> io::Result<()> {
                 unreachable!("not routed")
             }
-            fn set_msi(&self, _: Option<MsiMessage>) -> io::Result<()> {
+            fn set_msi(&self, _: MsiMessage) -> io::Result<()> {
                 Err(io::ErrorKind::Other.into())
             }
         }

@@ -111,15 +111,6 @@ pub struct ActiveQueue {
     pub interrupt: QueueInterrupt,
 }
 
-/// How far a driver has come with a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DriverState {
-    /// Device status (§2.1).
-    pub status: u8,
-    /// The features it chose, final once `FEATURES_OK` is set.
-    pub features: u64,
-}
-
 /// The interrupt side of a transport. Lock-free: devices call it on their data path.
 pub trait VirtioInterrupt: Send + Sync {
     /// Used buffers in queue `index`.

@@ -10,8 +10,8 @@ pub mod testing;
 pub mod transport;
 
 pub use device::{
-    ActivateError, Activation, ActiveQueue, DeviceInterrupt, DriverState, QueueInterrupt,
-    VirtioDevice, VirtioInterrupt,
+    ActivateError, Activation, ActiveQueue, DeviceInterrupt, QueueInterrupt, VirtioDevice,
+    VirtioInterrupt,
 };
 pub use memory::{GuestRam, Segments};
 pub use queue::{Chain, ChainFault, QueueError, QueueLayout, VirtQueue};

@@ -301,12 +301,6 @@ impl VirtQueue {
         self.next_used.wrapping_sub(self.published)
     }
 
-    /// Takes the last `n` pushes back, before they were published.
-    pub fn undo_used(&mut self, n: u16) {
-        debug_assert!(n <= self.unpublished());
-        self.next_used = self.next_used.wrapping_sub(n);
-    }
-
     /// Shows the driver all pushed chains at once. True if it wants an interrupt for them; the
     /// answer holds for this batch only, so act on it or remember it.
     pub fn publish(&mut self) -> bool {

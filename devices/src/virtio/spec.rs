@@ -24,12 +24,8 @@ pub mod feature {
     pub const RING_EVENT_IDX: u64 = 1 << 29;
     /// Not a legacy device; negotiation fails without it.
     pub const VERSION_1: u64 = 1 << 32;
-    /// Memory access as by a device behind an IOMMU.
-    pub const ACCESS_PLATFORM: u64 = 1 << 33;
     /// Packed virtqueues; never offered.
     pub const RING_PACKED: u64 = 1 << 34;
-    /// Buffers are used in the order they were made available.
-    pub const IN_ORDER: u64 = 1 << 35;
 
     /// What the transports offer for every device.
     pub const CORE: u64 = VERSION_1 | RING_INDIRECT_DESC | RING_EVENT_IDX;

@@ -67,15 +67,15 @@ impl IrqLines {
     }
 
     /// Changes one message. KVM takes the whole table at once, the fixed pins included.
-    fn route(&self, gsi: u32, message: Option<MsiMessage>) -> io::Result<()> {
+    fn route(&self, gsi: u32, message: MsiMessage) -> io::Result<()> {
         let mut messages = self.messages.lock().expect("no panic while locked");
         let Some(slot) = messages.get_mut((gsi - PINS) as usize) else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        if *slot == message {
+        if *slot == Some(message) {
             return Ok(());
         }
-        let old = std::mem::replace(slot, message);
+        let old = slot.replace(message);
         let result = self.apply(&messages);
         if result.is_err() {
             messages[(gsi - PINS) as usize] = old;
@@ -132,7 +132,7 @@ impl IrqLine for Line {
         self.event.write(1)
     }
 
-    fn set_msi(&self, message: Option<MsiMessage>) -> io::Result<()> {
+    fn set_msi(&self, message: MsiMessage) -> io::Result<()> {
         self.lines.route(self.gsi, message)
     }
 }

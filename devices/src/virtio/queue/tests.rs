@@ -82,7 +82,7 @@ fn undone_pops_come_again_in_order() {
 }
 
 #[test]
-fn a_batch_is_seen_at_once_and_can_be_taken_back() {
+fn a_batch_is_seen_at_once_and_its_rest_popped_again() {
     let (_ram, mut driver, mut queue) = pair(4);
     let mut s = Segments::default();
     for round in 0..20_000u32 {
@@ -91,9 +91,10 @@ fn a_batch_is_seen_at_once_and_can_be_taken_back() {
         }
         for i in 0..3 {
             let c = queue.pop(&mut s).unwrap().unwrap();
-            queue.push_used(c.head, round + i);
+            if i < 2 {
+                queue.push_used(c.head, round + i);
+            }
         }
-        queue.undo_used(1);
         queue.undo_pop(1);
         assert_eq!(driver.pop_used(), None);
         queue.publish();

@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::virtio::device::{
-    ActivateError, Activation, ActiveQueue, DeviceInterrupt, DriverState, QueueInterrupt,
-    VirtioDevice, VirtioInterrupt,
+    ActivateError, Activation, ActiveQueue, DeviceInterrupt, QueueInterrupt, VirtioDevice,
+    VirtioInterrupt,
 };
 use crate::virtio::memory::GuestRam;
 use crate::virtio::queue::{LayoutError, QueueLayout, VirtQueue};
@@ -172,10 +172,6 @@ impl Core {
         self.status | if broken { status::DEVICE_NEEDS_RESET } else { 0 }
     }
 
-    pub fn driver_state(&self) -> DriverState {
-        DriverState { status: self.status(), features: self.driver_features }
-    }
-
     /// Writes device status. True if it was a reset.
     pub fn set_status(&mut self, value: u8) -> bool {
         if value == 0 {
@@ -243,7 +239,7 @@ impl Core {
     }
 
     /// Back to power-on. The device is quiet when this returns.
-    pub fn reset(&mut self) {
+    fn reset(&mut self) {
         self.stop();
         self.shared.needs_reset.store(false, Ordering::Release);
         self.kicks.drain();

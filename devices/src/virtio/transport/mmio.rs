@@ -10,7 +10,7 @@ use super::core::{Core, Kicks, Ring, Shared};
 use crate::bus::BusDevice;
 use crate::irq::IrqLine;
 use crate::lock;
-use crate::virtio::device::{DriverState, VirtioDevice, VirtioInterrupt};
+use crate::virtio::device::{VirtioDevice, VirtioInterrupt};
 use crate::virtio::memory::GuestRam;
 
 /// Registers (§4.2.2).
@@ -117,18 +117,6 @@ impl MmioTransport {
                 fd: fd.clone(),
             })
             .collect()
-    }
-
-    /// How far the guest's driver has come.
-    pub fn driver_state(&self) -> DriverState {
-        lock(&self.core).driver_state()
-    }
-
-    /// Stops the device, as the driver's reset does.
-    pub fn reset(&self) {
-        let mut core = lock(&self.core);
-        core.reset();
-        self.interrupt.status.store(0, Ordering::SeqCst);
     }
 
     fn read_register(&self, offset: u64) -> u32 {

@@ -15,7 +15,7 @@ use crate::lock;
 use crate::pci::config::{CONFIG_SIZE, ConfigSpace, Identity};
 use crate::pci::msix::{self, Msix};
 use crate::pci::{BarSpec, PciFunction};
-use crate::virtio::device::{DriverState, VirtioDevice};
+use crate::virtio::device::VirtioDevice;
 use crate::virtio::memory::GuestRam;
 use crate::virtio::spec::device_type;
 
@@ -115,16 +115,6 @@ impl PciTransport {
 
         let bar = Arc::new(PciBar { kicks: core.kicks(), core: Mutex::new(core), interrupt });
         Ok(Self { config: Mutex::new(config), bar, msix_control, access })
-    }
-
-    /// How far the guest's driver has come.
-    pub fn driver_state(&self) -> DriverState {
-        lock(&self.bar.core).driver_state()
-    }
-
-    /// Stops the device, as the driver's reset does.
-    pub fn reset(&self) {
-        self.bar.reset();
     }
 
     /// What the access capability points at, if it does so within the rules: BAR 0, width 1, 2

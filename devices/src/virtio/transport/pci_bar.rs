@@ -133,12 +133,6 @@ pub(super) struct PciBar {
 }
 
 impl PciBar {
-    pub fn reset(&self) {
-        let mut core = lock(&self.core);
-        core.reset();
-        self.interrupt.reset();
-    }
-
     /// A field of the common configuration, by its offset and width.
     fn read_common(&self, offset: u64, width: usize) -> u32 {
         let core = lock(&self.core);
