@@ -48,13 +48,14 @@ impl Udp {
             Some(flow) => flow,
             None => self.open_for_guest(ctx, packet, guest, remote)?,
         };
-        self.table.sent(flow, ctx.io.now);
+        let Flow { socket, host, local, .. } = *self.table.get(flow);
+        let published = self.sockets.get(socket).is_some_and(|s| s.is_published());
+        self.table.sent(flow, published, ctx.io.now);
         let header = Header {
             hop_limit: if here { packet.hop_limit.max(1) } else { packet.hop_limit - 1 },
             traffic_class: packet.traffic_class,
             dont_fragment: packet.dont_fragment,
         };
-        let Flow { socket, host, local, .. } = *self.table.get(flow);
         let mut again = true;
         loop {
             let Some(socket_ref) = self.sockets.get(socket) else {

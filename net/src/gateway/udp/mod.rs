@@ -142,7 +142,7 @@ impl Udp {
         let index = self.table.remove(i).socket;
         if let Some(socket) = self.sockets.get(index) {
             socket.flows = socket.flows.saturating_sub(1);
-            if socket.flows == 0 && matches!(socket.owner, Use::Guest(_)) {
+            if socket.flows == 0 && !socket.is_published() {
                 if socket.queued {
                     self.queue.retain(|i| *i != index);
                 }

@@ -28,6 +28,13 @@ pub struct Socket {
     pub queued: bool,
 }
 
+impl Socket {
+    /// True for that of a published port.
+    pub fn is_published(&self) -> bool {
+        matches!(self.owner, Use::Published(_))
+    }
+}
+
 /// All sockets.
 #[derive(Debug, Default)]
 pub struct Sockets {

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 /// How long a flow lives without a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// The remote has spoken to a published port, and the guest has not answered yet.
+    /// The remote has begun it, and the guest has not answered yet.
     Inbound,
+    /// The guest has answered a client of a published port.
+    Answered,
     /// The guest has spoken, and nobody has answered yet.
     OneWay,
     /// A question to a name server: one datagram each way.
@@ -21,13 +23,14 @@ pub enum Class {
     TwoWay,
 }
 
-const CLASSES: usize = 4;
+const CLASSES: usize = 5;
 
 impl Class {
     /// RFC 4787 §4.3: at least two minutes for what is in use; shorter for well-known ports.
     pub const fn lifetime(self) -> Duration {
         Duration::from_secs(match self {
             Self::Inbound | Self::OneWay => 30,
+            Self::Answered => 120,
             Self::Dns => 15,
             Self::TwoWay => 180,
         })
@@ -177,9 +180,10 @@ impl Table {
         self.get_mut(i).last = now;
     }
 
-    /// The guest has sent something.
-    pub fn sent(&mut self, i: u32, now: Instant) {
+    /// The guest has sent something, by a `published` port or by a socket of its own.
+    pub fn sent(&mut self, i: u32, published: bool, now: Instant) {
         let class = match self.get(i).class {
+            Class::Inbound if published => Class::Answered,
             Class::Inbound => Class::TwoWay,
             class => class,
         };
@@ -222,11 +226,12 @@ impl Table {
     }
 
     /// The flow that goes when there is no room. What strangers have begun goes before all else,
-    /// so that they can't push the guest's own flows out.
+    /// so that they can't push the guest's own flows out; what was answered first, for the next
+    /// datagram begins it anew, while the answer to a request needs its flow.
     pub fn victim(&self) -> Option<u32> {
-        let inbound = self.lists[Class::Inbound as usize].oldest;
-        if inbound != NONE {
-            return Some(inbound);
+        let mut begun = [Class::Answered, Class::Inbound].iter();
+        if let Some(class) = begun.find(|class| self.lists[**class as usize].oldest != NONE) {
+            return Some(self.lists[*class as usize].oldest);
         }
         let oldest = self.lists.iter().map(|l| l.oldest).filter(|i| *i != NONE);
         oldest.min_by_key(|i| self.due(*i))
@@ -299,9 +304,13 @@ mod tests {
         let later = now + Duration::from_secs(5);
         let both = table.insert(flow(1, Class::TwoWay, now));
         let dns = table.insert(flow(2, Class::Dns, later));
-        let inbound = table.insert(flow(3, Class::Inbound, later));
-        assert_eq!(table.victim(), Some(inbound));
-        table.remove(inbound);
+        let first = table.insert(flow(3, Class::Inbound, now));
+        let second = table.insert(flow(4, Class::Inbound, later));
+        let answered = table.insert(flow(5, Class::Answered, later));
+        for stranger in [answered, first, second] {
+            assert_eq!(table.victim(), Some(stranger));
+            table.remove(stranger);
+        }
         assert_eq!(table.victim(), Some(dns));
         table.remove(dns);
         assert_eq!(table.victim(), Some(both));
@@ -310,12 +319,12 @@ mod tests {
     proptest! {
         /// Against a plain list: the same flows live, and each expires when it should.
         #[test]
-        fn flows_live_as_long_as_they_should(steps in prop::collection::vec((0u16..12, 0u8..4, 0u64..40), 0..200)) {
+        fn flows_live_as_long_as_they_should(steps in prop::collection::vec((0u16..12, 0u8..5, any::<bool>(), 0u64..40), 0..200)) {
             let start = Instant::now();
             let mut now = start;
             let mut table = Table::new(100);
             let mut model: Vec<(u16, Class, Instant)> = Vec::new();
-            for (port, what, seconds) in steps {
+            for (port, what, published, seconds) in steps {
                 now += Duration::from_secs(seconds);
                 while let Some(i) = table.expired(now) {
                     table.remove(i);
@@ -331,8 +340,12 @@ mod tests {
                         model.remove(k);
                     }
                     (Some(i), Some(k), 1) => {
-                        table.sent(i, now);
-                        let class = if model[k].1 == Class::Inbound { Class::TwoWay } else { model[k].1 };
+                        table.sent(i, published, now);
+                        let class = match (model[k].1, published) {
+                            (Class::Inbound, true) => Class::Answered,
+                            (Class::Inbound, false) => Class::TwoWay,
+                            (class, _) => class,
+                        };
                         model[k] = (port, class, now);
                     }
                     (Some(i), Some(k), _) => {
@@ -341,7 +354,8 @@ mod tests {
                         model[k] = (port, class, now);
                     }
                     (_, _, n) => {
-                        let class = [Class::Inbound, Class::OneWay, Class::Dns, Class::TwoWay][usize::from(n)];
+                        let class = [Class::Inbound, Class::Answered, Class::OneWay, Class::Dns, Class::TwoWay];
+                        let class = class[usize::from(n)];
                         table.insert(flow(port, class, now));
                         model.push((port, class, now));
                     }

@@ -1,6 +1,7 @@
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
+use super::table::Class;
 use super::*;
 use crate::frame::TxOutcome;
 use crate::gateway::config::{Publish, Redirect};
@@ -310,25 +311,93 @@ fn a_published_port_leads_to_the_guest_and_back() {
     }
 }
 
-#[test]
-fn strangers_cannot_push_the_guests_flows_out() {
+/// A gateway for four flows, at which 192.0.2.1:7 leads to the socket and the guest's port 80 is
+/// published at the address.
+fn small() -> (Bed, UdpSocket, SocketAddr) {
     let host = peer("127.0.0.1:0");
     let mut config = config();
     config.limits.udp = 4;
-    let from = addr("192.0.2.1:7");
-    let to = host.local_addr().unwrap();
+    let (from, to) = (addr("192.0.2.1:7"), host.local_addr().unwrap());
     config.redirects.push(Redirect { transport: Transport::Udp, from, to });
     let listen = addr("127.0.0.1:0");
     config.publish.push(Publish { transport: Transport::Udp, listen, guest_port: 80 });
     let mut bed = Bed::with(config);
-    bed.send_udp(addr("10.0.2.2:4000"), from, b"x");
     let at = bed.gateway.udp.sockets.get(0).unwrap().dgram.local_addr().unwrap();
+    (bed, host, at)
+}
+
+/// A client whose question at a published port the guest has answered.
+fn answered_client(bed: &mut Bed, at: SocketAddr) -> UdpSocket {
+    let client = peer("127.0.0.1:0");
+    client.send_to(b"ping", at).unwrap();
+    let (who, guest, _) = next(bed);
+    assert_eq!(bed.send_udp(guest, who, b"pong"), TxOutcome::Sent);
+    assert_eq!(client.recv_from(&mut [0; 8]).unwrap(), (4, at));
+    client
+}
+
+#[test]
+fn strangers_cannot_push_the_guests_flows_out() {
+    let (guest, remote) = (addr("10.0.2.2:4000"), addr("192.0.2.1:7"));
+    let (mut bed, _host, at) = small();
+    bed.send_udp(guest, remote, b"x");
     for _ in 0..20 {
         peer("127.0.0.1:0").send_to(b"x", at).unwrap();
     }
     while bed.events(Duration::from_millis(20)) {}
     assert_eq!(bed.gateway.udp.flows(), 4);
-    assert!(bed.gateway.udp.table.find(addr("10.0.2.2:4000"), from).is_some());
+    assert!(bed.gateway.udp.table.find(guest, remote).is_some());
+
+    // Nor by being answered.
+    let (mut bed, _host, at) = small();
+    bed.send_udp(guest, remote, b"x");
+    let clients: Vec<_> = (0..8).map(|_| answered_client(&mut bed, at)).collect();
+    assert_eq!((clients.len(), bed.gateway.udp.flows()), (8, 4));
+    assert!(bed.gateway.udp.table.find(guest, remote).is_some());
+}
+
+#[test]
+fn clients_that_ask_at_once_are_all_answered() {
+    let (mut bed, _host, at) = small();
+    let _before: Vec<_> = (0..4).map(|_| answered_client(&mut bed, at)).collect();
+    let clients = [peer("127.0.0.1:0"), peer("127.0.0.1:0")];
+    for client in &clients {
+        client.send_to(b"ping", at).unwrap();
+    }
+    while bed.events(Duration::from_millis(20)) {}
+    let questions: Vec<_> = bed.received().iter().map(|f| parse(f)).collect();
+    assert_eq!(questions.len(), 2);
+    for (who, guest, _) in questions {
+        assert_eq!(bed.send_udp(guest, who, b"pong"), TxOutcome::Sent);
+    }
+    for client in &clients {
+        assert_eq!(client.recv_from(&mut [0; 8]).unwrap(), (4, at));
+    }
+}
+
+#[test]
+fn an_answer_from_another_port_of_a_known_host_is_the_guests_own_conversation() {
+    // As TFTP has it (RFC 1350 §4): the address is known, the port is new.
+    let (known, other) = (peer("127.0.0.1:0"), peer("127.0.0.1:0"));
+    let mut bed = Bed::new();
+    let guest = addr("10.0.2.2:4000");
+    // A plain flow, whatever policy says about the loopback.
+    let dgram = Dgram::udp(true).unwrap();
+    let port = dgram.local_addr().unwrap().port();
+    let index = bed.gateway.udp.sockets.insert(dgram, Use::Guest(guest));
+    let to = known.local_addr().unwrap();
+    let now = bed.now;
+    bed.run(|gateway, cx| {
+        gateway.udp.sockets.watch(index, cx.poll).unwrap();
+        let flow = Flow::new(index, guest, to, to, Class::OneWay, now);
+        gateway.udp.open(flow, cx.poll)
+    });
+    other.send_to(b"data", ("127.0.0.1", port)).unwrap();
+    let (from, _, _) = next(&mut bed);
+    assert_eq!(from, other.local_addr().unwrap());
+    assert_eq!(bed.send_udp(guest, from, b"ack"), TxOutcome::Sent);
+    bed.advance(Duration::from_secs(179));
+    assert!(bed.gateway.udp.table.find(guest, from).is_some());
 }
 
 #[test]
