@@ -307,7 +307,7 @@ impl Reassembly {
     }
 }
 
-/// A datagram towards the guest that is cut to the link's MTU.
+/// A datagram towards the guest that is cut to the link's MTU, if it is larger.
 #[derive(Debug, Clone, Copy)]
 pub struct Outgoing {
     envelope: Envelope,
@@ -330,7 +330,11 @@ impl Outgoing {
         let mtu = usize::from(ctx.core.config.mtu);
         let ipv4 = self.envelope.src.is_ipv4();
         let headers = if ipv4 { IPV4_LEN } else { IPV6_LEN + 8 };
-        let piece = mtu.saturating_sub(headers).max(UNIT) / UNIT * UNIT;
+        let piece = if self.envelope.len() - ETHERNET_LEN + self.len <= mtu {
+            self.len
+        } else {
+            mtu.saturating_sub(headers).max(UNIT) / UNIT * UNIT
+        };
         while self.at < self.len {
             let n = piece.min(self.len - self.at);
             let mut top = [0; LOWER_MAX + 8];
@@ -347,7 +351,9 @@ impl Outgoing {
     /// Writes the headers of the next piece, of `n` bytes.
     fn write(&self, mac: MacAddr, n: usize, top: &mut [u8; LOWER_MAX + 8]) -> usize {
         let more = self.at + n < self.len;
-        if self.envelope.src.is_ipv4() {
+        if n == self.len {
+            self.envelope.write(mac, n, top)
+        } else if self.envelope.src.is_ipv4() {
             let lower = self.envelope.write(mac, n, top);
             let header = &mut top[ETHERNET_LEN..lower];
             header[4..6].copy_from_slice(&(self.id as u16).to_be_bytes());

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::emit::{Envelope, LOWER_MAX};
+use super::emit::Envelope;
 use super::frag::Outgoing;
 use super::packet::{Packet, Payload};
 use super::{Ctx, Handled};
@@ -12,7 +12,7 @@ use crate::addr::MacAddr;
 use crate::frame::TxOutcome;
 use crate::stats::DropReason;
 use crate::wire::checksum::Sum;
-use crate::wire::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, protocol};
+use crate::wire::{IPV4_LEN, IPV6_LEN, protocol};
 
 /// Bytes of an ICMP header.
 pub const ICMP_LEN: usize = 8;
@@ -296,18 +296,7 @@ pub(super) fn deliver(
     let mut sum = sum_for(envelope.src, envelope.dst, message.len());
     sum.bytes(message);
     message[2..4].copy_from_slice(&sum.finish().to_be_bytes());
-    let mtu = usize::from(ctx.core.config.mtu);
-    if envelope.len() - ETHERNET_LEN + message.len() > mtu {
-        return Outgoing::new(*envelope, message.len(), id).send(ctx, message);
-    }
-    let mut top = [0; LOWER_MAX];
-    let lower = envelope.write(ctx.core.link.mac, message.len(), &mut top);
-    let total = lower + message.len();
-    let slot = crate::rx::RxSlot::reserve(ctx.io.rx, total).ok_or(DropReason::NoRxBuffers)?;
-    slot.write_at(0, &top[..lower]);
-    slot.write_at(lower, message);
-    slot.commit(total, crate::frame::Offload::default());
-    Ok(())
+    Outgoing::new(*envelope, message.len(), id).send(ctx, message)
 }
 
 fn sum_for(src: IpAddr, dst: IpAddr, len: usize) -> Sum {

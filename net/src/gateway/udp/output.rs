@@ -24,7 +24,7 @@ const DATAGRAM_MAX: usize = 65535;
 /// Ports tried for a client of the host's own whose port is taken on the guest's side.
 const PORTS_TRIED: u16 = 256;
 
-/// A datagram larger than the link, on its way in fragments.
+/// A datagram that does not go straight to the guest's memory: larger than the link, mostly.
 #[derive(Debug, Default)]
 pub struct Large {
     /// UDP header and payload; empty until it is needed.
@@ -130,7 +130,7 @@ impl Udp {
         header[2..4].copy_from_slice(&guest.port().to_be_bytes());
         header[4..6].copy_from_slice(&(len as u16).to_be_bytes());
         let mut top = [0; LOWER_MAX + UDP_LEN];
-        if got.len <= room {
+        if got.len <= room && guest.is_ipv4() == ipv4 {
             let lower = envelope.write(ctx.core.link.mac, len, &mut top);
             let mut offload = Offload::default();
             if offloaded {
@@ -146,8 +146,11 @@ impl Udp {
             slot.write_at(0, &top[..at]);
             slot.commit(at + got.len, offload);
         } else {
-            // Cut it: the part that lies in the guest's memory goes before the rest.
-            copy_out(&slot, at, &mut self.large.buffer[UDP_LEN..UDP_LEN + room]);
+            // Cut it: the part that lies in the guest's memory goes before the rest. A flow that
+            // the guest has in the other family (a client over IPv6 from before it had IPv6) takes
+            // this way as well, for its headers have another length.
+            let part = room.min(got.len);
+            copy_out(&slot, at, &mut self.large.buffer[UDP_LEN..UDP_LEN + part]);
             drop(slot);
             self.large.buffer[..UDP_LEN].copy_from_slice(&header);
             let mut sum = envelope.pseudo_header(len);

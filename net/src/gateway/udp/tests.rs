@@ -357,6 +357,27 @@ fn strangers_cannot_push_the_guests_flows_out() {
 }
 
 #[test]
+fn a_client_is_served_on_in_the_family_that_it_began_in() {
+    let ask = |bed: &mut Bed, client: &UdpSocket, at: SocketAddr| {
+        client.send_to(&[7; 100], at).unwrap();
+        let (from, guest, payload) = next(bed);
+        assert_eq!(payload, [7; 100]);
+        assert_eq!(bed.send_udp(guest, from, b"pong"), TxOutcome::Sent);
+        assert_eq!(client.recv_from(&mut [0; 8]).unwrap(), (4, at));
+        guest
+    };
+    let (mut bed, at) = published("[::1]:0");
+    let (early, late) = (peer("[::1]:0"), peer("[::1]:0"));
+    assert_eq!(ask(&mut bed, &early, at), addr("10.0.2.2:80"));
+    let v6 = "fd00:2::2".parse().unwrap();
+    bed.gateway.core.link.learn(v6, crate::gateway::testing::GUEST_MAC);
+    assert_eq!(ask(&mut bed, &late, at), SocketAddr::new(v6, 80));
+    assert_eq!(ask(&mut bed, &early, at), addr("10.0.2.2:80"));
+    bed.detach();
+    assert_eq!(ask(&mut bed, &late, at), addr("10.0.2.2:80"));
+}
+
+#[test]
 fn clients_that_ask_at_once_are_all_answered() {
     let (mut bed, _host, at) = small();
     let _before: Vec<_> = (0..4).map(|_| answered_client(&mut bed, at)).collect();
