@@ -31,7 +31,7 @@ mod testing;
 mod udp;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 pub use self::config::GatewayConfig;
@@ -98,6 +98,11 @@ impl Core {
             Some(other) if !self.link.has_seen(lease.into()) => other,
             _ => lease,
         }
+    }
+
+    /// Where published ports lead over IPv6, while the guest is offered that and has an address.
+    pub fn guest6(&self) -> Option<Ipv6Addr> {
+        self.link.guest6().filter(|_| self.ipv6_offered())
     }
 }
 

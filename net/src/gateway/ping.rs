@@ -94,6 +94,10 @@ impl Ping {
         let id = u16_at(self.echo.bytes(), 4);
         let i = match self.find(packet.src, packet.dst, id) {
             Some(i) => i,
+            None if packet.dst.is_ipv6() && !ctx.core.ipv6_offered() => {
+                icmp::unreachable(ctx, packet, Why::Network);
+                return Err(DropReason::NoRoute);
+            }
             None => match self.open(packet.src, packet.dst, id, ctx) {
                 Ok(i) => i,
                 Err(error) => {

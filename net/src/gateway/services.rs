@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use super::config::{Redirect, Transport};
 use super::dhcp4::Dhcp4;
 use super::dns::Dns;
-use super::icmp::{self, Why};
 use super::ndp::Ndp;
 use super::packet::Packet;
 use super::target::is_gateway;
@@ -163,7 +162,7 @@ impl Services {
     /// Everything else. `None`: the packet is for no service.
     pub fn input(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Option<Handled> {
         if !is_gateway(&ctx.core.config, packet.dst) {
-            return self.beyond(ctx, packet);
+            return self.group(ctx, packet);
         }
         if packet.protocol == protocol::TCP {
             // For DNS over TCP, which goes to the host's resolver without us.
@@ -182,24 +181,17 @@ impl Services {
         )
     }
 
-    /// A packet that is not to the gateway: to the link's servers, or beyond, where IPv6 may not
-    /// lead now. The guest is told that at once, so that it takes IPv4.
-    fn beyond(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Option<Handled> {
-        let IpAddr::V6(dst) = packet.dst else { return None };
-        let offered = ctx.core.ipv6_offered();
-        if dst == ALL_DHCP6 && udp_port(packet) == Some(port::DHCP6_SERVER) {
-            return Some(if offered {
-                Datagram::read(packet, &mut self.buffer)
-                    .and_then(|datagram| dhcp6::input(ctx, packet.src_mac, &datagram))
-            } else {
-                Err(DropReason::NoRoute)
-            });
-        }
-        if offered || dst.is_multicast() {
+    /// A packet that is not to the gateway: it may be to all servers on the link.
+    fn group(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Option<Handled> {
+        if packet.dst != ALL_DHCP6 || udp_port(packet)? != port::DHCP6_SERVER {
             return None;
         }
-        icmp::unreachable(ctx, packet, Why::Network);
-        Some(Err(DropReason::NoRoute))
+        Some(if ctx.core.ipv6_offered() {
+            Datagram::read(packet, &mut self.buffer)
+                .and_then(|datagram| dhcp6::input(ctx, packet.src_mac, &datagram))
+        } else {
+            Err(DropReason::NoRoute)
+        })
     }
 
     /// A source is ready.

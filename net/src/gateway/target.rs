@@ -36,7 +36,9 @@ const METADATA: [IpAddr; 5] = [
 /// loopback where `host_access` allows it.
 ///
 /// # Errors
-/// [`DropReason::DestinationForbidden`]; [`DropReason::NoRoute`] where the host has no resolver.
+/// [`DropReason::DestinationForbidden`]; [`DropReason::NoRoute`] where the host has no resolver, or
+/// IPv6 is not offered now. Flows that exist are not asked again: they live on as long as the host's
+/// kernel can keep them.
 pub fn resolve(
     core: &Core,
     transport: Transport,
@@ -58,7 +60,13 @@ pub fn resolve(
             (false, _) => Err(DropReason::DestinationForbidden),
         };
     }
-    if is_forbidden(config, dst.ip()) { Err(DropReason::DestinationForbidden) } else { Ok(dst) }
+    if is_forbidden(config, dst.ip()) {
+        Err(DropReason::DestinationForbidden)
+    } else if dst.is_ipv6() && !core.ipv6_offered() {
+        Err(DropReason::NoRoute)
+    } else {
+        Ok(dst)
+    }
 }
 
 /// True for the gateway's addresses on the guest's link.
@@ -129,7 +137,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::gateway::config::Redirect;
+    use crate::gateway::config::{Ipv6Mode, Redirect};
     use crate::gateway::testing::config;
 
     const FORBIDDEN: Result<SocketAddr, DropReason> = Err(DropReason::DestinationForbidden);
@@ -258,6 +266,19 @@ mod tests {
                 assert_eq!(to(&core, Transport::Tcp, dst), Ok(servers[0]));
             }
         }
+    }
+
+    #[test]
+    fn ipv6_leads_nowhere_while_it_is_not_offered() {
+        let mut core = Core::new(GatewayConfig { ipv6: Ipv6Mode::Auto, ..config() });
+        let none = Err(DropReason::NoRoute);
+        for transport in [Transport::Tcp, Transport::Udp] {
+            assert_eq!(to(&core, transport, "[2001:db8::1]:80"), none);
+            assert_eq!(to(&core, transport, "[::1]:80"), FORBIDDEN);
+            assert!(to(&core, transport, "192.0.2.1:80").is_ok());
+        }
+        core.reach.ipv6 = true;
+        assert!(to(&core, Transport::Tcp, "[2001:db8::1]:80").is_ok());
     }
 
     #[test]

@@ -176,7 +176,7 @@ impl Tcp {
 /// becomes the gateway over IPv4.
 fn seen_by_guest(core: &Core, client: IpAddr) -> (IpAddr, IpAddr) {
     let config = &core.config;
-    match (client, core.link.guest6()) {
+    match (client, core.guest6()) {
         (IpAddr::V6(_), Some(guest6)) => {
             let peer = if is_forbidden(config, client) { config.gateway6.into() } else { client };
             (peer, guest6.into())

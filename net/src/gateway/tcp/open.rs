@@ -21,7 +21,7 @@ use crate::gateway::config::Transport;
 use crate::gateway::emit::{Envelope, LOWER_MAX};
 use crate::gateway::icmp::{self, Message, Why};
 use crate::gateway::packet::Packet;
-use crate::gateway::target::resolve;
+use crate::gateway::target::{is_gateway, resolve};
 use crate::gateway::{Ctx, Handled};
 use crate::stats::DropReason;
 use crate::sys::stream;
@@ -42,7 +42,12 @@ impl Tcp {
         let target = match resolve(ctx.core, Transport::Tcp, key.peer.into()) {
             Ok(target) => target,
             Err(reason) => {
-                self.answer_stray(ctx, packet, syn);
+                // A route that is missing is told as a router would; the gateway itself is there.
+                if reason == DropReason::NoRoute && !is_gateway(&ctx.core.config, packet.dst) {
+                    icmp::unreachable(ctx, packet, Why::Network);
+                } else {
+                    self.answer_stray(ctx, packet, syn);
+                }
                 return Err(reason);
             }
         };

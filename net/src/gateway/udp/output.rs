@@ -215,7 +215,7 @@ fn copy_out(slot: &RxSlot<'_>, mut at: usize, mut to: &mut [u8]) {
 
 /// Where a published port of that family leads: a guest without IPv6 is reached over IPv4.
 fn published_guest(core: &Core, ipv4: bool) -> IpAddr {
-    match core.link.guest6() {
+    match core.guest6() {
         Some(guest6) if !ipv4 => guest6.into(),
         _ => core.guest4().into(),
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::table::Class;
 use super::*;
 use crate::frame::TxOutcome;
-use crate::gateway::config::{Publish, Redirect};
+use crate::gateway::config::{Ipv6Mode, Publish, Redirect};
 use crate::gateway::testing::{Bed, GATEWAY_MAC, config, udp_frame};
 use crate::port::Backend;
 use crate::stats::DropReason;
@@ -375,6 +375,45 @@ fn a_client_is_served_on_in_the_family_that_it_began_in() {
     assert_eq!(ask(&mut bed, &early, at), addr("10.0.2.2:80"));
     bed.detach();
     assert_eq!(ask(&mut bed, &late, at), addr("10.0.2.2:80"));
+}
+
+/// A gateway that offers IPv6 while the host has it.
+fn auto(config: GatewayConfig) -> Bed {
+    let mut bed = Bed::with(GatewayConfig { ipv6: Ipv6Mode::Auto, ..config });
+    bed.reach(true, true);
+    bed
+}
+
+#[test]
+fn flows_live_on_when_ipv6_goes() {
+    let host = peer("[::1]:0");
+    let (from, to) = (addr("[2001:db8::1]:7"), host.local_addr().unwrap());
+    let redirects = vec![Redirect { transport: Transport::Udp, from, to }];
+    let publish =
+        vec![Publish { transport: Transport::Udp, listen: addr("[::1]:0"), guest_port: 80 }];
+    let mut bed = auto(GatewayConfig { redirects, publish, ..config() });
+    let at = bed.gateway.udp.sockets.get(0).unwrap().dgram.local_addr().unwrap();
+    let guest = addr("[fd00:2::2]:4000");
+    bed.send_udp(guest, from, b"x");
+    let (_, back) = host.recv_from(&mut [0; 8]).unwrap();
+    let (early, late) = (peer("[::1]:0"), peer("[::1]:0"));
+    early.send_to(b"ping", at).unwrap();
+    assert_eq!(next(&mut bed).1, addr("[fd00:2::2]:80"));
+
+    bed.reach(true, false);
+    bed.advance(Duration::ZERO);
+    bed.received();
+    assert_eq!(bed.send_udp(guest, from, b"x"), TxOutcome::Sent);
+    host.send_to(b"y", back).unwrap();
+    assert_eq!(next(&mut bed), (from, guest, b"y".to_vec()));
+    // A client that was there before, and one that comes now.
+    for (client, to) in [(&early, "[fd00:2::2]:80"), (&late, "10.0.2.2:80")] {
+        client.send_to(b"ping", at).unwrap();
+        let (who, guest, _) = next(&mut bed);
+        assert_eq!(guest, addr(to));
+        assert_eq!(bed.send_udp(guest, who, b"pong"), TxOutcome::Sent);
+        assert_eq!(client.recv_from(&mut [0; 8]).unwrap(), (4, at));
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
 
 use super::*;
+use crate::gateway::config::Ipv6Mode;
 
 #[test]
 fn a_connection_carries_bytes_both_ways_over_both_families() {
@@ -87,6 +88,18 @@ fn no_route_is_told_by_icmp() {
     // Without a scope a link-local address can't be connected to: EINVAL, so a reset.
     assert_eq!(frames.len(), 1);
     assert_eq!(parse(&frames[0], Offload::default()).flags(), RST | ACK);
+}
+
+#[test]
+fn ipv6_that_is_not_offered_is_told_by_icmp() {
+    let auto = GatewayConfig { ipv6: Ipv6Mode::Auto, ..config() };
+    let mut guest = Guest::new(auto, "[fd00:2::2]:1000", "[2001:db8::1]:80");
+    guest.bed.reach(true, false);
+    assert_eq!(guest.syn(), TxOutcome::Dropped(DropReason::NoRoute));
+    let frames = guest.bed.received();
+    // Destination unreachable, no route, about the SYN.
+    assert_eq!((frames.len(), &frames[0][54..56]), (1, &[1, 0][..]));
+    assert_eq!(frames[0][62 + 40..62 + 44], [0x03, 0xe8, 0, 80]);
 }
 
 #[test]
