@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use super::output::published_guest;
 use super::sockets::Use;
 use super::table::{Class, Flow};
 use super::{Udp, without_label};
@@ -98,7 +99,12 @@ impl Udp {
             }
         };
         let ipv4 = host.is_ipv4();
-        let socket = match self.sockets.find(guest, ipv4) {
+        // What the guest sends from a published port leaves from there, whoever it goes to: it is
+        // one endpoint, with one port of the host (RFC 4787 §4.1).
+        let published = (guest.ip() == published_guest(ctx.core, ipv4))
+            .then(|| self.sockets.find_published(guest.port(), host))
+            .flatten();
+        let socket = match published.or_else(|| self.sockets.find(guest, ipv4)) {
             Some(socket) => socket,
             None => self.open_socket(guest, ipv4, ctx.io.poll)?,
         };

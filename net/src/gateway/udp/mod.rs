@@ -56,7 +56,8 @@ impl Udp {
         for publish in config.publish.iter().filter(|p| p.transport == Transport::Udp) {
             let dgram = Dgram::listen(publish.listen)
                 .map_err(|source| GatewayError::Publish { publish: *publish, source })?;
-            sockets.insert(dgram, Use::Published(publish.guest_port));
+            let (port, listen) = (publish.guest_port, publish.listen.ip());
+            sockets.insert(dgram, Use::Published { port, listen });
         }
         Ok(Self {
             sockets,

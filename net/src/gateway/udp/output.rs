@@ -84,7 +84,7 @@ impl Udp {
         let Some(socket) = self.sockets.get(index) else { return Pulled::Empty };
         let guest_ip = match socket.owner {
             Use::Guest(guest) => guest.ip(),
-            Use::Published(_) => published_guest(ctx.core, socket.dgram.is_ipv4()),
+            Use::Published { .. } => published_guest(ctx.core, socket.dgram.is_ipv4()),
         };
         let ipv4 = guest_ip.is_ipv4();
         let ip_len = if ipv4 { IPV4_LEN } else { IPV6_LEN };
@@ -162,7 +162,7 @@ impl Udp {
         match known {
             Some(flow) => {
                 self.table.received(flow, ctx.io.now);
-                if matches!(owner, Use::Published(_)) {
+                if matches!(owner, Use::Published { .. }) {
                     self.table.set_local(flow, got.local);
                 }
             }
@@ -170,7 +170,7 @@ impl Udp {
                 let host = without_label(got.from);
                 let flow = Flow::new(index, guest, remote, host, Class::Inbound, ctx.io.now);
                 let flow = self.open(flow, ctx.io.poll);
-                if matches!(owner, Use::Published(_)) {
+                if matches!(owner, Use::Published { .. }) {
                     self.table.set_local(flow, got.local);
                 }
             }
@@ -214,7 +214,7 @@ fn copy_out(slot: &RxSlot<'_>, mut at: usize, mut to: &mut [u8]) {
 }
 
 /// Where a published port of that family leads: a guest without IPv6 is reached over IPv4.
-fn published_guest(core: &Core, ipv4: bool) -> IpAddr {
+pub(super) fn published_guest(core: &Core, ipv4: bool) -> IpAddr {
     match core.guest6() {
         Some(guest6) if !ipv4 => guest6.into(),
         _ => core.guest4().into(),
@@ -251,7 +251,7 @@ fn accept(
                 && table.find(guest, from).is_none();
             if solicited { Ok((guest, from, None)) } else { Err(DropReason::Unsolicited) }
         }
-        Use::Published(port) => {
+        Use::Published { port, .. } => {
             let guest = SocketAddr::new(guest_ip, port);
             let remote = shown(table, core, guest, from).ok_or(DropReason::FlowTableFull)?;
             Ok((guest, remote, None))

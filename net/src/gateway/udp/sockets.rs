@@ -1,7 +1,7 @@
 //! The host's sockets of the flows, by index; an index is used again with another generation.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::poll::{Owner, Poller, Ready, Token};
 use crate::sys::dgram::Dgram;
@@ -11,8 +11,13 @@ use crate::sys::dgram::Dgram;
 pub enum Use {
     /// A guest's endpoint.
     Guest(SocketAddr),
-    /// A published port, which leads to this one of the guest's.
-    Published(u16),
+    /// A published port of the address `listen`, which leads to `port` of the guest's.
+    Published {
+        /// The guest's port.
+        port: u16,
+        /// Where the host listens.
+        listen: IpAddr,
+    },
 }
 
 /// A socket of the host.
@@ -31,7 +36,7 @@ pub struct Socket {
 impl Socket {
     /// True for that of a published port.
     pub fn is_published(&self) -> bool {
-        matches!(self.owner, Use::Published(_))
+        matches!(self.owner, Use::Published { .. })
     }
 }
 
@@ -71,7 +76,7 @@ impl Sockets {
     fn token(&self, i: u32) -> Token {
         let (generation, socket) = &self.list[i as usize];
         let owner = match socket.as_ref().map(|s| s.owner) {
-            Some(Use::Published(_)) => Owner::UdpListener,
+            Some(Use::Published { .. }) => Owner::UdpListener,
             _ => Owner::Udp,
         };
         Token::with_generation(owner, i, *generation)
@@ -80,6 +85,23 @@ impl Sockets {
     /// The socket that a guest's endpoint has in that family.
     pub fn find(&self, guest: SocketAddr, ipv4: bool) -> Option<u32> {
         self.by_guest.get(&(guest, ipv4)).copied()
+    }
+
+    /// The published socket that leads to port `port` of the guest's and from which the host
+    /// reaches `host`.
+    pub fn find_published(&self, port: u16, host: SocketAddr) -> Option<u32> {
+        let fits = |socket: &Socket| match socket.owner {
+            Use::Published { port: published, listen } => {
+                published == port
+                    && listen.is_ipv4() == host.is_ipv4()
+                    && (listen.is_unspecified() || listen.is_loopback() == host.ip().is_loopback())
+            }
+            Use::Guest(_) => false,
+        };
+        // They are bound before there are any others, and stay.
+        let mut published =
+            self.list.iter().map_while(|(_, s)| s.as_ref().filter(|s| s.is_published()));
+        published.position(fits).map(|i| i as u32)
     }
 
     /// The socket at `i`.

@@ -417,6 +417,45 @@ fn flows_live_on_when_ipv6_goes() {
 }
 
 #[test]
+fn a_published_port_is_the_source_whoever_the_guest_speaks_with() {
+    let (mut bed, host, at) = small();
+    let (server, remote) = (addr("10.0.2.2:80"), addr("192.0.2.1:7"));
+    assert_eq!(bed.send_udp(server, remote, b"x"), TxOutcome::Sent);
+    assert_eq!(host.recv_from(&mut [0; 8]).unwrap(), (1, at));
+    host.send_to(b"y", at).unwrap();
+    assert_eq!(next(&mut bed), (remote, server, b"y".to_vec()));
+    // Another port, and another station behind the guest, are other endpoints.
+    for other in ["10.0.2.2:81", "10.0.2.9:80"] {
+        assert_eq!(bed.send_udp(addr(other), remote, b"x"), TxOutcome::Sent);
+        assert_ne!(host.recv_from(&mut [0; 8]).unwrap().1, at, "{other}");
+    }
+}
+
+#[test]
+fn a_published_port_is_no_source_where_it_does_not_lead() {
+    let sockets = |listen: &str| {
+        let mut sockets = Sockets::default();
+        let owner = Use::Published { port: 80, listen: addr(listen).ip() };
+        sockets.insert(Dgram::listen(addr(listen)).unwrap(), owner);
+        sockets
+    };
+    for (listen, host, fits) in [
+        ("0.0.0.0:0", "192.0.2.1:7", true),
+        ("0.0.0.0:0", "127.0.0.1:7", true),
+        ("0.0.0.0:0", "[2001:db8::1]:7", false),
+        ("[::]:0", "[2001:db8::1]:7", true),
+        ("[::]:0", "192.0.2.1:7", false),
+        ("127.0.0.1:0", "192.0.2.1:7", false),
+        ("127.0.0.1:0", "127.0.0.5:7", true),
+        ("[::1]:0", "[2001:db8::1]:7", false),
+    ] {
+        let found = sockets(listen).find_published(80, addr(host));
+        assert_eq!(found.is_some(), fits, "{listen} {host}");
+        assert_eq!(sockets(listen).find_published(81, addr(host)), None);
+    }
+}
+
+#[test]
 fn clients_that_ask_at_once_are_all_answered() {
     let (mut bed, _host, at) = small();
     let _before: Vec<_> = (0..4).map(|_| answered_client(&mut bed, at)).collect();
