@@ -58,6 +58,8 @@ struct Slot {
 #[derive(Debug)]
 pub struct Parts {
     src_mac: MacAddr,
+    /// A piece was sent to a group.
+    group: bool,
     src: IpAddr,
     dst: IpAddr,
     protocol: u8,
@@ -92,6 +94,7 @@ impl Parts {
         }
         Self {
             src_mac: packet.src_mac,
+            group: false,
             src: packet.src,
             dst: packet.dst,
             protocol: packet.protocol,
@@ -160,6 +163,7 @@ impl Parts {
             self.seen[unit / 64] |= 1 << (unit % 64);
         }
         self.have += packet.len;
+        self.group |= packet.group;
         self.reach = self.reach.max(end);
         if !more {
             self.len = Some(end);
@@ -180,6 +184,7 @@ impl Parts {
         let len = self.len.unwrap_or(self.reach);
         Packet {
             src_mac: self.src_mac,
+            group: self.group,
             src: self.src,
             dst: self.dst,
             protocol: self.protocol,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::emit::Envelope;
 use super::frag::Outgoing;
 use super::packet::{Packet, Payload};
-use super::{Ctx, Handled};
+use super::{Ctx, GatewayConfig, Handled};
 use crate::addr::MacAddr;
 use crate::frame::TxOutcome;
 use crate::stats::DropReason;
@@ -123,12 +123,12 @@ impl Limiter {
 }
 
 /// Tells the guest what is wrong with `packet`, as the gateway. Nothing is said about what must
-/// not be answered: ICMP errors, packets to or from groups, later fragments (RFC 1122 §3.2.2,
-/// RFC 4443 §2.4 (e)).
+/// not be answered: ICMP errors, packets to or from groups, in frames to groups, later fragments
+/// (RFC 1122 §3.2.2, RFC 4443 §2.4 (e)).
 pub fn unreachable(ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>, why: Why) {
     let ipv4 = packet.src.is_ipv4();
     let from = gateway_address(ctx, packet.src);
-    if may_answer(packet) && admit(ctx) {
+    if may_answer(&ctx.core.config, packet) && admit(ctx) {
         let mut quote = [0; ERROR6_MAX];
         let room = quote_room(ipv4);
         let header = packet.ip_header.len().min(room);
@@ -204,9 +204,14 @@ fn copy_start(payload: &Payload<'_>, to: &mut [u8]) -> usize {
     len
 }
 
-fn may_answer(packet: &Packet<'_>) -> bool {
+fn may_answer(config: &GatewayConfig, packet: &Packet<'_>) -> bool {
     let group = |ip: IpAddr| match ip {
-        IpAddr::V4(ip) => ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast(),
+        IpAddr::V4(ip) => {
+            ip.is_unspecified()
+                || ip.is_multicast()
+                || ip.is_broadcast()
+                || ip == config.subnet4.broadcast()
+        }
         IpAddr::V6(ip) => ip.is_unspecified() || ip.is_multicast(),
     };
     let error = match (packet.protocol, packet.head.first()) {
@@ -216,7 +221,7 @@ fn may_answer(packet: &Packet<'_>) -> bool {
         _ => false,
     };
     let later = packet.fragment.is_some_and(|f| f.offset != 0);
-    !error && !later && !group(packet.src) && !group(packet.dst)
+    !error && !later && !packet.group && !group(packet.src) && !group(packet.dst)
 }
 
 /// An echo request of the guest's, copied out of its memory and checked.

@@ -29,6 +29,8 @@ pub struct Fragment {
 pub struct Packet<'a> {
     /// Who sent the frame.
     pub src_mac: MacAddr,
+    /// The frame was sent to a group, whatever the packet says.
+    pub group: bool,
     /// Source address.
     pub src: IpAddr,
     /// Destination address, of the same family.
@@ -116,7 +118,8 @@ impl<'a> Packet<'a> {
             ethertype::IPV6 => Self::parse_v6(ip, ip_len)?,
             _ => return Err(DropReason::UnknownEtherType),
         };
-        Ok(Self { src_mac, tail: frame.tail, offload: frame.offload, ..packet })
+        let group = head[0] & 1 != 0;
+        Ok(Self { src_mac, group, tail: frame.tail, offload: frame.offload, ..packet })
     }
 
     /// RFC 791 §3.1.
@@ -143,6 +146,7 @@ impl<'a> Packet<'a> {
         let len = total - header_len;
         Ok(Self {
             src_mac: MacAddr::default(),
+            group: false,
             src: Ipv4Addr::from(u32_at(ip, 12)).into(),
             dst: Ipv4Addr::from(u32_at(ip, 16)).into(),
             protocol: ip[9],
@@ -220,6 +224,7 @@ impl<'a> Packet<'a> {
         };
         Ok(Self {
             src_mac: MacAddr::default(),
+            group: false,
             src: addr(8),
             dst: addr(24),
             protocol,

@@ -79,9 +79,13 @@ fn errors_quote_what_fits_and_never_answer_errors() {
     assert_eq!(frames[0][42..], f[14..14 + 576 - 28]);
     assert_eq!(frames[0][26..34], [10, 0, 2, 1, 10, 0, 2, 2]);
 
-    // To a group, and about a later fragment: silence.
-    let group = message("10.0.2.2", "224.0.0.9", &[8, 0, 0, 0, 0, 0, 0, 0]);
-    bed.send(&group);
+    // To a group, be it the packet or its frame, and about a later fragment: silence.
+    for dst in ["224.0.0.9", "255.255.255.255", "10.0.2.255"] {
+        let echo = message("10.0.2.2", dst, &[8, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(bed.send(&echo), TxOutcome::Dropped(DropReason::DestinationForbidden));
+    }
+    f[..6].fill(0xff);
+    assert_eq!(bed.send(&f), TxOutcome::Dropped(DropReason::UnknownProtocol));
     assert_eq!(bed.received().len(), 0);
 }
 
