@@ -128,7 +128,8 @@ impl Ping {
             };
             let mtu = self.errors(ctx, i);
             let (why, reason) = match error.raw_os_error() {
-                Some(libc::EMSGSIZE) => {
+                // One of the host's own is about this request.
+                Some(libc::EMSGSIZE) if mtu.is_some() || !again => {
                     let mtu = mtu.unwrap_or(ctx.core.config.mtu.into());
                     (Why::TooBig(mtu), DropReason::TooBig)
                 }

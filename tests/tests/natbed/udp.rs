@@ -118,6 +118,31 @@ fn the_paths_mtu_reaches_the_guest() {
 }
 
 #[test]
+fn what_is_too_big_costs_no_other_datagram() {
+    test("udp::what_is_too_big_costs_no_other_datagram", || {
+        let bed = plain()?;
+        bed.internet.sh("ip link add far mtu 1300 type veth peer name end")?;
+        bed.internet.sh("ip link set far up && ip link set end up")?;
+        bed.internet.sh("ip route add 203.0.113.0/24 dev far")?;
+        bed.internet.sh("echo 1 > /proc/sys/net/ipv4/ip_forward")?;
+        let server = udp(&bed.internet, &format!("{SERVER4}:7"))?;
+        let socket = udp(&bed.guest, "0.0.0.0:0")?;
+        // With DF, whatever the guest's own stack knows of the path.
+        set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::PROBE)?;
+        for n in 1..=50 {
+            // A router finds the first one too big while the second is on its way by that socket.
+            socket.send_to(&[0; 1400], format!("203.0.113.{n}:7"))?;
+            socket.send_to(&[n], format!("{SERVER4}:7"))?;
+            let mut byte = [0];
+            let got = server.recv(&mut byte);
+            got.with_context(|| format!("datagram {n}, drops: {:?}", bed.drops()))?;
+            ensure!(byte[0] == n, "datagram {n} is {}", byte[0]);
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn one_socket_speaks_with_many() {
     test("udp::one_socket_speaks_with_many", || {
         let bed = plain()?;

@@ -68,12 +68,15 @@ impl Udp {
             });
             match sent {
                 Ok(_) => return Ok(TxOutcome::Sent),
-                // An error of an earlier datagram is told by the next call, whatever that sends.
-                Err(error) if again && is_pending(&error) => {
-                    again = false;
-                    self.errors(ctx, socket);
+                Err(error) => {
+                    let mtu = self.errors(ctx, socket);
+                    // An error of an earlier datagram is told by the next call, whatever that sends.
+                    if again && is_pending(&error, mtu) {
+                        again = false;
+                    } else {
+                        return Err(send_failed(ctx, packet, mtu, &error));
+                    }
                 }
-                Err(error) => return Err(self.send_failed(ctx, packet, socket, &error)),
             }
         }
     }
@@ -141,36 +144,9 @@ impl Udp {
         Ok(socket)
     }
 
-    /// Tells the guest why its datagram did not go, and us what it counts as.
-    fn send_failed(
-        &mut self,
-        ctx: &mut Ctx<'_, '_>,
-        packet: &Packet<'_>,
-        socket: u32,
-        error: &io::Error,
-    ) -> DropReason {
-        let (why, reason) = match error.raw_os_error() {
-            Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => {
-                return DropReason::SendBufferFull;
-            }
-            Some(libc::EMSGSIZE) => {
-                let mtu = self.path_mtu(ctx, socket);
-                (Why::TooBig(mtu.unwrap_or(ctx.core.config.mtu.into())), DropReason::TooBig)
-            }
-            Some(libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::ENETDOWN) => {
-                (Why::Network, DropReason::NoRoute)
-            }
-            Some(libc::EHOSTUNREACH) => (Why::Host, DropReason::NoRoute),
-            // A rule of the host's firewall, or a broadcast address of one of its networks.
-            Some(libc::EACCES | libc::EPERM) => (Why::Prohibited, DropReason::DestinationForbidden),
-            _ => return DropReason::SendFailed,
-        };
-        icmp::unreachable(ctx, packet, why);
-        reason
-    }
-
-    /// The MTU that the entry of a datagram which was too big names; earlier entries are handled.
-    fn path_mtu(&mut self, ctx: &mut Ctx<'_, '_>, index: u32) -> Option<u32> {
+    /// Hands the guest what the network says about its datagrams, and returns the MTU where the
+    /// host itself found one too big.
+    pub(super) fn errors(&mut self, ctx: &mut Ctx<'_, '_>, index: u32) -> Option<u32> {
         let mut mtu = None;
         let mut payload = [0; QUOTE_MAX];
         for _ in 0..ERRORS_MAX {
@@ -183,16 +159,6 @@ impl Udp {
             }
         }
         mtu
-    }
-
-    /// Hands the guest what the network says about its datagrams.
-    pub(super) fn errors(&mut self, ctx: &mut Ctx<'_, '_>, index: u32) {
-        let mut payload = [0; QUOTE_MAX];
-        for _ in 0..ERRORS_MAX {
-            let Some(socket) = self.sockets.get(index) else { return };
-            let Ok(error) = socket.dgram.next_error(&mut payload) else { return };
-            self.relay(ctx, index, &error, &payload);
-        }
     }
 
     fn relay(
@@ -231,22 +197,49 @@ impl Udp {
     }
 }
 
-/// Errors that `sendmsg` tells of earlier datagrams: those that ICMP brings.
-fn is_pending(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::ECONNREFUSED
-                | libc::EHOSTUNREACH
-                | libc::ENETUNREACH
-                | libc::EACCES
-                | libc::EPROTO
-                | libc::ENOPROTOOPT
-                | libc::EOPNOTSUPP
-                | libc::EHOSTDOWN
-                | libc::ENONET
+/// Tells the guest why its datagram did not go, and us what it counts as.
+fn send_failed(
+    ctx: &mut Ctx<'_, '_>,
+    packet: &Packet<'_>,
+    mtu: Option<u32>,
+    error: &io::Error,
+) -> DropReason {
+    let (why, reason) = match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => return DropReason::SendBufferFull,
+        Some(libc::EMSGSIZE) => {
+            (Why::TooBig(mtu.unwrap_or(ctx.core.config.mtu.into())), DropReason::TooBig)
+        }
+        Some(libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::ENETDOWN) => {
+            (Why::Network, DropReason::NoRoute)
+        }
+        Some(libc::EHOSTUNREACH) => (Why::Host, DropReason::NoRoute),
+        // A rule of the host's firewall, or a broadcast address of one of its networks.
+        Some(libc::EACCES | libc::EPERM) => (Why::Prohibited, DropReason::DestinationForbidden),
+        _ => return DropReason::SendFailed,
+    };
+    icmp::unreachable(ctx, packet, why);
+    reason
+}
+
+/// Errors that `sendmsg` tells of earlier datagrams: those that ICMP brings. One that is too big
+/// itself leaves an entry of the host's own with the path's `mtu`.
+fn is_pending(error: &io::Error, mtu: Option<u32>) -> bool {
+    let errno = error.raw_os_error();
+    (errno == Some(libc::EMSGSIZE) && mtu.is_none())
+        || matches!(
+            errno,
+            Some(
+                libc::ECONNREFUSED
+                    | libc::EHOSTUNREACH
+                    | libc::ENETUNREACH
+                    | libc::EACCES
+                    | libc::EPROTO
+                    | libc::ENOPROTOOPT
+                    | libc::EOPNOTSUPP
+                    | libc::EHOSTDOWN
+                    | libc::ENONET
+            )
         )
-    )
 }
 
 /// The ports and the payload, checked.
