@@ -184,6 +184,8 @@ impl Ndp {
 /// Sends a router advertisement that says what the guest is offered now.
 fn advertise(ctx: &mut Ctx<'_, '_>, mac: MacAddr, dst: Ipv6Addr) -> Result<(), DropReason> {
     let offered = ctx.core.ipv6_offered();
+    // For its search domains.
+    ctx.core.resolvers.refresh(ctx.io.now);
     let config = &ctx.core.config;
     let src = config.link_local6();
     let search = ctx.core.resolvers.conf().search_wire();

@@ -255,6 +255,23 @@ fn what_the_host_cannot_route_is_withdrawn_and_refused_at_once() {
 }
 
 #[test]
+fn search_domains_are_those_of_now() {
+    let path = std::env::temp_dir().join(format!("minivmm-search-{}", std::process::id()));
+    std::fs::write(&path, "search corp.test").unwrap();
+    let mut bed = Bed::with(GatewayConfig { resolv_conf: path.clone(), ..config() });
+    let ask = frame(GUEST_LL, "ff02::2", &[133, 0, 0, 0, 0, 0, 0, 0]);
+    let says = |bed: &mut Bed, domain: &[u8]| {
+        assert_eq!(bed.send(&ask), TxOutcome::Sent);
+        one(bed).windows(domain.len()).any(|w| w == domain)
+    };
+    assert!(says(&mut bed, b"\x04corp\x04test\0"), "the first has them");
+    std::fs::write(&path, "search other.test").unwrap();
+    bed.now += Duration::from_secs(2);
+    assert!(says(&mut bed, b"\x05other\x04test\0"), "changes are seen");
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
 fn without_ipv6_there_is_no_router() {
     for config in [
         GatewayConfig { ipv6: Ipv6Mode::Off, ..config() },
