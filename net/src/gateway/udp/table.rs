@@ -29,8 +29,8 @@ impl Class {
     /// RFC 4787 §4.3: at least two minutes for what is in use; shorter for well-known ports.
     pub const fn lifetime(self) -> Duration {
         Duration::from_secs(match self {
-            Self::Inbound | Self::OneWay => 30,
-            Self::Answered => 120,
+            Self::Inbound => 30,
+            Self::OneWay | Self::Answered => 120,
             Self::Dns => 15,
             Self::TwoWay => 180,
         })
