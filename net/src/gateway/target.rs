@@ -31,8 +31,8 @@ const METADATA: [IpAddr; 5] = [
 
 /// The host socket's peer for a flow of the guest's to `dst`.
 ///
-/// Redirects come first, then DNS over TCP at the gateway, which goes to the host's first
-/// resolver, wherever that is; then the gateway's own addresses, which stand for the host's
+/// Redirects come first, then DNS over TCP at the gateway, which goes to the host's resolver
+/// that has answered last, wherever that is; then the gateway's own addresses, which stand for the host's
 /// loopback where `host_access` allows it.
 ///
 /// # Errors
@@ -52,7 +52,7 @@ pub fn resolve(
     }
     if is_gateway(config, dst.ip()) {
         if transport == Transport::Tcp && dst.port() == DNS_PORT {
-            return core.resolvers.conf().servers.first().copied().ok_or(DropReason::NoRoute);
+            return core.resolvers.first().ok_or(DropReason::NoRoute);
         }
         return match (config.host_access, dst) {
             (true, SocketAddr::V4(_)) => Ok((Ipv4Addr::LOCALHOST, dst.port()).into()),
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn dns_over_tcp_goes_to_the_first_resolver() {
+    fn dns_over_tcp_goes_to_the_resolver_that_answers() {
         for host_access in [true, false] {
             let mut core = Core::new(GatewayConfig {
                 host_access,
@@ -265,6 +265,8 @@ mod tests {
             for dst in ["10.0.2.1:53", "[fd00:2::1]:53"] {
                 assert_eq!(to(&core, Transport::Tcp, dst), Ok(servers[0]));
             }
+            core.resolvers.answered(servers[1]);
+            assert_eq!(to(&core, Transport::Tcp, "10.0.2.1:53"), Ok(servers[1]));
         }
     }
 

@@ -113,6 +113,8 @@ struct Version {
 pub struct Resolvers {
     path: PathBuf,
     conf: ResolvConf,
+    /// Which of the servers has answered last, and is asked first.
+    preferred: usize,
     version: Option<Version>,
     checked: Option<Instant>,
 }
@@ -120,7 +122,8 @@ pub struct Resolvers {
 impl Resolvers {
     /// Those of the file at `path`, which is first read by [`refresh`](Self::refresh).
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), conf: ResolvConf::default(), version: None, checked: None }
+        let (path, conf) = (path.to_owned(), ResolvConf::default());
+        Self { path, conf, preferred: 0, version: None, checked: None }
     }
 
     /// The configuration as it was at the last refresh.
@@ -128,10 +131,27 @@ impl Resolvers {
         &self.conf
     }
 
+    /// The place of the server that is asked first, in the configuration's list: the one that has
+    /// answered last, so that one which is dead costs its time only once.
+    pub fn preferred(&self) -> usize {
+        self.preferred
+    }
+
+    /// The server that is asked first.
+    pub fn first(&self) -> Option<SocketAddr> {
+        self.conf.servers.get(self.preferred).copied()
+    }
+
+    /// `server` has answered.
+    pub fn answered(&mut self, server: SocketAddr) {
+        self.preferred = self.conf.servers.iter().position(|s| *s == server).unwrap_or(0);
+    }
+
     /// For tests, which can't listen at port 53: these servers, while there is no file.
     #[cfg(test)]
     pub fn set(&mut self, servers: &[SocketAddr]) {
         self.conf.servers = servers.to_vec();
+        self.preferred = 0;
     }
 
     /// Reads the file again if it has changed; looks at it at most once a second. True if the
@@ -165,6 +185,7 @@ impl Resolvers {
         if changed {
             tracing::debug!(servers = ?conf.servers, "the host's resolvers");
             self.conf = conf;
+            self.preferred = 0;
         }
         changed
     }

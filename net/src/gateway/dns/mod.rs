@@ -4,7 +4,8 @@
 //! query has sockets of its own, connected and on ports that the kernel picks at random. An answer
 //! counts when it comes from the resolver that was asked, under that id, with that question
 //! (RFC 5452 §9). What does not fit the guest's link is cut (TC), and the guest asks again by TCP,
-//! which [`target`](super::target) leads to the first resolver.
+//! which [`target`](super::target) leads to a resolver. The one that has answered last is asked
+//! first.
 
 mod local;
 mod message;
@@ -141,7 +142,7 @@ impl Dns {
             servers: ctx.core.resolvers.conf().servers.clone(),
             sockets: [const { None }; RESOLVERS_MAX],
             failed: 0,
-            next: 0,
+            next: ctx.core.resolvers.preferred(),
             started: now,
             retry: now,
         };
@@ -172,6 +173,12 @@ impl Dns {
                 // Nobody listens there, or there is no way to it.
                 Err(_) => Verdict::NextServer,
             };
+            if matches!(verdict, Verdict::PassOn(_) | Verdict::Truncated)
+                && let Some(server) = pending.servers.get(server)
+                && !is_failure(self.answer[3] & 0xf)
+            {
+                ctx.core.resolvers.answered(*server);
+            }
             match verdict {
                 Verdict::Ignore => {}
                 Verdict::NextServer => return self.server_failed(ctx, i, server),
@@ -180,6 +187,12 @@ impl Dns {
                         pending.respond(ctx, &self.answer[..len]);
                     }
                     return;
+                }
+                Verdict::Truncated => {
+                    let mut response = Response::new(&pending.query(), Rcode::NoError);
+                    response.flag(TRUNCATED);
+                    let response = response.finish();
+                    return self.finish(ctx, i, &response);
                 }
                 Verdict::Respond(response) => return self.finish(ctx, i, &response),
             }
@@ -320,6 +333,8 @@ enum Verdict {
     NextServer,
     /// This much of the buffer is for the guest.
     PassOn(usize),
+    /// It is an answer, but too long.
+    Truncated,
     Respond(Vec<u8>),
 }
 
@@ -331,26 +346,25 @@ fn judge(pending: &Pending, answer: &mut [u8], len: usize, room: usize) -> Verdi
     let last = pending.failed.count_ones() as usize + 1 >= pending.servers.len();
     match message::judge(&answer[..kept], pending.id, query.question) {
         Reply::Foreign => Verdict::Ignore,
-        Reply::Answer(rcode) | Reply::Bare(rcode)
-            if !last && (rcode == Rcode::ServFail as u8 || rcode == Rcode::Refused as u8) =>
-        {
+        Reply::Answer(rcode) | Reply::Bare(rcode) if !last && is_failure(rcode) => {
             Verdict::NextServer
         }
         Reply::Bare(rcode) => {
             let code = if rcode == Rcode::FormErr as u8 { Rcode::FormErr } else { Rcode::ServFail };
             Verdict::Respond(Response::new(&query, code).finish())
         }
-        Reply::Answer(_) if kept < len || len > room => {
-            let mut response = Response::new(&query, Rcode::NoError);
-            response.flag(TRUNCATED);
-            Verdict::Respond(response.finish())
-        }
+        Reply::Answer(_) if kept < len || len > room => Verdict::Truncated,
         Reply::Answer(_) => {
             answer[..2].copy_from_slice(&pending.guest_id.to_be_bytes());
             answer[message::HEADER_LEN..][..query.question.len()].copy_from_slice(query.question);
             Verdict::PassOn(len)
         }
     }
+}
+
+/// True for what says more about the resolver than about the name.
+fn is_failure(rcode: u8) -> bool {
+    rcode == Rcode::ServFail as u8 || rcode == Rcode::Refused as u8
 }
 
 fn earlier(a: Option<Instant>, b: Instant) -> Option<Instant> {

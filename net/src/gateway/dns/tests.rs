@@ -171,6 +171,38 @@ fn a_silent_resolver_is_passed_over_and_still_heard_when_it_is_late() {
 }
 
 #[test]
+fn the_resolver_that_answers_is_asked_first_from_then_on() {
+    let (silent, good) = (Server::new(), Server::new());
+    let servers = [silent.addr(), good.addr()];
+    let mut bed = bed(&servers);
+    let answered = |bed: &mut Bed, server: &Server, code| {
+        let (got, from) = server.get();
+        server.0.send_to(&answer(&got, code, 0), from).unwrap();
+        bed.events(Duration::from_secs(5));
+    };
+    ask(&mut bed, &query(7, "a.test", TYPE::A, false));
+    silent.get();
+    bed.advance(TRY_TIME);
+    answered(&mut bed, &good, RCODE::NoError);
+    response(&mut bed);
+    ask(&mut bed, &query(8, "b.test", TYPE::A, false));
+    answered(&mut bed, &good, RCODE::NoError);
+    response(&mut bed);
+    assert!(silent.is_quiet());
+    assert_eq!(bed.core().resolvers.first(), Some(servers[1]));
+
+    // A failure says nothing for the one that is last to have it.
+    ask(&mut bed, &query(9, "c.test", TYPE::A, false));
+    answered(&mut bed, &good, RCODE::ServerFailure);
+    answered(&mut bed, &silent, RCODE::ServerFailure);
+    assert_eq!(code(&response(&mut bed)), RCODE::ServerFailure);
+    assert_eq!(bed.core().resolvers.first(), Some(servers[1]));
+    // Other resolvers begin anew.
+    bed.resolvers(&servers);
+    assert_eq!(bed.core().resolvers.first(), Some(servers[0]));
+}
+
+#[test]
 fn silence_from_all_is_a_failure_after_their_time() {
     let (first, second) = (Server::new(), Server::new());
     let mut bed = bed(&[first.addr(), second.addr()]);
