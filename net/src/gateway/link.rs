@@ -106,6 +106,18 @@ impl Link {
         self.guest6
     }
 
+    /// `ip` is nobody's any more, until it speaks again.
+    pub fn forget_address(&mut self, ip: IpAddr) {
+        self.neighbors.retain(|n| n.ip != ip);
+        if self.guest4.is_some_and(|own| ip == own) {
+            let others = self.neighbors.iter().filter(|n| n.ip.is_ipv4()).max_by_key(|n| n.seen);
+            self.guest4 = others.and_then(|n| match n.ip {
+                IpAddr::V4(ip) => Some(ip),
+                IpAddr::V6(_) => None,
+            });
+        }
+    }
+
     /// The station is gone; another may come in its place.
     pub fn forget(&mut self) {
         self.neighbors.clear();
@@ -147,6 +159,24 @@ mod tests {
             link.learn(ip("10.0.2.3"), B);
             assert_eq!(link.neighbor(ip("10.0.2.2")), Some(mac));
         }
+    }
+
+    #[test]
+    fn an_address_that_was_given_back_is_not_the_guests() {
+        let mut link = Link::new(OURS, None);
+        for text in ["10.0.2.7", "fd00::5", "10.0.2.2"] {
+            link.learn(ip(text), A);
+        }
+        for (gone, guest4) in [("10.0.2.2", Some(ip("10.0.2.7"))), ("10.0.2.7", None)] {
+            link.forget_address(ip(gone));
+            assert_eq!((link.has_seen(ip(gone)), link.guest4().map(IpAddr::from)), (false, guest4));
+        }
+        // It may speak again.
+        link.learn(ip("10.0.2.2"), B);
+        assert_eq!(
+            (link.neighbor(ip("10.0.2.2")), link.guest4().map(IpAddr::from)),
+            (Some(B), Some(ip("10.0.2.2")))
+        );
     }
 
     #[test]

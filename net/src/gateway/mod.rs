@@ -90,8 +90,8 @@ impl Core {
             }
     }
 
-    /// Where published ports lead over IPv4: to the guest's address by DHCP, or to the one that
-    /// it has given itself instead.
+    /// Where published ports lead over IPv4: to the guest's address by DHCP, as long as it has that,
+    /// or to the one that it has given itself instead.
     pub fn guest4(&self) -> Ipv4Addr {
         let lease = self.config.guest4;
         match self.link.guest4() {

@@ -209,7 +209,10 @@ impl Services {
 
     /// When [`expire`](Self::expire) is due.
     pub fn deadline(&self) -> Option<Instant> {
-        [self.look, self.ndp.deadline(), self.dns.deadline()].into_iter().flatten().min()
+        [self.look, self.ndp.deadline(), self.dhcp4.deadline(), self.dns.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what is due.
@@ -219,6 +222,7 @@ impl Services {
             self.host_changed(ctx, Reach::probe());
         }
         self.ndp.expire(ctx);
+        self.dhcp4.expire(ctx);
         self.dns.expire(ctx);
     }
 

@@ -81,11 +81,21 @@ impl Leases {
         true
     }
 
-    /// `client` does not need `address` any more.
-    pub fn release(&mut self, client: MacAddr, address: Ipv4Addr, now: Instant) {
-        if let Some(lease) = self.find(client, address) {
-            lease.until = now;
-        }
+    /// `client` does not need `address` any more. False if it did not have it.
+    pub fn release(&mut self, client: MacAddr, address: Ipv4Addr, now: Instant) -> bool {
+        let lease = self.find(client, address);
+        lease.map(|lease| lease.until = now).is_some()
+    }
+
+    /// When the next lease or offer ends that has not ended by `since`.
+    pub fn next_end(&self, since: Instant) -> Option<Instant> {
+        self.0.iter().map(|l| l.until).filter(|until| *until > since).min()
+    }
+
+    /// The addresses whose leases or offers have ended after `since`, and by `now`.
+    pub fn ended(&self, since: Instant, now: Instant) -> impl Iterator<Item = Ipv4Addr> {
+        let given = self.0.iter().filter(|l| l.client.is_some());
+        given.filter(move |l| l.until > since && l.until <= now).map(|l| l.address)
     }
 
     /// `client` was given `address`, but found it in use.

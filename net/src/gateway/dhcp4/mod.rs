@@ -8,7 +8,7 @@ mod leases;
 mod message;
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::leases::Leases;
 use self::message::{Kind, Reply, Request, option};
@@ -39,12 +39,32 @@ enum Answer {
 #[derive(Debug)]
 pub struct Dhcp4 {
     leases: Leases,
+    /// Leases that ended until then have been seen to.
+    seen: Option<Instant>,
 }
 
 impl Dhcp4 {
     /// No leases yet.
     pub fn new() -> Self {
-        Self { leases: Leases::new() }
+        Self { leases: Leases::new(), seen: None }
+    }
+
+    /// When [`expire`](Self::expire) is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.leases.next_end(self.seen?)
+    }
+
+    /// Published ports don't lead to an address whose lease has ended, unless it is still spoken
+    /// from.
+    pub fn expire(&mut self, ctx: &mut Ctx<'_, '_>) {
+        let now = ctx.io.now;
+        if self.deadline().is_some_and(|due| due <= now)
+            && let Some(since) = self.seen.replace(now)
+        {
+            for address in self.leases.ended(since, now) {
+                ctx.core.link.forget_address(address.into());
+            }
+        }
     }
 
     /// A datagram to the server's port.
@@ -58,6 +78,7 @@ impl Dhcp4 {
         // For its search domains.
         ctx.core.resolvers.refresh(ctx.io.now);
         tracing::debug!(client = %request.chaddr, kind = ?request.kind, "dhcp");
+        self.seen.get_or_insert(ctx.io.now);
         if let Some(answer) = self.decide(ctx, &request)? {
             reply(ctx, src_mac, &request, &answer)?;
         }
@@ -67,7 +88,7 @@ impl Dhcp4 {
     /// RFC 2131 §4.3. `None`: nothing is to be said.
     fn decide(
         &mut self,
-        ctx: &Ctx<'_, '_>,
+        ctx: &mut Ctx<'_, '_>,
         request: &Request<'_>,
     ) -> Result<Option<Answer>, DropReason> {
         let (config, now, client) = (&ctx.core.config, ctx.io.now, request.chaddr);
@@ -99,7 +120,9 @@ impl Dhcp4 {
                 None
             }
             Kind::Release if for_us => {
-                self.leases.release(client, request.ciaddr, now);
+                if self.leases.release(client, request.ciaddr, now) {
+                    ctx.core.link.forget_address(request.ciaddr.into());
+                }
                 None
             }
             Kind::Inform if config.is_guest4(request.ciaddr) => {

@@ -100,6 +100,39 @@ fn the_guest_is_offered_its_address_with_all_parameters() {
 }
 
 #[test]
+fn published_ports_do_not_lead_to_a_lease_that_is_over() {
+    let own = Ipv4Addr::new(10, 0, 2, 50);
+    let mut bed = Bed::new();
+    let speak = |bed: &mut Bed, from: Ipv4Addr| {
+        bed.send_udp((from, 9).into(), (Ipv4Addr::LOCALHOST, 9).into(), b"");
+        bed.received();
+    };
+    // Given back: what the guest takes instead counts.
+    assert_eq!(join(&mut bed, GUEST_MAC), GUEST);
+    speak(&mut bed, own);
+    assert_eq!(bed.core().guest4(), GUEST, "both are the guest's");
+    let mut release = message(GUEST_MAC, MessageType::Release);
+    release.set_ciaddr(GUEST);
+    exchange(&mut bed, GUEST, &release);
+    assert_eq!(bed.core().guest4(), own);
+
+    // Not renewed.
+    assert_eq!(join(&mut bed, GUEST_MAC), GUEST);
+    speak(&mut bed, own);
+    bed.advance(LEASE_TIME / 2);
+    exchange(&mut bed, Ipv4Addr::UNSPECIFIED, &request(GUEST_MAC, None, GUEST));
+    bed.advance(LEASE_TIME - Duration::from_secs(1));
+    assert_eq!(bed.core().guest4(), GUEST);
+    bed.advance(Duration::from_secs(1));
+    assert_eq!(bed.core().guest4(), own);
+    // Unless the guest goes on with it.
+    speak(&mut bed, GUEST);
+    assert_eq!(bed.core().guest4(), GUEST);
+    bed.advance(LEASE_TIME * 2);
+    assert_eq!(bed.core().guest4(), GUEST);
+}
+
+#[test]
 fn the_hosts_search_domains_are_passed_on() {
     let path = std::env::temp_dir().join(format!("minivmm-dhcp-{}", std::process::id()));
     std::fs::write(&path, "search corp.test lab.test\n").unwrap();
