@@ -28,6 +28,8 @@ mod option {
 const REFRESH_TIME: u32 = 600;
 /// A DUID is no longer (§11.1).
 const DUID_MAX: usize = 130;
+/// Bytes of search domains.
+const SEARCH_MAX: usize = 512;
 /// Room for all that is said.
 const REPLY_MAX: usize = 1024;
 
@@ -102,7 +104,7 @@ pub fn input(ctx: &mut Ctx<'_, '_>, src_mac: MacAddr, datagram: &Datagram<'_>) -
         put(option::DNS_SERVERS, &config.gateway6.octets());
     }
     if request.wants(option::DOMAIN_LIST) {
-        put(option::DOMAIN_LIST, &ctx.core.resolvers.conf().search_wire());
+        put(option::DOMAIN_LIST, &ctx.core.resolvers.conf().search_wire(SEARCH_MAX));
     }
     if request.wants(option::REFRESH_TIME) {
         put(option::REFRESH_TIME, &REFRESH_TIME.to_be_bytes());

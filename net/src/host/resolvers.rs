@@ -55,11 +55,16 @@ impl ResolvConf {
 }
 
 impl ResolvConf {
-    /// The search domains as DNS labels without compression (RFC 1035 §3.1): how DHCP (RFC 3397,
-    /// RFC 8415 §10) and router advertisements (RFC 8106 §5.2) carry them.
-    pub fn search_wire(&self) -> Vec<u8> {
+    /// The first search domains, as many as fit `room` bytes, as DNS labels without compression
+    /// (RFC 1035 §3.1): how DHCP (RFC 3397, RFC 8415 §10) and router advertisements (RFC 8106 §5.2)
+    /// carry them.
+    pub fn search_wire(&self, room: usize) -> Vec<u8> {
         let mut wire = Vec::new();
         for domain in &self.search {
+            // A length before each label for the dot, one for the first, one for the root.
+            if wire.len() + domain.len() + 2 > room {
+                break;
+            }
             for label in domain.split('.') {
                 wire.push(label.len() as u8);
                 wire.extend(label.bytes());
@@ -243,6 +248,15 @@ mod tests {
     }
 
     #[test]
+    fn a_long_search_list_is_cut_between_domains() {
+        let conf = parse("search corp.test lab.corp.test x.test");
+        let (first, second) = (b"\x04corp\x04test\0", b"\x03lab\x04corp\x04test\0");
+        assert_eq!(conf.search_wire(11), first);
+        assert_eq!(conf.search_wire(10), b"");
+        assert_eq!(conf.search_wire(30), [&first[..], second].concat());
+    }
+
+    #[test]
     fn a_replaced_file_is_read_again_and_a_removed_one_forgotten() {
         let dir = std::env::temp_dir().join(format!("minivmm-resolv-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
@@ -271,7 +285,11 @@ mod tests {
         fn no_text_makes_it_panic(text in "((nameserver|search|domain|;)?[ \t%:.a-f0-9\\PC]{0,30}\n){0,8}") {
             let conf = parse(&text);
             prop_assert!(conf.servers.len() <= RESOLVERS_MAX && conf.search.len() <= SEARCH_MAX);
-            prop_assert!(conf.search_wire().len() <= SEARCH_MAX * 255);
+            for room in [0, 17, 255, SEARCH_MAX * 255] {
+                prop_assert!(conf.search_wire(room).len() <= room);
+            }
+            let all = conf.search.iter().map(|domain| domain.len() + 2).sum();
+            prop_assert_eq!(conf.search_wire(all).len(), all);
         }
     }
 }

@@ -211,11 +211,16 @@ impl Reply {
         self.bytes[16..20].copy_from_slice(&address.octets());
     }
 
+    /// How long the value of another option may be.
+    pub fn room(&self) -> usize {
+        // Code and length before it, the end mark behind it.
+        (REPLY_MAX - self.len).saturating_sub(3).min(255)
+    }
+
     /// Adds an option if there is room for it.
     pub fn put(&mut self, code: u8, value: &[u8]) {
         let end = self.len + 2 + value.len();
-        // The last byte is the end mark's.
-        if value.is_empty() || value.len() > 255 || end >= REPLY_MAX {
+        if value.is_empty() || value.len() > self.room() {
             return;
         }
         self.bytes[self.len] = code;

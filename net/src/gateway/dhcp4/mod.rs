@@ -207,11 +207,14 @@ fn parameters(ctx: &Ctx<'_, '_>, request: &Request<'_>, reply: &mut Reply) {
         (option::MTU, &config.mtu.to_be_bytes()),
         (option::HOST_NAME, config.hostname.as_bytes()),
         (option::DOMAIN_NAME, domain.as_bytes()),
-        (option::DOMAIN_SEARCH, &resolvers.search_wire()),
     ] {
         if request.wants(code) {
             reply.put(code, value);
         }
+    }
+    if request.wants(option::DOMAIN_SEARCH) {
+        let id = request.client_id.map_or(0, |id| 2 + id.len());
+        reply.put(option::DOMAIN_SEARCH, &resolvers.search_wire(reply.room().saturating_sub(id)));
     }
 }
 

@@ -100,6 +100,24 @@ fn the_guest_is_offered_its_address_with_all_parameters() {
 }
 
 #[test]
+fn of_a_long_search_list_the_first_domains_are_passed_on() {
+    let path = std::env::temp_dir().join(format!("minivmm-dhcp-long-{}", std::process::id()));
+    let domains: Vec<_> =
+        (0..6).map(|i| format!("{}.{}.test{i}", "a".repeat(40), "b".repeat(30))).collect();
+    std::fs::write(&path, format!("search {}\n", domains.join(" "))).unwrap();
+    let mut bed = Bed::with(GatewayConfig { resolv_conf: path.clone(), ..config() });
+    let discover = message(GUEST_MAC, MessageType::Discover);
+    let (_, offer) = one(exchange(&mut bed, Ipv4Addr::UNSPECIFIED, &discover));
+    std::fs::remove_file(&path).unwrap();
+    let Some(DhcpOption::DomainSearch(list)) = offer.opts().get(OptionCode::DomainSearch) else {
+        panic!("none are passed on");
+    };
+    let list: Vec<_> =
+        list.iter().map(|d| d.to_string().trim_end_matches('.').to_owned()).collect();
+    assert_eq!(list, domains[..3]);
+}
+
+#[test]
 fn published_ports_do_not_lead_to_a_lease_that_is_over() {
     let own = Ipv4Addr::new(10, 0, 2, 50);
     let mut bed = Bed::new();

@@ -122,6 +122,9 @@ pub fn neighbor_advertisement(target: Ipv6Addr, mac: MacAddr, solicited: bool) -
     bytes
 }
 
+/// Bytes of search domains that an advertisement carries, so that it fits the least MTU.
+pub const SEARCH_MAX: usize = 504;
+
 /// What a router says of its network.
 #[derive(Debug, Clone, Copy)]
 pub struct Advertisement<'a> {
@@ -168,7 +171,7 @@ impl Advertisement<'_> {
         b.extend(self.resolver.octets());
         // RFC 8106 §5.2, padded to units of 8 bytes.
         let units = 1 + self.search.len().div_ceil(8);
-        if !self.search.is_empty() && units <= 64 {
+        if !self.search.is_empty() && self.search.len() <= SEARCH_MAX {
             b.extend([option::DNSSL, units as u8, 0, 0]);
             b.extend(self.resolver_lifetime.to_be_bytes());
             let end = b.len() + (units - 1) * 8;

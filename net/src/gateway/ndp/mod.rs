@@ -188,7 +188,7 @@ fn advertise(ctx: &mut Ctx<'_, '_>, mac: MacAddr, dst: Ipv6Addr) -> Result<(), D
     ctx.core.resolvers.refresh(ctx.io.now);
     let config = &ctx.core.config;
     let src = config.link_local6();
-    let search = ctx.core.resolvers.conf().search_wire();
+    let search = ctx.core.resolvers.conf().search_wire(message::SEARCH_MAX);
     let message = Advertisement {
         mac: config.mac,
         mtu: config.mtu,
