@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::Ctx;
 use super::emit::{Envelope, LOWER_MAX};
 use super::icmp::{self, Why};
-use super::packet::Packet;
+use super::packet::{Extensions, Packet};
 use crate::addr::MacAddr;
 use crate::frame::{HEAD_MAX, Offload};
 use crate::rx::RxSlot;
@@ -63,6 +63,7 @@ pub struct Parts {
     src: IpAddr,
     dst: IpAddr,
     protocol: u8,
+    protocol_at: usize,
     hop_limit: u8,
     traffic_class: u8,
     header: [u8; HEAD_MAX],
@@ -77,6 +78,8 @@ pub struct Parts {
     reach: usize,
     /// The datagram's length, once the last piece has come.
     len: Option<usize>,
+    /// Bytes of extension headers that were cut with the rest, and belong to `header` now.
+    extensions: usize,
 }
 
 /// How a piece fits what is there.
@@ -98,6 +101,7 @@ impl Parts {
             src: packet.src,
             dst: packet.dst,
             protocol: packet.protocol,
+            protocol_at: packet.protocol_at,
             hop_limit: packet.hop_limit,
             traffic_class: packet.traffic_class,
             header: [0; HEAD_MAX],
@@ -107,6 +111,7 @@ impl Parts {
             have: 0,
             reach: 0,
             len: None,
+            extensions: 0,
         }
     }
 
@@ -173,9 +178,28 @@ impl Parts {
             self.header[..n].copy_from_slice(&packet.ip_header[..n]);
             self.header_len = n;
             self.protocol = packet.protocol;
+            self.protocol_at = packet.protocol_at;
             self.hop_limit = packet.hop_limit;
             self.traffic_class = packet.traffic_class;
         }
+        Ok(())
+    }
+
+    /// Reads the extension headers that were cut with the rest, when all of it is there.
+    fn unwrap_extensions(&mut self) -> Result<(), DropReason> {
+        if self.src.is_ipv4() {
+            return Ok(());
+        }
+        // They go behind the header that the first piece had, as they stood before the cut.
+        let (at, len) = (self.header_len, self.len.unwrap_or(self.reach));
+        let n = len.min(HEAD_MAX - at);
+        self.header[at..at + n].copy_from_slice(&self.buffer[..n]);
+        let it = Extensions::parse(&self.header[..at + n], at, self.protocol_at)?;
+        if it.fragment.is_some() {
+            return Err(DropReason::Malformed);
+        }
+        (self.protocol, self.protocol_at) = (it.protocol, it.protocol_at);
+        (self.header_len, self.extensions) = (it.end, it.end - at);
         Ok(())
     }
 
@@ -192,10 +216,12 @@ impl Parts {
             traffic_class: self.traffic_class,
             dont_fragment: false,
             fragment: None,
+            fragmented: true,
+            protocol_at: self.protocol_at,
             ip_header: &self.header[..self.header_len],
-            head: &self.buffer[..len],
+            head: &self.buffer[self.extensions..len],
             tail: &[],
-            len,
+            len: len - self.extensions,
             offload: Offload::default(),
         }
     }
@@ -263,7 +289,14 @@ impl Reassembly {
             }
         }
         if slot.parts.len == Some(slot.parts.have) {
-            return Ok(Some(self.slots.remove(i).parts));
+            let mut parts = self.slots.remove(i).parts;
+            return match parts.unwrap_extensions() {
+                Ok(()) => Ok(Some(parts)),
+                Err(reason) => {
+                    self.recycle(parts);
+                    Err(reason)
+                }
+            };
         }
         Ok(None)
     }

@@ -38,8 +38,8 @@ pub enum Why {
     Network,
     /// Nobody answers there.
     Host,
-    /// The destination does not speak this protocol.
-    Protocol,
+    /// The destination does not speak the protocol that the IP header names there.
+    Protocol(usize),
     /// Nobody listens on the port.
     Port,
     /// Policy forbids it.
@@ -68,9 +68,9 @@ impl Message {
             (Why::Network, false) => (1, 0, 0),
             (Why::Host, true) => (3, 1, 0),
             (Why::Host, false) => (1, 3, 0),
-            (Why::Protocol, true) => (3, 2, 0),
-            // A parameter problem: the Next Header field, 6 bytes into the header.
-            (Why::Protocol, false) => (4, 1, 6),
+            (Why::Protocol(_), true) => (3, 2, 0),
+            // A parameter problem: the Next Header field that names it.
+            (Why::Protocol(at), false) => (4, 1, at as u32),
             (Why::Port, true) => (3, 3, 0),
             (Why::Port, false) => (1, 4, 0),
             (Why::Prohibited, true) => (3, 13, 0),

@@ -182,8 +182,10 @@ impl Gateway {
             protocol::UDP => self.udp.input(ctx, packet),
             protocol::ICMP if packet.src.is_ipv4() => self.ping.input(ctx, packet),
             protocol::ICMPV6 if packet.src.is_ipv6() => self.ping.input(ctx, packet),
+            // Nothing follows, and nobody is told (RFC 8200 §4.7).
+            protocol::NO_NEXT_HEADER if packet.src.is_ipv6() => Err(DropReason::UnknownProtocol),
             _ => {
-                icmp::unreachable(ctx, packet, Why::Protocol);
+                icmp::unreachable(ctx, packet, Why::Protocol(packet.protocol_at));
                 Err(DropReason::UnknownProtocol)
             }
         }

@@ -24,6 +24,63 @@ pub struct Fragment {
     pub more: bool,
 }
 
+impl Fragment {
+    /// True where there are others.
+    pub fn is_part(&self) -> bool {
+        self.more || self.offset != 0
+    }
+}
+
+/// The extension headers of an IPv6 packet (RFC 8200 §4), up to a fragment's.
+#[derive(Debug, Clone, Copy)]
+pub struct Extensions {
+    /// What follows them: the transport protocol, in a fragment that of its first byte.
+    pub protocol: u8,
+    /// Where that is named.
+    pub protocol_at: usize,
+    /// Where they end.
+    pub end: usize,
+    /// What the fragment header says.
+    pub fragment: Option<Fragment>,
+}
+
+impl Extensions {
+    /// Reads those of `bytes` from `at` on, the first of which is named at `protocol_at`.
+    ///
+    /// # Errors
+    /// The reason to drop the packet.
+    pub fn parse(bytes: &[u8], at: usize, protocol_at: usize) -> Result<Self, DropReason> {
+        let protocol = bytes[protocol_at];
+        let mut it = Self { protocol, protocol_at, end: at, fragment: None };
+        for _ in 0..=EXTENSIONS_MAX {
+            let at = it.end;
+            let header = || bytes.get(at..at + 8).ok_or(DropReason::HeadersTooLong);
+            let len = match it.protocol {
+                // Hop-by-hop (first only, §4.1), routing, destination options.
+                0 if at != IPV6_LEN => return Err(DropReason::Malformed),
+                0 | 43 | 60 => 8 + usize::from(header()?[1]) * 8,
+                44 if it.fragment.is_some() => return Err(DropReason::Malformed),
+                44 => {
+                    let (field, id) = (u16_at(header()?, 2), u32_at(header()?, 4));
+                    let (offset, more) = (u32::from(field & 0xfff8), field & 1 != 0);
+                    it.fragment = Some(Fragment { id, offset, more });
+                    8
+                }
+                _ => return Ok(it),
+            };
+            if at + len > bytes.len() {
+                return Err(DropReason::HeadersTooLong);
+            }
+            (it.protocol, it.protocol_at, it.end) = (bytes[at], at, at + len);
+            // What follows a fragment's header is cut as it is, whatever it looks like.
+            if it.fragment.as_ref().is_some_and(Fragment::is_part) {
+                return Ok(it);
+            }
+        }
+        Err(DropReason::HeadersTooLong)
+    }
+}
+
 /// An IP packet. All fields are from our own copy of the headers.
 #[derive(Debug, Clone, Copy)]
 pub struct Packet<'a> {
@@ -45,6 +102,10 @@ pub struct Packet<'a> {
     pub dont_fragment: bool,
     /// Where it belongs, when it is a fragment.
     pub fragment: Option<Fragment>,
+    /// It came with a fragment header, or in fragments.
+    pub fragmented: bool,
+    /// Where the IP header names the protocol.
+    pub protocol_at: usize,
     /// The IP header with its options or extensions.
     pub ip_header: &'a [u8],
     /// What of the transport header and its payload lies in the head.
@@ -158,6 +219,8 @@ impl<'a> Packet<'a> {
                 offset,
                 more,
             }),
+            fragmented: more || offset != 0,
+            protocol_at: 9,
             ip_header: &ip[..header_len],
             head: &ip[header_len..ip.len().min(total)],
             tail: &[],
@@ -180,43 +243,8 @@ impl<'a> Packet<'a> {
             return Err(DropReason::Truncated);
         }
         let ip = &ip[..ip.len().min(total)];
-        let mut at = IPV6_LEN;
-        let mut protocol = ip[6];
-        let mut fragment = None;
-        let mut extensions = 0;
-        loop {
-            let len = match protocol {
-                // Hop-by-hop (first only, §4.1), routing, destination options.
-                0 if at != IPV6_LEN => return Err(DropReason::Malformed),
-                0 | 43 | 60 => {
-                    let ext = ip.get(at..at + 8).ok_or(DropReason::HeadersTooLong)?;
-                    8 + usize::from(ext[1]) * 8
-                }
-                44 => {
-                    let ext = ip.get(at..at + 8).ok_or(DropReason::HeadersTooLong)?;
-                    let field = u16_at(ext, 2);
-                    let (offset, more) = (u32::from(field & 0xfff8), field & 1 != 0);
-                    if fragment.is_some() {
-                        return Err(DropReason::Malformed);
-                    }
-                    fragment = Some(Fragment { id: u32_at(ext, 4), offset, more });
-                    8
-                }
-                _ => break,
-            };
-            extensions += 1;
-            if extensions > EXTENSIONS_MAX || at + len > ip.len() {
-                return Err(DropReason::HeadersTooLong);
-            }
-            protocol = ip[at];
-            at += len;
-            // What follows a later fragment's header is payload, whatever it looks like.
-            if fragment.is_some_and(|f| f.offset != 0) {
-                break;
-            }
-        }
-        // An atomic fragment is a whole datagram (RFC 6946).
-        let fragment = fragment.filter(|f| f.more || f.offset != 0);
+        let Extensions { protocol, protocol_at, end: at, fragment } =
+            Extensions::parse(ip, IPV6_LEN, 6)?;
         let addr = |at: usize| {
             let mut octets = [0; 16];
             octets.copy_from_slice(&ip[at..at + 16]);
@@ -231,7 +259,10 @@ impl<'a> Packet<'a> {
             hop_limit: ip[7],
             traffic_class: ip[0] << 4 | ip[1] >> 4,
             dont_fragment: true,
-            fragment,
+            // An atomic fragment is a whole datagram (RFC 6946).
+            fragment: fragment.filter(Fragment::is_part),
+            fragmented: fragment.is_some(),
+            protocol_at,
             ip_header: &ip[..at],
             head: &ip[at..],
             tail: &[],

@@ -33,6 +33,8 @@ pub mod protocol {
     pub const UDP: u8 = 17;
     /// RFC 4443.
     pub const ICMPV6: u8 = 58;
+    /// RFC 8200 §4.7: nothing.
+    pub const NO_NEXT_HEADER: u8 = 59;
 }
 
 /// The big-endian 16-bit number at `at`; the caller has checked the length.

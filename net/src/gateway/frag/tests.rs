@@ -122,6 +122,34 @@ fn the_largest_datagrams_are_put_together() {
 }
 
 #[test]
+fn extension_headers_may_be_cut_with_the_rest() {
+    // Destination options with padding, then the message.
+    let mut bytes = vec![58, 1, 1, 12];
+    bytes.resize(16, 0);
+    let message = echo(false, 100);
+    bytes.extend(&message);
+    for piece in [8, 48] {
+        let mut bed = Bed::new();
+        for frame in cut(false, 60, 7, &bytes, piece) {
+            assert_eq!(bed.send(&frame), TxOutcome::Sent);
+        }
+        assert_eq!(reply(&mut bed, false)[4..], message[4..]);
+    }
+    // A fragment header among them, one that goes beyond the end, and too many.
+    for (header, len) in [([44, 0], 8), ([58, 30], 8), ([60, 0], 8 * 9)] {
+        let mut bytes = vec![0; len];
+        bytes.chunks_mut(8).for_each(|c| c[..2].copy_from_slice(&header));
+        let mut bed = Bed::new();
+        let sent: Vec<_> = cut(false, 60, 7, &[&bytes[..], &[0; 16]].concat(), 8)
+            .iter()
+            .map(|f| bed.send(f))
+            .collect();
+        assert!(matches!(sent.last(), Some(TxOutcome::Dropped(_))), "{sent:?}");
+        assert_eq!((parts(&bed), bed.gateway.fragments.spare.len()), (0, 1));
+    }
+}
+
+#[test]
 fn what_overlaps_is_void_with_all_that_comes_later() {
     let message = echo(true, 100);
     let frames = cut(true, 1, 7, &message, 40);

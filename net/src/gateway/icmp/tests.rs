@@ -90,6 +90,31 @@ fn errors_quote_what_fits_and_never_answer_errors() {
 }
 
 #[test]
+fn a_parameter_problem_points_at_what_names_the_protocol() {
+    let mut bed = Bed::new();
+    let ip = |text: &str| text.parse().unwrap();
+    let unknown = TxOutcome::Dropped(DropReason::UnknownProtocol);
+    let mut send = |protocol, bytes: &[u8]| {
+        let envelope = Envelope::new(GATEWAY_MAC, ip("fd00:2::2"), ip("2001:db8::1"), protocol);
+        let mut f = vec![0; envelope.len()];
+        envelope.write(GUEST_MAC, bytes.len(), &mut f);
+        f.extend(bytes);
+        assert_eq!(bed.send(&f), unknown);
+        bed.received()
+    };
+    // SCTP, as it is and behind destination options; then one of those with nothing behind it.
+    for (protocol, bytes, pointer) in
+        [(132, &[9; 12][..], 6), (60, &[132, 0, 1, 4, 0, 0, 0, 0, 9, 9, 9, 9], 40)]
+    {
+        let frames = send(protocol, bytes);
+        assert_eq!(frames.len(), 1);
+        assert_eq!(frames[0][54..56], [4, 1]);
+        assert_eq!(frames[0][58..62], [0, 0, 0, pointer]);
+    }
+    assert!(send(60, &[59, 0, 1, 4, 0, 0, 0, 0]).is_empty());
+}
+
+#[test]
 fn errors_are_few() {
     let now = Instant::now();
     let mut limiter = Limiter::default();

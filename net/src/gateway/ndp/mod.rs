@@ -97,9 +97,15 @@ impl Ndp {
             return None;
         }
         let first = packet.head.first()?;
-        (kind::ROUTER_SOLICITATION..=kind::REDIRECT)
-            .contains(first)
-            .then(|| self.message(ctx, packet))
+        if !(kind::ROUTER_SOLICITATION..=kind::REDIRECT).contains(first) {
+            return None;
+        }
+        // Never in fragments, not even in one (RFC 6980 §5).
+        Some(if packet.fragmented {
+            Err(DropReason::BadFragment)
+        } else {
+            self.message(ctx, packet)
+        })
     }
 
     fn message(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {

@@ -77,6 +77,18 @@ fn the_gateway_is_found_under_both_its_addresses() {
 }
 
 #[test]
+fn what_comes_with_a_fragment_header_is_not_heard() {
+    let mut bed = Bed::new();
+    let mut f = solicit(GUEST_LL, GATEWAY_LL, true);
+    // The whole message is the only piece (RFC 6946).
+    f[18..20].copy_from_slice(&40u16.to_be_bytes());
+    f[20] = 44;
+    f.splice(54..54, [58, 0, 0, 0, 0, 0, 0, 1]);
+    assert_eq!(bed.send(&f), TxOutcome::Dropped(DropReason::BadFragment));
+    assert!(bed.received_all().is_empty());
+}
+
+#[test]
 fn nobody_else_is_answered_for() {
     let mut bed = Bed::new();
     for target in ["fd00:2::2", "fe80::99", "2001:db8::1", "fd00:3::1"] {
