@@ -128,8 +128,14 @@ fn routes_and_addresses_are_found() {
     ip("route add 128.0.0.0/1 via 10.77.0.1");
     let host = HostNetwork::read().unwrap();
     let got = nets(&host);
-    for want in ["10.77.0.0/23", "10.77.2.0/24", "172.27.64.0/20", "192.0.2.77/32", "fd00:77::/64"]
-    {
+    for want in [
+        "10.77.0.0/23",
+        "10.77.2.0/24",
+        "172.27.64.0/20",
+        "192.0.2.77/32",
+        "192.0.2.1/32",
+        "fd00:77::/64",
+    ] {
         assert!(got.iter().any(|net| net == want), "{want} is not in {got:?}");
     }
     assert!(got.iter().all(|net| !net.ends_with("/0") && !net.ends_with("/1")), "{got:?}");

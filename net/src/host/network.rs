@@ -79,7 +79,7 @@ pub fn interface_name(index: u32) -> String {
         .unwrap_or_else(|_| format!("#{index}"))
 }
 
-fn address(message: &AddressMessage) -> Option<Known> {
+fn address(message: &AddressMessage) -> impl Iterator<Item = Known> {
     let of = |want_local| {
         message.attributes.iter().find_map(|attribute| match attribute {
             AddressAttribute::Local(ip) if want_local => Some(*ip),
@@ -87,10 +87,13 @@ fn address(message: &AddressMessage) -> Option<Known> {
             _ => None,
         })
     };
-    // On a point-to-point link `Address` is the peer, whose network it is.
-    let ip = of(false).or_else(|| of(true))?;
-    let net = IpNet::new(ip, message.header.prefix_len).ok()?.trunc();
-    Some(Known { net, interface: message.header.index })
+    let (local, address) = (of(true), of(false));
+    // On a point-to-point link `Address` is the peer, whose network it is; the host's own address
+    // need not lie in that.
+    let net = address.or(local).and_then(|ip| IpNet::new(ip, message.header.prefix_len).ok());
+    let own = local.filter(|ip| net.is_some_and(|net| !net.contains(ip))).map(IpNet::from);
+    let interface = message.header.index;
+    net.into_iter().chain(own).map(move |net| Known { net: net.trunc(), interface })
 }
 
 fn route(message: &RouteMessage) -> Option<Known> {
