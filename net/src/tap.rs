@@ -64,7 +64,7 @@ pub enum TapError {
     /// A descriptor that was handed to us is a TAP, or a TUN, of another make.
     #[error(
         "the descriptor for the network belongs to {name} with flags {flags:#06x} (attach it with \
-         IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)"
+         IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, without IFF_MULTI_QUEUE)"
     )]
     WrongFlags {
         /// The interface.
@@ -118,7 +118,7 @@ impl Tap {
     /// [`TapError::NotTapFd`] or [`TapError::WrongFlags`] where it is something else.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, TapError> {
         let (name, flags) = sys::get_iff(fd.as_fd()).map_err(TapError::NotTapFd)?;
-        if flags & sys::IFF != sys::IFF {
+        if flags & (sys::IFF | sys::MULTI_QUEUE) != sys::IFF {
             return Err(TapError::WrongFlags { name, flags });
         }
         let setup =

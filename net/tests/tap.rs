@@ -412,6 +412,18 @@ fn drops(stats: &Stats) -> u64 {
 
 // ---- The tests ----
 
+/// A descriptor of another make, as another program might hand it to us.
+fn foreign(flags: libc::c_int) -> OwnedFd {
+    let tun = std::fs::File::options().read(true).write(true).open("/dev/net/tun").unwrap();
+    // SAFETY: all-zero bytes are a valid ifreq.
+    let mut ifr: libc::ifreq = unsafe { std::mem::zeroed() };
+    ifr.ifr_ifru.ifru_flags = flags as i16;
+    // SAFETY: reads and writes one ifreq.
+    let made = unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut ifr) };
+    assert_eq!(made, 0);
+    tun.into()
+}
+
 fn opening_says_what_is_wrong() {
     let tap = Tap::open("once0").unwrap();
     assert_eq!((tap.name(), tap.mtu().unwrap()), ("once0", 1500));
@@ -422,20 +434,17 @@ fn opening_says_what_is_wrong() {
     let again = Tap::from_fd(tap.as_fd().try_clone_to_owned().unwrap()).unwrap();
     assert_eq!(again.name(), "once0");
 
-    // A TUN, as another program might hand it to us.
     let tun = std::fs::File::options().read(true).write(true).open("/dev/net/tun").unwrap();
-    assert!(matches!(
-        Tap::from_fd(tun.as_fd().try_clone_to_owned().unwrap()),
-        Err(TapError::NotTapFd(_))
-    ));
-    // SAFETY: all-zero bytes are a valid ifreq.
-    let mut ifr: libc::ifreq = unsafe { std::mem::zeroed() };
-    ifr.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as i16;
-    // SAFETY: reads and writes one ifreq.
-    let made = unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut ifr) };
-    assert_eq!(made, 0);
-    let error = Tap::from_fd(tun.into()).unwrap_err();
-    assert!(matches!(&error, TapError::WrongFlags { name, .. } if name == "tun0"), "{error}");
+    assert!(matches!(Tap::from_fd(tun.into()), Err(TapError::NotTapFd(_))));
+    let ours = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    for (flags, of) in [
+        (libc::IFF_TUN | libc::IFF_NO_PI, "tun0"),
+        (libc::IFF_TAP | libc::IFF_NO_PI, "tap0"),
+        (ours | libc::IFF_MULTI_QUEUE, "tap0"),
+    ] {
+        let error = Tap::from_fd(foreign(flags)).unwrap_err();
+        assert!(matches!(&error, TapError::WrongFlags { name, .. } if name == of), "{error}");
+    }
 }
 
 fn large_segments_cross_whole() {

@@ -106,8 +106,11 @@ impl TapBackend {
         }
     }
 
+    /// Says once that the interface is down, which is what EIO means. Other errors are about one
+    /// frame, which the station may have made for them.
     fn complain(&mut self, what: &str, error: &io::Error) {
-        if !std::mem::replace(&mut self.complained, true) {
+        if error.raw_os_error() == Some(libc::EIO) && !std::mem::replace(&mut self.complained, true)
+        {
             tracing::warn!(
                 "cannot {what} TAP {}: {error} (is it up? sudo ip link set {0} up)",
                 self.tap.name()

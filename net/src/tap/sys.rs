@@ -11,6 +11,9 @@ use libc::{TUNGETIFF, TUNSETIFF, TUNSETOFFLOAD, TUNSETVNETHDRSZ, TUNSETVNETLE, i
 /// virtio-net header before each frame.
 pub const IFF: u16 = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as u16;
 
+/// The flag of one queue of several: frames of ours would be in the others.
+pub const MULTI_QUEUE: u16 = libc::IFF_MULTI_QUEUE as u16;
+
 fn check(result: c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
