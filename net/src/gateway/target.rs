@@ -19,14 +19,16 @@ use crate::stats::DropReason;
 
 const DNS_PORT: u16 = 53;
 
-/// Metadata services of clouds outside 169.254.0.0/16 and fe80::/10: Azure, Alibaba Cloud, AWS,
-/// Google, Scaleway.
-const METADATA: [IpAddr; 5] = [
+/// Metadata services of clouds outside 169.254.0.0/16 and fe80::/10: Azure, Alibaba Cloud, Oracle
+/// (its classic cloud), AWS, Google, Scaleway, Oracle.
+const METADATA: [IpAddr; 7] = [
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe)),
 ];
 
 /// The host socket's peer for a flow of the guest's to `dst`.
@@ -171,7 +173,9 @@ mod tests {
             "[fec0::1]",
             "168.63.129.16",
             "100.100.100.200",
+            "192.0.0.192",
             "[fd00:ec2::254]",
+            "[fd00:c1::a9fe:a9fe]",
             "[fd20:ce::254]",
             // Groups.
             "224.0.0.251",
