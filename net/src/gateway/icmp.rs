@@ -276,11 +276,11 @@ impl Echo {
         &self.buffer[..self.len]
     }
 
-    /// Answers as the address that was asked.
-    pub fn reply(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
+    /// Answers as `from`.
+    pub fn reply(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>, from: IpAddr) -> Handled {
         let reply = if packet.src.is_ipv4() { ECHO_REPLY } else { ECHO_REPLY6 };
         let mut envelope =
-            Envelope::new(packet.src_mac, packet.dst, packet.src, icmp_protocol(packet.src));
+            Envelope::new(packet.src_mac, from, packet.src, icmp_protocol(packet.src));
         envelope.traffic_class = packet.traffic_class;
         self.buffer[0] = reply;
         self.id = self.id.wrapping_add(1);

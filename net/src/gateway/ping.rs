@@ -5,7 +5,7 @@
 //! socket per identifier, family and destination of the guest's is all the state there is.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::config::GatewayConfig;
@@ -27,10 +27,14 @@ const LIFETIME: Duration = Duration::from_secs(60);
 const BUDGET: usize = 32;
 
 /// Entries taken from an error queue at a time.
-const ERRORS_MAX: usize = 16;
+const ERRORS_MAX: usize = 256;
 
 /// Data of a request that an ICMP error brings back.
 const QUOTE_MAX: usize = 512;
+
+/// The link's groups that the gateway is in; who asks them is answered (RFC 4443 §4.2).
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 
 #[derive(Debug)]
 struct Flow {
@@ -75,9 +79,16 @@ impl Ping {
         if packet.src.is_unspecified() {
             return Err(DropReason::BadSource);
         }
-        let own = packet.dst == IpAddr::V6(ctx.core.config.link_local6());
-        if own || is_gateway(&ctx.core.config, packet.dst) {
-            return self.echo.reply(ctx, packet);
+        let config = &ctx.core.config;
+        if is_gateway(config, packet.dst) {
+            return self.echo.reply(ctx, packet, packet.dst);
+        }
+        if packet.dst == ALL_NODES || packet.dst == ALL_ROUTERS {
+            let from = match packet.src {
+                IpAddr::V6(src) if src.is_unicast_link_local() => config.link_local6(),
+                _ => config.gateway6,
+            };
+            return self.echo.reply(ctx, packet, from.into());
         }
         if is_forbidden(&ctx.core.config, packet.dst) {
             icmp::unreachable(ctx, packet, Why::Prohibited);

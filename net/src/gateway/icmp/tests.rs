@@ -36,6 +36,27 @@ fn the_gateway_answers_echo() {
     }
 }
 
+#[test]
+fn the_gateway_answers_the_groups_it_is_in() {
+    let mut bed = Bed::new();
+    let mut bytes = vec![128, 0, 0, 0, 0x12, 0x34, 0, 9, 1, 2, 3];
+    for (guest, gateway) in
+        [("fe80::504d:ff:fe00:2", "fe80::504d:ff:fe00:1"), ("fd00:2::2", "fd00:2::1")]
+    {
+        for group in ["ff02::1", "ff02::2"] {
+            bytes[0] = 128;
+            assert_eq!(bed.send(&message(guest, group, &bytes)), TxOutcome::Sent);
+            bytes[0] = 129;
+            let want = message_from(gateway, guest, &bytes);
+            assert_eq!(bed.received(), [want]);
+        }
+    }
+    bytes[0] = 128;
+    let other = bed.send(&message("fd00:2::2", "ff02::9", &bytes));
+    assert_eq!(other, TxOutcome::Dropped(DropReason::DestinationForbidden));
+    assert!(bed.received().is_empty());
+}
+
 /// The same the other way.
 fn message_from(src: &str, dst: &str, bytes: &[u8]) -> Vec<u8> {
     let mut f = message(src, dst, bytes);

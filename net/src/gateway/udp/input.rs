@@ -20,8 +20,8 @@ use crate::sys::dgram::{Dgram, Header, Origin, SocketError};
 use crate::wire::checksum::Sum;
 use crate::wire::{ETHERNET_LEN, UDP_LEN, protocol, u16_at};
 
-/// Entries taken from an error queue at a time.
-const ERRORS_MAX: usize = 16;
+/// Entries taken from an error queue at a time: it is watched by edges, so mostly all there are.
+const ERRORS_MAX: usize = 256;
 
 const DNS: u16 = 53;
 
