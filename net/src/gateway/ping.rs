@@ -246,7 +246,10 @@ impl Ping {
             ctx.io.stats.dropped(DropReason::NoNeighbor);
             return true;
         };
-        let envelope = Envelope::new(mac, remote, guest, icmp_protocol(guest));
+        let envelope = Envelope {
+            traffic_class: got.traffic_class,
+            ..Envelope::new(mac, remote, guest, icmp_protocol(guest))
+        };
         self.reply_id = self.reply_id.wrapping_add(1);
         if let Err(reason) = icmp::deliver(ctx, &envelope, message, self.reply_id) {
             ctx.io.stats.dropped(reason);

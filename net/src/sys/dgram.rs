@@ -15,9 +15,9 @@ use vm_memory::VolatileSlice;
 
 use super::{Iov, from_sockaddr, result, to_sockaddr};
 
-/// Room for the control messages of one call: the largest is an extended error with an IPv6
-/// address, 64 bytes.
-const CONTROL_LEN: usize = 128;
+/// Room for the control messages of one call: the most are an extended error with an IPv6 address,
+/// 64 bytes, the datagram's destination, 40, and its traffic class, 24.
+const CONTROL_LEN: usize = 192;
 
 /// A buffer with the alignment that control messages want.
 #[repr(C, align(8))]
@@ -43,6 +43,8 @@ pub struct Datagram {
     pub from: SocketAddr,
     /// Which address of the host it was sent to, where the socket was made to tell.
     pub local: Option<IpAddr>,
+    /// Type of service or traffic class.
+    pub traffic_class: u8,
 }
 
 /// Who reported an error.
@@ -128,9 +130,11 @@ impl Dgram {
         let fd = socket_with(family, SocketType::DGRAM, flags, Some(protocol))?;
         if ipv4 {
             set(&fd, libc::IPPROTO_IP, libc::IP_RECVERR)?;
+            set(&fd, libc::IPPROTO_IP, libc::IP_RECVTOS)?;
         } else {
             sockopt::set_ipv6_v6only(&fd, true)?;
             set(&fd, libc::IPPROTO_IPV6, libc::IPV6_RECVERR)?;
+            set(&fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS)?;
         }
         Ok(Self { fd, ipv4, header: None })
     }
@@ -236,13 +240,17 @@ impl Dgram {
         let mut name = MaybeUninit::<sockaddr_storage>::zeroed();
         let mut control = Control([0; CONTROL_LEN]);
         let (msg, len) = self.recvmsg(&mut iov, &mut name, &mut control, 0)?;
-        let mut local = None;
+        let (mut local, mut class) = (None, None);
+        let each = |c: Cmsg<'_>| {
+            local = local.or_else(|| destination(c));
+            class = class.or_else(|| traffic_class(c));
+        };
         // SAFETY: `msg` describes the control buffer, which the kernel has filled.
-        unsafe { each_control(&msg, |c| local = local.or(destination(c))) };
+        unsafe { each_control(&msg, each) };
         // SAFETY: the storage was zeroed, so all of it is initialised.
         let from = from_sockaddr(unsafe { name.assume_init_ref() });
         let from = from.ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Datagram { len, from, local })
+        Ok(Datagram { len, from, local, traffic_class: class.unwrap_or(0) })
     }
 
     /// Takes the next entry from the error queue, and the start of the datagram it is about.
@@ -393,6 +401,17 @@ fn destination(c: Cmsg<'_>) -> Option<IpAddr> {
     }
 }
 
+fn traffic_class(c: Cmsg<'_>) -> Option<u8> {
+    match (c.level, c.kind) {
+        (libc::IPPROTO_IP, libc::IP_TOS) => c.data.first().copied(),
+        (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+            let bytes: [u8; 4] = c.data.get(..4)?.try_into().ok()?;
+            u8::try_from(i32::from_ne_bytes(bytes)).ok()
+        }
+        _ => None,
+    }
+}
+
 fn extended_error(c: Cmsg<'_>) -> Option<(libc::sock_extended_err, Option<SocketAddr>)> {
     if !matches!(
         (c.level, c.kind),
@@ -460,6 +479,21 @@ mod tests {
         assert_eq!((got.len, got.from), (8, peer.local_addr().unwrap()));
         assert_eq!(got.local, Some(Ipv4Addr::LOCALHOST.into()));
         assert_eq!((&room, &spill[..5]), (b"\0abc", &b"defgh"[..]));
+    }
+
+    #[test]
+    fn a_datagrams_traffic_class_is_told() {
+        for loopback in ["127.0.0.1:0", "[::1]:0"] {
+            let socket = Dgram::listen(loopback.parse().unwrap()).unwrap();
+            let mut peer = Dgram::udp(socket.is_ipv4()).unwrap();
+            for traffic_class in [0, 1, 0xb8 | 2] {
+                peer.set_header(Header { hop_limit: 64, traffic_class, dont_fragment: false })
+                    .unwrap();
+                peer.send(b"x", &[], 0, socket.local_addr().unwrap(), None).unwrap();
+                let got = socket.recv(&[], 0, 0, &mut [0; 8]).unwrap();
+                assert_eq!((got.len, got.traffic_class), (1, traffic_class));
+            }
+        }
     }
 
     #[test]

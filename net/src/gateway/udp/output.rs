@@ -123,7 +123,10 @@ impl Udp {
             ctx.io.stats.dropped(DropReason::NoNeighbor);
             return Pulled::Datagram;
         };
-        let envelope = Envelope::new(mac, remote.ip(), guest.ip(), protocol::UDP);
+        let envelope = Envelope {
+            traffic_class: got.traffic_class,
+            ..Envelope::new(mac, remote.ip(), guest.ip(), protocol::UDP)
+        };
         let len = UDP_LEN + got.len;
         let mut header = [0; UDP_LEN];
         header[0..2].copy_from_slice(&remote.port().to_be_bytes());

@@ -96,6 +96,18 @@ fn a_datagram_goes_out_and_its_answer_comes_back() {
 }
 
 #[test]
+fn the_networks_congestion_marks_reach_the_guest() {
+    let host = peer("127.0.0.1:0");
+    let mut bed = redirected(&[("192.0.2.1:7", &host)]);
+    bed.send_udp(addr("10.0.2.2:4000"), addr("192.0.2.1:7"), b"x");
+    let (_, back) = host.recv_from(&mut [0; 8]).unwrap();
+    rustix::net::sockopt::set_ip_tos(&host, 0xb8 | 1).unwrap();
+    host.send_to(b"y", back).unwrap();
+    bed.events(WAIT);
+    assert_eq!(bed.received()[0][15], 0xb8 | 1);
+}
+
+#[test]
 fn one_endpoint_has_one_port_whatever_it_speaks_with() {
     let (a, b) = (peer("127.0.0.1:0"), peer("127.0.0.1:0"));
     let mut bed = redirected(&[("192.0.2.1:7", &a), ("192.0.2.2:7", &b)]);
