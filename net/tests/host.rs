@@ -4,7 +4,8 @@
 //! fails. Not libtest: the program runs itself again in the namespace.
 #![expect(clippy::unwrap_used, reason = "a test, though not one that clippy knows")]
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+mod common;
+
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -52,15 +53,7 @@ fn main() -> ExitCode {
         ("a_flood_of_changes_is_survived", a_flood_of_changes_is_survived),
         ("the_guest_learns_what_the_host_can_route", the_guest_learns_what_the_host_can_route),
     ];
-    let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
-    let mut failed = 0;
-    for (name, test) in tests.iter().filter(|(name, _)| name.contains(&filter)) {
-        let ok = catch_unwind(AssertUnwindSafe(test)).is_ok();
-        println!("test {name} ... {}", if ok { "ok" } else { "FAILED" });
-        failed += usize::from(!ok);
-        clean();
-    }
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    common::run(&tests, clean)
 }
 
 fn ip(arguments: &str) {

@@ -5,11 +5,12 @@
 #![expect(unsafe_code, reason = "unshare and interface ioctls")]
 #![expect(clippy::unwrap_used, reason = "a test, though not one that clippy knows")]
 
+mod common;
+
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
@@ -49,14 +50,7 @@ fn main() -> ExitCode {
         ("an_interface_that_is_down_only_drops", an_interface_that_is_down_only_drops),
         ("an_interface_that_vanishes_ends_quietly", an_interface_that_vanishes_ends_quietly),
     ];
-    let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
-    let mut failed = 0;
-    for (name, test) in tests.iter().filter(|(name, _)| name.contains(&filter)) {
-        let ok = catch_unwind(AssertUnwindSafe(test)).is_ok();
-        println!("test {name} ... {}", if ok { "ok" } else { "FAILED" });
-        failed += usize::from(!ok);
-    }
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    common::run(&tests, || ())
 }
 
 #[track_caller]
