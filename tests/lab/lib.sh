@@ -65,9 +65,12 @@ fetch_kernel() {
 
 fetch_busybox() { unpack_package '^busybox-static$' "$1"; }
 
-# unpack_package PATTERN DIRECTORY - downloads the newest Debian package of that name.
+# unpack_package PATTERN DIRECTORY - downloads the newest Debian package of that name. One at a time:
+# apt fails where another has the lock of the package lists.
 unpack_package() {
-  local name
+  local name lock
+  exec {lock}>"$CACHE/apt.lock"
+  flock "$lock"
   newest() { apt-cache search --names-only "$1" | awk '{print $1}' | sort -V | tail -1; }
   download() {
     mkdir -p "$2.deb"
@@ -81,6 +84,7 @@ unpack_package() {
     [ -n "$name" ] || die "no Debian package is known as $1: run apt-get update as root"
     download "$name" "$2" || die "cannot download the package $name"
   fi
+  exec {lock}>&-
   dpkg -x "$2.deb/$name"_*.deb "$2"
 }
 
