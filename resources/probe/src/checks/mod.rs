@@ -1,0 +1,88 @@
+//! The checks of a report, in order.
+
+mod link;
+mod peer;
+mod router;
+
+use core::fmt::{self, Display};
+
+use minivmm_probe::cmdline::Options;
+use smoltcp::wire::{IpAddress, IpEndpoint};
+
+pub use self::link::link;
+use crate::mem::Arena;
+use crate::net::ping::Pinger;
+use crate::net::stack::Stack;
+use crate::report::{Report, State, Value};
+
+const SMALL_BUFFER: usize = 16 << 10;
+
+/// What the checks share.
+pub struct Checks<'a, 'o> {
+    /// The network.
+    pub stack: &'a mut Stack,
+    /// Memory for sockets.
+    pub arena: &'a mut Arena,
+    /// Where results go.
+    pub report: &'a mut Report<'o>,
+    /// The command line.
+    pub options: &'o Options<'o>,
+}
+
+/// A MAC address.
+struct Mac([u8; 6]);
+
+impl Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// `None` as a dash.
+struct Maybe<T>(Option<T>);
+
+impl<T: Display> Display for Maybe<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(value) => value.fmt(f),
+            None => f.write_str("-"),
+        }
+    }
+}
+
+fn text<T: Display>(value: &Option<T>) -> Value<'_> {
+    value.as_ref().map_or(Value::None, |value| Value::Text(value))
+}
+
+impl Checks<'_, '_> {
+    /// Everything after the lease.
+    pub fn all(&mut self, ipv4: bool, started: u64) -> Option<()> {
+        let udp = self.stack.add_udp(self.arena, SMALL_BUFFER)?;
+        let mut pinger = Pinger::new(self.stack, self.arena)?;
+        let router = self
+            .stack
+            .lease
+            .map_or_else(|| self.options.ip.and_then(|ip| ip.gateway), |lease| lease.router);
+        if ipv4 {
+            self.gateway(&mut pinger, router.map(IpAddress::Ipv4));
+            self.dns(udp);
+        }
+        match self.options.peer.map(IpEndpoint::from) {
+            Some(peer) => self.peer(udp, peer)?,
+            None => {
+                for name in ["udp", "tcp", "latency", "upload", "download"] {
+                    self.report.check(
+                        name,
+                        State::Absent,
+                        format_args!("no probe.peer given"),
+                        &[],
+                    );
+                }
+            }
+        }
+        self.ipv6(&mut pinger, started);
+        self.device();
+        Some(())
+    }
+}

@@ -1,0 +1,133 @@
+//! The checks against the peer.
+
+use minivmm_probe::stats::mbit_per_second;
+use smoltcp::iface::SocketHandle;
+use smoltcp::wire::IpEndpoint;
+
+use super::{Checks, SMALL_BUFFER};
+use crate::net::bulk::{self, Bound, Moved};
+use crate::net::resolve;
+use crate::net::tcp::{self, Failure};
+use crate::report::{State, Value};
+
+/// Buffer of a bulk transfer.
+const BULK_BUFFER: usize = 2 << 20;
+
+impl Checks<'_, '_> {
+    pub(super) fn peer(&mut self, udp: SocketHandle, peer: IpEndpoint) -> Option<()> {
+        let payload = *b"minivmm-probe udp echo check 01\n";
+        let same = |data: &[u8]| (data == payload).then_some(());
+        match resolve::exchange(self.stack, udp, peer, &payload, (3, 300_000), same) {
+            Some(((), rtt)) => self.report.check(
+                "udp",
+                State::Ok,
+                format_args!("{peer} echoes, {rtt} us"),
+                &[("peer", Value::Text(&peer)), ("rtt_us", Value::Number(rtt))],
+            ),
+            None => self.report.check(
+                "udp",
+                State::Failed,
+                format_args!("no echo from {peer}"),
+                &[("peer", Value::Text(&peer))],
+            ),
+        }
+
+        let socket = self.stack.add_tcp(self.arena, SMALL_BUFFER, SMALL_BUFFER)?;
+        let reached = match tcp::echo(self.stack, socket, peer) {
+            Ok((connect, echo)) => {
+                self.report.check(
+                    "tcp",
+                    State::Ok,
+                    format_args!("{peer}, connect {connect} us, echo {echo} us"),
+                    &[
+                        ("peer", Value::Text(&peer)),
+                        ("connect_us", Value::Number(connect)),
+                        ("rtt_us", Value::Number(echo)),
+                    ],
+                );
+                true
+            }
+            Err(failure) => {
+                self.failed("tcp", peer, failure);
+                false
+            }
+        };
+        if !reached {
+            for name in ["latency", "upload", "download"] {
+                self.report.check(
+                    name,
+                    State::Absent,
+                    format_args!("the peer was not reached"),
+                    &[],
+                );
+            }
+            return Some(());
+        }
+
+        let socket = self.stack.add_tcp(self.arena, SMALL_BUFFER, SMALL_BUFFER)?;
+        match tcp::round_trips(self.stack, socket, peer) {
+            Ok(mut samples) => {
+                let (min, p50, p99) =
+                    (samples.min(), samples.percentile(50), samples.percentile(99));
+                self.report.check(
+                    "latency",
+                    State::Ok,
+                    format_args!(
+                        "{min}/{p50}/{p99} us (min/p50/p99 of {} round trips of a byte)",
+                        samples.len()
+                    ),
+                    &[
+                        ("min_us", Value::Number(min.into())),
+                        ("p50_us", Value::Number(p50.into())),
+                        ("p99_us", Value::Number(p99.into())),
+                        ("round_trips", Value::Number(samples.len() as u64)),
+                    ],
+                );
+            }
+            Err(failure) => self.failed("latency", peer, failure),
+        }
+        if self.options.without.bulk {
+            return Some(());
+        }
+        let bound = Bound {
+            micros: u64::from(self.options.bulk_ms) * 1000,
+            bytes: self.options.bulk_bytes,
+        };
+        let socket = self.stack.add_tcp(self.arena, SMALL_BUFFER, BULK_BUFFER)?;
+        let moved = bulk::upload(self.stack, socket, peer, bound);
+        self.bulk("upload", peer, moved);
+        let socket = self.stack.add_tcp(self.arena, BULK_BUFFER, SMALL_BUFFER)?;
+        let moved = bulk::download(self.stack, socket, peer, bound);
+        self.bulk("download", peer, moved);
+        Some(())
+    }
+
+    fn bulk(&mut self, name: &str, peer: IpEndpoint, moved: Result<Moved, Failure>) {
+        match moved {
+            Ok(Moved { bytes, micros }) => {
+                let rate = mbit_per_second(bytes, micros);
+                self.report.check(
+                    name,
+                    State::Ok,
+                    format_args!("{rate} Mbit/s ({} MiB in {} ms)", bytes >> 20, micros / 1000),
+                    &[
+                        ("bytes", Value::Number(bytes)),
+                        ("took_us", Value::Number(micros)),
+                        ("mbit_per_s", Value::Number(rate)),
+                    ],
+                );
+            }
+            Err(failure) => self.failed(name, peer, failure),
+        }
+    }
+
+    fn failed(&mut self, name: &str, peer: IpEndpoint, failure: Failure) {
+        let reason = failure.text();
+        self.report.check(
+            name,
+            State::Failed,
+            format_args!("{peer}: {reason}"),
+            &[("peer", Value::Text(&peer)), ("reason", Value::Text(&reason))],
+        );
+    }
+}

@@ -1,0 +1,180 @@
+//! What the network offers by itself: the router, its resolver, IPv6.
+
+use minivmm_probe::dns;
+use smoltcp::iface::SocketHandle;
+use smoltcp::wire::{IpAddress, IpEndpoint};
+
+use super::{Checks, Mac, Maybe, text};
+use crate::net::neighbour;
+use crate::net::ping::Pinger;
+use crate::net::resolve;
+use crate::net::stack::IPV6_MIN_MTU;
+use crate::report::{State, Value};
+
+/// The name to look up: minivmm's gateway knows it, and that nobody else does tells that they answer.
+const DEFAULT_NAME: &str = "gateway.minivmm.internal";
+/// How long after the start of the network a router advertisement is still waited for, microseconds.
+const ADVERTISEMENT: u64 = 500_000;
+
+impl Checks<'_, '_> {
+    pub(super) fn gateway(&mut self, pinger: &mut Pinger, router: Option<IpAddress>) {
+        let Some(router) = router else {
+            for name in ["gateway", "mtu"] {
+                self.report.check(
+                    name,
+                    State::Absent,
+                    format_args!("the lease names no router"),
+                    &[],
+                );
+            }
+            return;
+        };
+        let Some((mac, resolved)) = neighbour::resolve(self.stack, router) else {
+            let detail = format_args!("{router} answers no ARP request");
+            self.report.check(
+                "gateway",
+                State::Failed,
+                detail,
+                &[("address", Value::Text(&router))],
+            );
+            return;
+        };
+        let mac = Mac(mac.0);
+        let samples = pinger.measure(self.stack, router);
+        if samples.is_empty() {
+            let detail = format_args!("{router} is {mac}, but answers no ping");
+            let members = [("address", Value::Text(&router)), ("mac", Value::Text(&mac))];
+            self.report.check("gateway", State::Failed, detail, &members);
+            return;
+        }
+        let (min, mean) = (samples.min(), samples.mean());
+        let state = if samples.len() == 5 { State::Ok } else { State::Failed };
+        self.report.check(
+            "gateway",
+            state,
+            format_args!(
+                "{router}, {mac}, arp {resolved} us, rtt {min}/{mean} us (min/mean of {})",
+                samples.len()
+            ),
+            &[
+                ("address", Value::Text(&router)),
+                ("mac", Value::Text(&mac)),
+                ("arp_us", Value::Number(resolved)),
+                ("rtt_us", Value::Number(min.into())),
+                ("rtt_mean_us", Value::Number(mean.into())),
+                ("answers", Value::Number(samples.len() as u64)),
+            ],
+        );
+        let mtu = self.stack.nic.mtu;
+        let data = usize::from(mtu).saturating_sub(28);
+        let full =
+            pinger.once(self.stack, router, data).or_else(|| pinger.once(self.stack, router, data));
+        let (state, word) =
+            if full.is_some() { (State::Ok, "makes") } else { (State::Failed, "does not make") };
+        self.report.check(
+            "mtu",
+            state,
+            format_args!("a packet of {mtu} bytes {word} the round trip to the router"),
+            &[("mtu", Value::Number(mtu.into())), ("rtt_us", Value::optional(full))],
+        );
+    }
+
+    pub(super) fn dns(&mut self, udp: SocketHandle) {
+        let Some(server) = self.stack.lease.and_then(|lease| lease.dns) else {
+            self.report.check(
+                "dns",
+                State::Absent,
+                format_args!("the lease names no resolver"),
+                &[],
+            );
+            return;
+        };
+        let asked = self.options.name;
+        let name = asked.unwrap_or(DEFAULT_NAME);
+        // A resolver beyond the router does not answer this, and need not.
+        if self.stack.ipv4().is_some_and(|own| own.contains_addr(&server)) {
+            let _ = neighbour::resolve(self.stack, IpAddress::Ipv4(server));
+        }
+        let answer =
+            resolve::lookup(self.stack, udp, IpEndpoint::new(IpAddress::Ipv4(server), 53), name);
+        let bad = if asked.is_some() { State::Failed } else { State::Absent };
+        let base = [("server", Value::Text(&server)), ("name", Value::Text(&name))];
+        let [server_member, name_member] = base;
+        match answer {
+            None => self.report.check(
+                "dns",
+                bad,
+                format_args!("no answer from {server} for {name}"),
+                &base,
+            ),
+            Some((answer, rtt)) => {
+                // A resolver that knows that there is no such name works, unless the name was to be found.
+                let state = match answer.code {
+                    0 if answer.address.is_some() || asked.is_none() => State::Ok,
+                    3 if asked.is_none() => State::Ok,
+                    _ => bad,
+                };
+                let code = dns::code_name(answer.code);
+                self.report.check(
+                    "dns",
+                    state,
+                    format_args!(
+                        "{server}: {name} is {} ({code}), {rtt} us",
+                        Maybe(answer.address)
+                    ),
+                    &[
+                        server_member,
+                        name_member,
+                        ("code", Value::Text(&code)),
+                        ("address", text(&answer.address)),
+                        ("rtt_us", Value::Number(rtt)),
+                    ],
+                );
+            }
+        }
+    }
+
+    pub(super) fn ipv6(&mut self, pinger: &mut Pinger, started: u64) {
+        if self.options.without.ipv6 {
+            return;
+        }
+        if self.stack.nic.mtu < IPV6_MIN_MTU {
+            self.report.check(
+                "ipv6",
+                State::Absent,
+                format_args!("the MTU is below {IPV6_MIN_MTU}"),
+                &[],
+            );
+            return;
+        }
+        let left = (started + ADVERTISEMENT).saturating_sub(self.stack.clock.micros());
+        let found = self.stack.run(left, |stack| stack.ipv6().zip(stack.nic.advertisement()));
+        let Some((address, ra)) = found else {
+            self.report.check("ipv6", State::Absent, format_args!("no router advertisement"), &[]);
+            return;
+        };
+        let _ = neighbour::resolve(self.stack, IpAddress::Ipv6(ra.router));
+        let samples = pinger.measure(self.stack, IpAddress::Ipv6(ra.router));
+        let (min, mean) = (samples.min(), samples.mean());
+        let state = if samples.is_empty() { State::Failed } else { State::Ok };
+        let router = ra.router;
+        let members = [
+            ("address", Value::Text(&address)),
+            ("router", Value::Text(&router)),
+            ("dns", text(&ra.dns)),
+            ("mtu", Value::optional(ra.mtu.map(u64::from))),
+            ("lifetime_s", Value::Number(ra.lifetime.into())),
+            ("rtt_us", if samples.is_empty() { Value::None } else { Value::Number(min.into()) }),
+        ];
+        if samples.is_empty() {
+            let detail = format_args!("{address}, but router {router} answers no ping");
+            self.report.check("ipv6", state, detail, &members);
+        } else {
+            let detail = format_args!(
+                "{address}, router {router}, dns {}, rtt {min}/{mean} us",
+                Maybe(ra.dns)
+            );
+            self.report.check("ipv6", state, detail, &members);
+        }
+    }
+}
