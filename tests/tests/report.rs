@@ -74,3 +74,24 @@ fn four_at_once() {
         complete(&run.finish().unwrap().expect_status(0).unwrap()).unwrap();
     }
 }
+
+/// What is expected must have been checked, whatever was in its way; what is no check is refused.
+#[test]
+fn expectations() {
+    let (nat, none) = (&["--net", "nat"][..], &[][..]);
+    for (net, cmdline, failed) in [
+        (none, "probe.expect=dns,ipv6", &["dns", "ipv6"][..]),
+        (none, "probe=none probe.expect=boot,link", &["link"]),
+        (nat, "probe.without=ipv6,bulk probe.expect=boot,ipv6,upload", &["upload", "ipv6"]),
+        (nat, "probe.without=dhcp,bulk probe.expect=mtu", &["mtu"]),
+        (nat, "probe=none probe.expect=dsn", &["cmdline"]),
+        (nat, "probe=none probe.expect=boot", &[]),
+    ] {
+        let run = Minivmm::run().args(net).args(["--json", "--cmdline", cmdline]);
+        let outcome = run.finish().unwrap().expect_status(i32::from(!failed.is_empty())).unwrap();
+        let lines = outcome.json();
+        let names =
+            lines.iter().filter(|l| l["state"] == "failed").filter_map(|l| l["check"].as_str());
+        assert_eq!(names.collect::<Vec<_>>(), failed, "{outcome}");
+    }
+}

@@ -2,6 +2,8 @@
 
 use core::net::{Ipv4Addr, SocketAddr};
 
+use crate::names::Names;
+
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -103,7 +105,7 @@ pub struct Options<'a> {
     /// `probe.name=`: the name to look up.
     pub name: Option<&'a str>,
     /// `probe.expect=`: the checks that must be `ok`, else the run fails.
-    pub expect: Option<&'a str>,
+    pub expect: Names,
     /// `probe.seconds=`: how long each bulk transfer takes, in milliseconds here.
     pub bulk_ms: u32,
     /// `probe.bytes=`: how much each bulk transfer moves at most, 0 for no bound but the time.
@@ -132,7 +134,7 @@ impl<'a> Options<'a> {
             peer: None,
             ip: None,
             name: None,
-            expect: None,
+            expect: Names::NONE,
             bulk_ms: 300,
             bulk_bytes: 0,
             wait_ms: 5000,
@@ -153,7 +155,8 @@ impl<'a> Options<'a> {
         }
     }
 
-    /// Parses a command line. Words that do not start with `probe` are skipped, of a repeated key the last one counts.
+    /// Parses a command line. Words that do not start with `probe` are skipped, of a repeated key the last one counts;
+    /// lists of names add up.
     pub fn parse(line: &'a str) -> Self {
         let mut options = Self::new();
         for word in line.split_ascii_whitespace() {
@@ -204,7 +207,7 @@ impl<'a> Options<'a> {
             ".peer" => self.peer = Some(value.parse().ok()?),
             ".ip" => self.ip = Some(static_ip(value)?),
             ".name" => self.name = Some(value).filter(|name| !name.is_empty()),
-            ".expect" => self.expect = Some(value),
+            ".expect" => self.expect = self.expect.with(Names::parse(value)?),
             ".seconds" => self.bulk_ms = millis(value)?,
             ".bytes" => self.bulk_bytes = value.parse().ok()?,
             ".wait" => self.wait_ms = millis(value)?,
@@ -229,11 +232,6 @@ impl<'a> Options<'a> {
             _ => return None,
         }
         Some(())
-    }
-
-    /// Whether a check is named in `probe.expect=`.
-    pub fn expects(&self, check: &str) -> bool {
-        self.expect.is_some_and(|list| list.split(',').any(|name| name == check))
     }
 }
 
@@ -321,7 +319,7 @@ mod tests {
         let ip = o.ip.expect("given");
         assert_eq!((ip.prefix, ip.gateway), (24, Some(Ipv4Addr::new(10, 0, 2, 2))));
         assert_eq!(o.name, Some("a.test"));
-        assert!(o.expects("tcp") && !o.expects("tc"));
+        assert_eq!(Some(o.expect), Names::parse("dns,tcp"));
         assert_eq!((o.bulk_ms, o.bulk_bytes, o.wait_ms, o.spin_us), (1250, 1000, 2000, 9));
         assert_eq!((o.rx_buffer, o.nic), (4096, 1));
         assert!(o.without.tso && o.without.irq && !o.without.csum);
@@ -341,9 +339,19 @@ mod tests {
             "probe.without=all",
             "probe.ip=1.2.3.4/33",
             "probe.seconds=4000",
+            "probe.expect=dsn",
+            "probe.expect=",
         ] {
             assert_eq!(Options::parse(word).unknown, Some(word));
         }
+    }
+
+    #[test]
+    fn lists_add_up() {
+        let o =
+            Options::parse("probe.expect=dns probe.without=tso probe.expect=tcp probe.without=irq");
+        assert_eq!(Some(o.expect), Names::parse("dns,tcp"));
+        assert!(o.without.tso && o.without.irq);
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod acpi;
 pub mod cmdline;
 pub mod dns;
 pub mod json;
+pub mod names;
 pub mod neighbour;
 pub mod offload;
 pub mod options;

@@ -80,6 +80,7 @@ fn say_up(
             ],
         );
     } else {
+        report.met("boot");
         let source = clock.source;
         say!(
             "probe: up {} after entry ({protocol}, {mib} MiB, TSC {mhz} MHz by {source})",

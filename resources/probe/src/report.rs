@@ -4,6 +4,7 @@ use core::fmt::{self, Arguments, Display, Write};
 
 use minivmm_probe::cmdline::Options;
 use minivmm_probe::json::Object;
+use minivmm_probe::names::Names;
 
 use crate::console::Line;
 
@@ -44,12 +45,14 @@ pub struct Report<'a> {
     options: &'a Options<'a>,
     checks: u32,
     failed: u32,
+    /// What ended as `ok` or failed.
+    settled: Names,
 }
 
 impl<'a> Report<'a> {
     /// An empty report.
     pub fn new(options: &'a Options<'a>) -> Self {
-        Self { json: options.json, options, checks: 0, failed: 0 }
+        Self { json: options.json, options, checks: 0, failed: 0, settled: Names::NONE }
     }
 
     /// Whether nothing failed.
@@ -65,19 +68,42 @@ impl<'a> Report<'a> {
         detail: Arguments<'_>,
         members: &[(&str, Value<'_>)],
     ) {
-        let state = if state == State::Absent && self.options.expects(name) {
+        let state = if state == State::Absent && self.options.expect.has(name) {
             State::Failed
         } else {
             state
         };
         self.checks += 1;
         self.failed += u32::from(state == State::Failed);
+        if state != State::Absent {
+            self.settled.add(name);
+        }
         self.print(name, state, detail, members);
     }
 
-    /// Prints a line that is no check.
+    /// Adds checks for which there is nothing to do.
+    pub fn absent(&mut self, names: &[&str], why: Arguments<'_>) {
+        for name in names {
+            self.check(name, State::Absent, why, &[]);
+        }
+    }
+
+    /// Prints a line that is not counted as a check, though it may be expected.
     pub fn note(&mut self, name: &str, detail: Arguments<'_>, members: &[(&str, Value<'_>)]) {
+        self.met(name);
         self.print(name, State::Ok, detail, members);
+    }
+
+    /// What is said otherwise holds.
+    pub fn met(&mut self, name: &str) {
+        self.settled.add(name);
+    }
+
+    /// Fails what is expected and did not come up. To be called when nothing more will.
+    pub fn settle(&mut self) {
+        for name in self.options.expect.without(self.settled).iter() {
+            self.check(name, State::Failed, format_args!("expected, but not checked"), &[]);
+        }
     }
 
     fn print(
@@ -103,6 +129,7 @@ impl<'a> Report<'a> {
 
     /// The last line.
     pub fn summary(&mut self, micros: u64) {
+        self.settle();
         let mut line = Line::new();
         let ok = self.ok();
         // Writing to a `Line` cannot fail.

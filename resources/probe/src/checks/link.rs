@@ -5,7 +5,7 @@ use core::fmt::{self, Display};
 use minivmm_probe::stats::Millis;
 use smoltcp::wire::Ipv4Cidr;
 
-use super::{Checks, Mac, Maybe, text};
+use super::{Checks, Mac, Maybe, NOT_WANTED, text};
 use crate::report::{Report, State, Value};
 use crate::virtio::feature;
 use crate::virtio::net::Nic;
@@ -110,7 +110,7 @@ impl Checks<'_, '_> {
             return true;
         }
         if self.options.without.dhcp {
-            self.report.check("lease", State::Absent, format_args!("not asked for"), &[]);
+            self.report.absent(&["lease"], format_args!("{NOT_WANTED}"));
         } else {
             let wait = self.options.wait_ms;
             self.report.check(

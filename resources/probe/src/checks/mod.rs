@@ -7,15 +7,19 @@ mod router;
 use core::fmt::{self, Display};
 
 use minivmm_probe::cmdline::Options;
-use smoltcp::wire::{IpAddress, IpEndpoint};
+use smoltcp::wire::{IpAddress, IpEndpoint, IpVersion};
 
 pub use self::link::link;
 use crate::mem::Arena;
 use crate::net::ping::Pinger;
 use crate::net::stack::Stack;
-use crate::report::{Report, State, Value};
+use crate::report::{Report, Value};
 
 const SMALL_BUFFER: usize = 16 << 10;
+/// What needs the peer.
+const PEER: [&str; 5] = ["udp", "tcp", "latency", "upload", "download"];
+/// Why a check is absent that the user does not want.
+const NOT_WANTED: &str = "left alone by probe.without";
 
 /// What the checks share.
 pub struct Checks<'a, 'o> {
@@ -67,19 +71,15 @@ impl Checks<'_, '_> {
         if ipv4 {
             self.gateway(&mut pinger, router.map(IpAddress::Ipv4));
             self.dns(udp);
+        } else {
+            self.report.absent(&["gateway", "mtu", "dns"], format_args!("no IPv4 address"));
         }
         match self.options.peer.map(IpEndpoint::from) {
-            Some(peer) => self.peer(udp, peer)?,
-            None => {
-                for name in ["udp", "tcp", "latency", "upload", "download"] {
-                    self.report.check(
-                        name,
-                        State::Absent,
-                        format_args!("no probe.peer given"),
-                        &[],
-                    );
-                }
+            Some(peer) if peer.addr.version() == IpVersion::Ipv4 && !ipv4 => {
+                self.report.absent(&PEER, format_args!("no IPv4 address"));
             }
+            Some(peer) => self.peer(udp, peer)?,
+            None => self.report.absent(&PEER, format_args!("no probe.peer given")),
         }
         self.ipv6(&mut pinger, started);
         self.device();

@@ -4,7 +4,7 @@ use minivmm_probe::stats::mbit_per_second;
 use smoltcp::iface::SocketHandle;
 use smoltcp::wire::IpEndpoint;
 
-use super::{Checks, SMALL_BUFFER};
+use super::{Checks, NOT_WANTED, PEER, SMALL_BUFFER};
 use crate::net::bulk::{self, Bound, Moved};
 use crate::net::resolve;
 use crate::net::tcp::{self, Failure};
@@ -53,14 +53,7 @@ impl Checks<'_, '_> {
             }
         };
         if !reached {
-            for name in ["latency", "upload", "download"] {
-                self.report.check(
-                    name,
-                    State::Absent,
-                    format_args!("the peer was not reached"),
-                    &[],
-                );
-            }
+            self.report.absent(&PEER[2..], format_args!("the peer was not reached"));
             return Some(());
         }
 
@@ -87,6 +80,7 @@ impl Checks<'_, '_> {
             Err(failure) => self.failed("latency", peer, failure),
         }
         if self.options.without.bulk {
+            self.report.absent(&["upload", "download"], format_args!("{NOT_WANTED}"));
             return Some(());
         }
         let bound = Bound {

@@ -4,7 +4,7 @@ use minivmm_probe::dns;
 use smoltcp::iface::SocketHandle;
 use smoltcp::wire::{IpAddress, IpEndpoint};
 
-use super::{Checks, Mac, Maybe, text};
+use super::{Checks, Mac, Maybe, NOT_WANTED, text};
 use crate::net::neighbour;
 use crate::net::ping::Pinger;
 use crate::net::resolve;
@@ -19,14 +19,7 @@ const ADVERTISEMENT: u64 = 500_000;
 impl Checks<'_, '_> {
     pub(super) fn gateway(&mut self, pinger: &mut Pinger, router: Option<IpAddress>) {
         let Some(router) = router else {
-            for name in ["gateway", "mtu"] {
-                self.report.check(
-                    name,
-                    State::Absent,
-                    format_args!("the lease names no router"),
-                    &[],
-                );
-            }
+            self.report.absent(&["gateway", "mtu"], format_args!("the lease names no router"));
             return;
         };
         let Some((mac, resolved)) = neighbour::resolve(self.stack, router) else {
@@ -37,6 +30,7 @@ impl Checks<'_, '_> {
                 detail,
                 &[("address", Value::Text(&router))],
             );
+            self.report.absent(&["mtu"], format_args!("the router was not reached"));
             return;
         };
         let mac = Mac(mac.0);
@@ -45,6 +39,7 @@ impl Checks<'_, '_> {
             let detail = format_args!("{router} is {mac}, but answers no ping");
             let members = [("address", Value::Text(&router)), ("mac", Value::Text(&mac))];
             self.report.check("gateway", State::Failed, detail, &members);
+            self.report.absent(&["mtu"], format_args!("the router was not reached"));
             return;
         }
         let (min, mean) = (samples.min(), samples.mean());
@@ -81,12 +76,7 @@ impl Checks<'_, '_> {
 
     pub(super) fn dns(&mut self, udp: SocketHandle) {
         let Some(server) = self.stack.lease.and_then(|lease| lease.dns) else {
-            self.report.check(
-                "dns",
-                State::Absent,
-                format_args!("the lease names no resolver"),
-                &[],
-            );
+            self.report.absent(&["dns"], format_args!("the lease names no resolver"));
             return;
         };
         let asked = self.options.name;
@@ -136,21 +126,17 @@ impl Checks<'_, '_> {
 
     pub(super) fn ipv6(&mut self, pinger: &mut Pinger, started: u64) {
         if self.options.without.ipv6 {
+            self.report.absent(&["ipv6"], format_args!("{NOT_WANTED}"));
             return;
         }
         if self.stack.nic.mtu < IPV6_MIN_MTU {
-            self.report.check(
-                "ipv6",
-                State::Absent,
-                format_args!("the MTU is below {IPV6_MIN_MTU}"),
-                &[],
-            );
+            self.report.absent(&["ipv6"], format_args!("the MTU is below {IPV6_MIN_MTU}"));
             return;
         }
         let left = (started + ADVERTISEMENT).saturating_sub(self.stack.clock.micros());
         let found = self.stack.run(left, |stack| stack.ipv6().zip(stack.nic.advertisement()));
         let Some((address, ra)) = found else {
-            self.report.check("ipv6", State::Absent, format_args!("no router advertisement"), &[]);
+            self.report.absent(&["ipv6"], format_args!("no router advertisement"));
             return;
         };
         let _ = neighbour::resolve(self.stack, IpAddress::Ipv6(ra.router));
