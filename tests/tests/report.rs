@@ -85,6 +85,8 @@ fn expectations() {
         (nat, "probe.without=ipv6,bulk probe.expect=boot,ipv6,upload", &["upload", "ipv6"]),
         (nat, "probe.without=dhcp,bulk probe.expect=mtu", &["mtu"]),
         (nat, "probe=none probe.expect=dsn", &["cmdline"]),
+        (nat, "probe=none probe.name=a..b", &["cmdline"]),
+        (nat, "probe=none probe.wait=99999999", &["cmdline"]),
         (nat, "probe=none probe.expect=boot", &[]),
     ] {
         let run = Minivmm::run().args(net).args(["--json", "--cmdline", cmdline]);

@@ -2,6 +2,7 @@
 
 use core::net::{Ipv4Addr, SocketAddr};
 
+use crate::dns;
 use crate::names::Names;
 
 /// What to do.
@@ -206,7 +207,8 @@ impl<'a> Options<'a> {
             }
             ".peer" => self.peer = Some(value.parse().ok()?),
             ".ip" => self.ip = Some(static_ip(value)?),
-            ".name" => self.name = Some(value).filter(|name| !name.is_empty()),
+            ".name" if value.is_empty() => self.name = None,
+            ".name" if dns::is_name(value) => self.name = Some(value),
             ".expect" => self.expect = self.expect.with(Names::parse(value)?),
             ".seconds" => self.bulk_ms = millis(value)?,
             ".bytes" => self.bulk_bytes = value.parse().ok()?,
@@ -288,11 +290,14 @@ fn millis(value: &str) -> Option<u32> {
     let whole: u32 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
     let mut thousandths = 0;
     let mut weight = 100;
+    if fraction.len() > 3 {
+        return None;
+    }
     for digit in fraction.chars() {
         thousandths += digit.to_digit(10)? * weight;
         weight /= 10;
     }
-    (whole <= 3600).then_some(whole * 1000 + thousandths)
+    (whole <= 3600).then(|| whole * 1000 + thousandths)
 }
 
 #[cfg(test)]
@@ -339,6 +344,9 @@ mod tests {
             "probe.without=all",
             "probe.ip=1.2.3.4/33",
             "probe.seconds=4000",
+            "probe.wait=99999999",
+            "probe.wait=0.0001",
+            "probe.name=a..b",
             "probe.expect=dsn",
             "probe.expect=",
         ] {

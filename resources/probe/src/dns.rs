@@ -28,6 +28,11 @@ pub fn query(id: u16, name: &str, out: &mut [u8; MAX_QUERY]) -> Option<usize> {
     Some(used)
 }
 
+/// Whether a name can be asked for.
+pub fn is_name(name: &str) -> bool {
+    query(0, name, &mut [0; MAX_QUERY]).is_some()
+}
+
 /// What came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -102,6 +107,7 @@ mod tests {
         );
         for bad in ["", ".", "a..b", &"x".repeat(64), &"abc.".repeat(80)] {
             assert_eq!(query(1, bad, &mut out), None, "{bad}");
+            assert!(!is_name(bad), "{bad}");
         }
     }
 
