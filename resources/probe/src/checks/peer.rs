@@ -116,12 +116,11 @@ impl Checks<'_, '_> {
     }
 
     fn failed(&mut self, name: &str, peer: IpEndpoint, failure: Failure) {
-        let reason = failure.text();
         self.report.check(
             name,
             State::Failed,
-            format_args!("{peer}: {reason}"),
-            &[("peer", Value::Text(&peer)), ("reason", Value::Text(&reason))],
+            format_args!("{peer}: {failure}"),
+            &[("peer", Value::Text(&peer)), ("reason", Value::Text(&failure))],
         );
     }
 }

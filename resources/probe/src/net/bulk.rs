@@ -6,7 +6,7 @@ use smoltcp::iface::SocketHandle;
 use smoltcp::wire::IpEndpoint;
 
 use super::stack::Stack;
-use super::tcp::{Failure, connect, send, socket_of};
+use super::tcp::{ANSWER, Failure, connect, send, socket_of};
 
 const DRAIN: u64 = 5_000_000;
 
@@ -95,7 +95,7 @@ pub fn upload(
     match count {
         Some(count) if count == sent => Ok(Moved { bytes: sent, micros }),
         Some(_) => Err(Failure::Corrupt),
-        None if socket_of(stack, handle).may_recv() => Err(Failure::AnswerTimeout),
+        None if socket_of(stack, handle).may_recv() => Err(Failure::AnswerTimeout(DRAIN)),
         None => Err(Failure::Closed),
     }
 }
@@ -112,6 +112,11 @@ pub fn download(
     let mut line = Small { bytes: [0; 32], used: 0 };
     writeln!(line, "SOURCE {wanted}").map_err(|_| Failure::Corrupt)?;
     send(stack, handle, line.bytes.get(..line.used).unwrap_or_default())?;
+    // The time counts from the first byte: what comes before it is the peer's, and has its own bound.
+    stack.run(ANSWER, |stack| {
+        let socket = socket_of(stack, handle);
+        (socket.can_recv() || !socket.may_recv()).then_some(())
+    });
     let start = stack.clock.micros();
     let mut got = 0u64;
     let mut last = start;
@@ -129,7 +134,7 @@ pub fn download(
     stack.poll();
     match ended {
         Some(()) if got < wanted => Err(Failure::Closed),
-        _ if got == 0 => Err(Failure::AnswerTimeout),
+        _ if got == 0 => Err(Failure::AnswerTimeout(ANSWER)),
         _ => Ok(moved),
     }
 }

@@ -7,8 +7,8 @@ use smoltcp::wire::IpEndpoint;
 
 use super::stack::Stack;
 
-/// Sends `payload` to `to` up to `tries` times, each waiting `micros`, until `accept` takes an answer. Its value and the
-/// round trip in microseconds.
+/// Sends `payload` to `to` up to `tries` times, each waiting `micros`, until `accept` takes an answer. Its value and how
+/// long it took in microseconds: from the first try, as the answer may be to any.
 pub fn exchange<T>(
     stack: &mut Stack,
     socket: SocketHandle,
@@ -21,10 +21,10 @@ pub fn exchange<T>(
     let udp = stack.sockets.get_mut::<Socket<'_>>(socket);
     udp.close();
     udp.bind(port).ok()?;
+    let start = stack.clock.micros();
     for _ in 0..tries {
         let udp = stack.sockets.get_mut::<Socket<'_>>(socket);
         udp.send_slice(payload, to).ok()?;
-        let start = stack.clock.micros();
         let answer = stack.run(micros, |stack| {
             let now = stack.clock.micros();
             while let Ok((data, meta)) = stack.sockets.get_mut::<Socket<'_>>(socket).recv() {

@@ -1,5 +1,7 @@
 //! TCP as a client of the peer: connect, echo, one-byte round trips.
 
+use core::fmt::{self, Display};
+
 use minivmm_probe::stats::Samples;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{Socket, State};
@@ -8,32 +10,37 @@ use smoltcp::wire::IpEndpoint;
 use super::stack::Stack;
 
 const CONNECT: u64 = 1_500_000;
-const ANSWER: u64 = 2_000_000;
+/// How long the peer may take to answer, microseconds.
+pub const ANSWER: u64 = 2_000_000;
 
 /// Why a check against the peer failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
+    /// The stack cannot even send a SYN: no address of ours fits, or theirs is none.
+    NoAddress,
     /// Reset before the connection was there.
     Refused,
     /// Nobody answered the SYN.
     ConnectTimeout,
     /// The connection ended too early.
     Closed,
-    /// Connected, but the answer did not come.
-    AnswerTimeout,
+    /// Connected, but the answer did not come in so many microseconds.
+    AnswerTimeout(u64),
     /// The answer was wrong.
     Corrupt,
 }
 
-impl Failure {
-    /// For people.
-    pub fn text(self) -> &'static str {
+impl Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused => "connection refused",
-            Self::ConnectTimeout => "no answer to the SYN in 1.5 s",
-            Self::Closed => "connection closed early",
-            Self::AnswerTimeout => "connected, but no answer in 2 s",
-            Self::Corrupt => "the answer differs from what was sent",
+            Self::NoAddress => f.write_str("no address to connect from, or to"),
+            Self::Refused => f.write_str("connection refused"),
+            Self::ConnectTimeout => f.write_str("no answer to the SYN in 1.5 s"),
+            Self::Closed => f.write_str("connection closed early"),
+            Self::AnswerTimeout(waited) => {
+                write!(f, "connected, but no answer in {} s", waited / 1_000_000)
+            }
+            Self::Corrupt => f.write_str("the answer differs from what was sent"),
         }
     }
 }
@@ -43,7 +50,7 @@ pub fn connect(stack: &mut Stack, handle: SocketHandle, to: IpEndpoint) -> Resul
     let port = stack.port();
     let start = stack.clock.micros();
     let socket = stack.sockets.get_mut::<Socket<'_>>(handle);
-    socket.connect(stack.iface.context(), to, port).map_err(|_| Failure::Refused)?;
+    socket.connect(stack.iface.context(), to, port).map_err(|_| Failure::NoAddress)?;
     let outcome = stack.run(CONNECT, |stack| match socket_of(stack, handle).state() {
         State::Established | State::CloseWait => {
             Some(Ok(stack.clock.micros().saturating_sub(start)))
@@ -86,7 +93,7 @@ fn receive(stack: &mut Stack, handle: SocketHandle, out: &mut [u8]) -> Result<()
             None
         }
     });
-    outcome.unwrap_or(Err(Failure::AnswerTimeout))
+    outcome.unwrap_or(Err(Failure::AnswerTimeout(ANSWER)))
 }
 
 /// Connects, has a kilobyte echoed and closes. Time to connect and time of the echo, microseconds.
