@@ -28,6 +28,10 @@ pub enum Failure {
     AnswerTimeout(u64),
     /// The answer was wrong.
     Corrupt,
+    /// So many bytes came, and then no more.
+    Stalled(u64),
+    /// The time was over after so many bytes of those that were asked for.
+    Incomplete(u64),
 }
 
 impl Display for Failure {
@@ -41,6 +45,8 @@ impl Display for Failure {
                 write!(f, "connected, but no answer in {} s", waited / 1_000_000)
             }
             Self::Corrupt => f.write_str("the answer differs from what was sent"),
+            Self::Stalled(bytes) => write!(f, "stalled after {bytes} bytes"),
+            Self::Incomplete(bytes) => write!(f, "not done in time, after {bytes} bytes"),
         }
     }
 }
