@@ -14,6 +14,8 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 
+use crate::user;
+
 /// Marks a run's processes in their environment, whatever group or session they move to.
 const MARK: &str = "MINIVMM_TEST_RUN";
 /// A run that takes longer is killed and counts as failed, unless it sets its own limit.
@@ -46,6 +48,7 @@ pub struct Minivmm {
     env: Vec<(String, String)>,
     patience: Duration,
     stdin: Stdio,
+    as_user: bool,
 }
 
 impl Minivmm {
@@ -57,6 +60,7 @@ impl Minivmm {
             env: vec![],
             patience: PATIENCE,
             stdin: Stdio::null(),
+            as_user: false,
         }
     }
 
@@ -71,6 +75,13 @@ impl Minivmm {
     #[must_use]
     pub fn under(mut self, prefix: &[&str]) -> Self {
         self.prefix = prefix.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// Runs it as an ordinary user, whoever runs the tests.
+    #[must_use]
+    pub fn as_user(mut self) -> Self {
+        self.as_user = true;
         self
     }
 
@@ -114,8 +125,13 @@ impl Minivmm {
         let files = (dir.path().join("stdout"), dir.path().join("stderr"));
         let devices = network_devices()?;
 
-        let mut words = self.prefix;
-        words.push(binary()?.to_string_lossy().into_owned());
+        let (mut words, mut program) = (self.prefix, binary()?);
+        if self.as_user {
+            let (prefix, path) = user::ordinary(&program)?;
+            words.extend(prefix);
+            program = path;
+        }
+        words.push(program.to_string_lossy().into_owned());
         words.extend(self.args);
         let mut command = Command::new(&words[0]);
         command

@@ -287,7 +287,7 @@ impl Bed {
         }
     }
 
-    /// Runs a command of the shell in the guest, which must succeed within 30 s, and returns what
+    /// Runs a command of the shell in the guest, which must succeed within a minute, and returns what
     /// it printed.
     ///
     /// # Errors
@@ -352,6 +352,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iperf3", "iperf3"),
     ("pasta", "passt"),
     ("ping", "iputils-ping"),
+    ("setpriv", "util-linux"),
     ("unshare", "util-linux"),
 ];
 

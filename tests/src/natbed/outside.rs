@@ -10,6 +10,7 @@ use std::{env, process, thread};
 use anyhow::{Context, Result};
 
 use super::tool;
+use crate::user;
 
 /// Set for the program that runs inside.
 const INSIDE: &str = "MINIVMM_NATBED_INSIDE";
@@ -26,8 +27,8 @@ pub enum Run {
     Outside(process::ExitStatus),
 }
 
-/// Runs this program again with `args` as root of a new user, network, mount and PID namespace,
-/// unless that has happened already.
+/// Runs this program again with `args` as root of a new user, network, mount and PID namespace of an
+/// ordinary user's, unless that has happened already.
 ///
 /// # Errors
 /// Where `unshare` is missing or can't be run.
@@ -43,10 +44,15 @@ pub fn isolated(args: &[OsString]) -> Result<Run> {
 }
 
 fn command(args: &[OsString]) -> Result<Command> {
-    let mut command = Command::new(tool("unshare")?);
-    command.args(["--user", "--map-root-user", "--net", "--mount", "--pid", "--fork"]);
+    for needed in ["unshare", "setpriv"] {
+        tool(needed)?;
+    }
+    let (words, program) = user::ordinary(&env::current_exe()?)?;
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
+    command.args(["unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork"]);
     command.args(["--kill-child", "--mount-proc", "--"]);
-    command.arg(env::current_exe()?).args(args).env(INSIDE, "1");
+    command.arg(program).args(args).env(INSIDE, "1");
     // The child ends when this pipe does, however we end. Waiting would close it: take it before.
     command.stdin(Stdio::piped());
     Ok(command)
@@ -71,6 +77,10 @@ pub(super) fn end_with_parent() {
 pub fn test(name: &str, body: impl FnOnce() -> Result<()>) {
     if env::var_os(INSIDE).is_some() {
         end_with_parent();
+        // Who the namespace's root is outside of it.
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let outside = map.split_whitespace().nth(1);
+        assert!(outside.is_some_and(|user| user != "0"), "not an ordinary user: {map:?}");
         thread::spawn(|| {
             thread::sleep(TEST_MAX);
             eprintln!("the test is not finished after {TEST_MAX:?}");

@@ -1,5 +1,6 @@
 //! The gateway with the machine's own Linux stack as its guest. Each test has namespaces of its
-//! own; none needs root or `/dev/kvm`, but a `/dev/net/tun` that this user may open.
+//! own, of an ordinary user; none needs root or `/dev/kvm`, but a `/dev/net/tun` that this user may
+//! open.
 
 mod dns;
 mod guest;
