@@ -31,16 +31,24 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts the service on a free port.
+    /// Starts the service on a free port; none where the loopback interface is down, as it is in a
+    /// new network namespace.
     ///
     /// # Errors
     /// Those of the sockets and of thread creation.
-    pub fn start() -> io::Result<Self> {
+    pub fn start() -> io::Result<Option<Self>> {
         let (tcp, udp) = bind()?;
         let address = tcp.local_addr()?;
+        // Binding to it is possible all the same.
+        if let Err(e) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.connect(address) {
+            tracing::warn!(
+                "127.0.0.1 can't be reached: {e}; the probe has no peer (ip link set lo up)"
+            );
+            return Ok(None);
+        }
         thread::Builder::new().name("peer-udp".into()).spawn(move || echo_datagrams(&udp))?;
         thread::Builder::new().name("peer-tcp".into()).spawn(move || accept(&tcp))?;
-        Ok(Self { address })
+        Ok(Some(Self { address }))
     }
 }
 
@@ -134,7 +142,7 @@ mod tests {
     use super::*;
 
     fn ask(line: &[u8]) -> Vec<u8> {
-        let peer = Peer::start().unwrap();
+        let peer = Peer::start().unwrap().unwrap();
         let mut stream = TcpStream::connect(peer.address).unwrap();
         stream.write_all(line).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
@@ -153,7 +161,7 @@ mod tests {
 
     #[test]
     fn datagrams_come_back() {
-        let peer = Peer::start().unwrap();
+        let peer = Peer::start().unwrap().unwrap();
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         socket.send_to(b"ping", peer.address).unwrap();
         let mut buffer = [0; 8];

@@ -17,3 +17,28 @@ pub fn cmdline(peer: Option<SocketAddr>, json: bool) -> String {
     }
     line
 }
+
+/// The NIC that a user's addition to the command line has the probe use, from 0.
+pub fn nic(cmdline: &str) -> usize {
+    let mut words = cmdline.split_ascii_whitespace().rev();
+    let last = words.find_map(|word| word.strip_prefix("probe.nic="));
+    last.and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_nic_counts() {
+        for (cmdline, index) in [
+            ("", 0),
+            ("probe.nic=1", 1),
+            ("probe.nic=1 quiet probe.nic=12", 12),
+            ("xprobe.nic=1", 0),
+            ("probe.nic=", 0),
+        ] {
+            assert_eq!(nic(cmdline), index, "{cmdline}");
+        }
+    }
+}

@@ -117,7 +117,10 @@ impl Machine {
         let mut cmdline = Cmdline::default();
         match files.kernel() {
             Some(_) => cmdline.push(LINUX)?,
-            None => cmdline.push(&probe::cmdline(nics.peer, options.json))?,
+            None => {
+                let peer = nics.peers.get(probe::nic(&config.cmdline)).copied().flatten();
+                cmdline.push(&probe::cmdline(peer, options.json))?;
+            }
         }
         if config.transport == Transport::Mmio && config.kernel.is_none() {
             cmdline.push_virtio_mmio(devices.mmio_slots())?;

@@ -31,8 +31,8 @@ pub struct Nics {
     pub devices: Vec<Box<dyn VirtioDevice>>,
     /// The same.
     pub segments: Vec<Segment>,
-    /// The probe's peer as the guest sees it, where one was started.
-    pub peer: Option<SocketAddr>,
+    /// The probe's peer as the guest sees it through each: nothing through a TAP.
+    pub peers: Vec<Option<SocketAddr>>,
 }
 
 /// Opens sockets and TAPs and starts the segments.
@@ -42,6 +42,11 @@ pub struct Nics {
 pub fn build(config: &Validated) -> Result<Nics, Error> {
     let mut nics = Nics::default();
     let mut publish = publications(&config.publish);
+    let peer = if config.kernel.is_none() && config.net.iter().any(is_nat) {
+        Peer::start().map_err(Error::host("start the probe's peer"))?
+    } else {
+        None
+    };
     let mut host = None;
     let mut macs: Vec<MacAddr> = config.net.iter().filter_map(NetConfig::mac).collect();
     for (index, net) in config.net.iter().enumerate() {
@@ -49,15 +54,11 @@ pub fn build(config: &Validated) -> Result<Nics, Error> {
             Some(mac) => mac,
             None => random_mac(&mut macs)?,
         };
+        let mut seen = None;
         let backend: Box<dyn Backend> = match net {
             NetConfig::Nat(nat) => {
-                // Published ports and the probe's peer are on the first NAT interface.
+                // Published ports are on the first NAT interface.
                 let publish = std::mem::take(&mut publish);
-                let peer = if config.kernel.is_none() && nics.peer.is_none() {
-                    Some(Peer::start().map_err(Error::host("start the probe's peer"))?)
-                } else {
-                    None
-                };
                 let host =
                     match &mut host {
                         Some(host) => host,
@@ -67,9 +68,7 @@ pub fn build(config: &Validated) -> Result<Nics, Error> {
                         })?),
                     };
                 let gateway = plan(config, nat, mac, publish, peer, host)?;
-                if let Some(peer) = peer {
-                    nics.peer = Some((gateway.gateway4, peer.address.port()).into());
-                }
+                seen = peer.map(|peer| (gateway.gateway4, peer.address.port()).into());
                 Box::new(gateway_of(gateway)?)
             }
             NetConfig::Tap(tap) => Box::new(tap_of(tap)?),
@@ -79,8 +78,13 @@ pub fn build(config: &Validated) -> Result<Nics, Error> {
             .map_err(Error::host("start a network segment"))?;
         nics.devices.push(Box::new(Net::new(device, segment.handle())));
         nics.segments.push(segment);
+        nics.peers.push(seen);
     }
     Ok(nics)
+}
+
+fn is_nat(net: &NetConfig) -> bool {
+    matches!(net, NetConfig::Nat(_))
 }
 
 /// An address that no interface of this machine has.
