@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -227,6 +227,7 @@ impl Running {
         let outcome = Outcome {
             line: self.line.clone(),
             status: status.code(),
+            signal: status.signal(),
             stdout: self.stdout()?,
             stderr: String::from_utf8_lossy(&fs::read(&self.files.1)?).into_owned(),
             elapsed: self.start.elapsed(),
@@ -291,6 +292,8 @@ pub struct Outcome {
     pub line: String,
     /// Its exit status; none where a signal ended it.
     pub status: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
     /// What it printed.
     pub stdout: String,
     /// Its messages.
@@ -317,8 +320,8 @@ impl Outcome {
 
 impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { line, status, stdout, stderr, elapsed } = self;
-        write!(f, "{line}\nended after {elapsed:?} with {status:?}\n")?;
+        let Self { line, status, signal, stdout, stderr, elapsed } = self;
+        write!(f, "{line}\nended after {elapsed:?} with {status:?}, by signal {signal:?}\n")?;
         write!(f, "--- stdout\n{stdout}\n--- stderr\n{stderr}")
     }
 }

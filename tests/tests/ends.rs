@@ -66,12 +66,15 @@ fn holding(probe: &Probe, args: &[&str]) -> Running {
 #[test]
 fn signals() {
     let probe = Probe::new();
-    for (signal, status) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
+    for (signal, status) in
+        [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129), (Signal::QUIT, 131)]
+    {
         for cpus in ["1", "4"] {
             let running = holding(&probe, &["--net", "nat", "--cpus", cpus]);
             running.signal(signal).unwrap();
             let outcome = running.finish().unwrap();
             assert_eq!(outcome.status, Some(status), "{signal:?}, {cpus} CPUs: {outcome}");
+            assert_eq!(outcome.stderr, "", "{signal:?}, {cpus} CPUs: {outcome}");
         }
     }
 }
@@ -85,8 +88,11 @@ fn signals_while_starting() {
         std::thread::sleep(Duration::from_millis(millis));
         running.signal(Signal::TERM).unwrap();
         let outcome = running.finish().unwrap();
-        // Before it watches signals, the signal itself ends it: no status then.
-        assert!(matches!(outcome.status, Some(143) | None), "after {millis} ms: {outcome}");
+        // Before it watches signals, the signal itself ends it: that one, not an abort's.
+        let ends = [(Some(143), None), (None, Some(Signal::TERM.as_raw()))];
+        let end = (outcome.status, outcome.signal);
+        assert!(ends.contains(&end), "after {millis} ms: {outcome}");
+        assert_eq!(outcome.stderr, "", "after {millis} ms: {outcome}");
     }
 }
 
@@ -107,5 +113,6 @@ fn killed_outright() {
     let running = holding(&Probe::new(), &["--net", "nat"]);
     running.signal(Signal::KILL).unwrap();
     let outcome = running.finish().unwrap();
-    assert_eq!(outcome.status, None, "{outcome}");
+    assert_eq!(outcome.signal, Some(Signal::KILL.as_raw()), "{outcome}");
+    assert_eq!(outcome.stderr, "", "{outcome}");
 }
