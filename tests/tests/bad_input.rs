@@ -1,12 +1,16 @@
-//! Bad input: every mistake is one line on standard error that says what is wrong, a documented exit
-//! status, and nothing left behind (which the harness checks after each run).
+//! Bad input: every mistake is one line on standard error that says what is wrong, or one object with
+//! `--json`, a documented exit status, and nothing left behind (which the harness checks after each
+//! run).
 
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use minivmm_boot::kernel::Compression;
+use minivmm_boot::testing::BzImage;
 use minivmm_tests::cli::{Minivmm, Outcome};
+use serde_json::Value;
 
 const CONFIG: i32 = 2;
 const NO_VIRTUALIZATION: i32 = 69;
@@ -23,12 +27,28 @@ fn refused(run: Minivmm, status: i32, word: &str) -> Result<Outcome> {
     Ok(outcome)
 }
 
+/// The same as one object.
+fn refused_in_json(run: Minivmm, status: i32, word: &str) -> Result<()> {
+    let outcome = run.args(["--json"]).finish()?.expect_status(status)?;
+    let objects: Vec<Value> =
+        outcome.stderr.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let [object] = &objects[..] else { bail!("not one object: {outcome}") };
+    let reason = object["reason"].as_str().unwrap_or_default();
+    ensure!(object["event"] == "exit" && object["status"] == status, "no exit: {outcome}");
+    ensure!(reason.contains(word), "the reason does not say {word:?}: {outcome}");
+    ensure!(outcome.stdout.is_empty(), "something on stdout: {outcome}");
+    Ok(())
+}
+
 /// All that fail, so that one run shows every wrong message.
 fn table<'a>(rows: impl IntoIterator<Item = (&'a [&'a str], i32, &'a str)>) {
     let failures: Vec<String> = rows
         .into_iter()
         .filter_map(|(args, status, word)| {
-            refused(Minivmm::run().args(args), status, word).err().map(|e| format!("{e:#}"))
+            refused(Minivmm::run().args(args), status, word)
+                .and_then(|_| refused_in_json(Minivmm::run().args(args), status, word))
+                .err()
+                .map(|e| format!("{e:#}"))
         })
         .collect();
     assert!(failures.is_empty(), "{} rows:\n{}", failures.len(), failures.join("\n\n"));
@@ -52,16 +72,22 @@ fn kernels() {
     // ELF: e_machine is the half-word at 18; 183 is AArch64.
     let mut foreign = probe.to_vec();
     foreign[18..20].copy_from_slice(&183u16.to_le_bytes());
+    let bzimage = |elf: &[u8]| BzImage::new(elf, Compression::Gzip).unwrap().build();
+    let whole = bzimage(probe);
+    let bz_half = write(dir.path(), "bz-half", &whole[..whole.len() / 2]);
+    let bz_foreign = write(dir.path(), "bz-foreign", &bzimage(&foreign));
     let foreign = write(dir.path(), "foreign", &foreign);
     let folder = dir.path().to_string_lossy().into_owned();
     table([
-        (&["--kernel", &missing][..], CONFIG, "missing"),
-        (&["--kernel", &empty], CONFIG, "empty"),
-        (&["--kernel", &text], CONFIG, "text"),
-        (&["--kernel", &header], CONFIG, "header"),
-        (&["--kernel", &half], CONFIG, "half"),
-        (&["--kernel", &foreign], CONFIG, "foreign"),
-        (&["--kernel", &folder], CONFIG, &folder),
+        (&["--kernel", &missing][..], CONFIG, "No such file"),
+        (&["--kernel", &empty], CONFIG, "file is empty"),
+        (&["--kernel", &text], CONFIG, "not a kernel: a script"),
+        (&["--kernel", &header], CONFIG, "truncated: its ELF headers"),
+        (&["--kernel", &half], CONFIG, "truncated: its segments"),
+        (&["--kernel", &foreign], CONFIG, "for arm64"),
+        (&["--kernel", &bz_half], CONFIG, "truncated: its"),
+        (&["--kernel", &bz_foreign], CONFIG, "for arm64"),
+        (&["--kernel", &folder], CONFIG, "is a directory"),
     ]);
 }
 
@@ -74,9 +100,17 @@ fn initrds() {
     fs::File::create(&large).unwrap().set_len(65 << 20).unwrap();
     let large = large.to_string_lossy().into_owned();
     let missing = dir.path().join("missing").to_string_lossy().into_owned();
+    let empty = write(dir.path(), "nothing", b"");
+    let folder = dir.path().to_string_lossy().into_owned();
     table([
-        (&["--kernel", &kernel, "--memory", "64M", "--initrd", &large][..], CONFIG, "initrd"),
-        (&["--kernel", &kernel, "--initrd", &missing], CONFIG, "missing"),
+        (
+            &["--kernel", &kernel, "--memory", "64M", "--initrd", &large][..],
+            CONFIG,
+            "the initrd has 65 MiB",
+        ),
+        (&["--kernel", &kernel, "--initrd", &missing], CONFIG, "No such file"),
+        (&["--kernel", &kernel, "--initrd", &empty], CONFIG, "initrd is empty"),
+        (&["--kernel", &kernel, "--initrd", &folder], CONFIG, "is a directory"),
         (&["--initrd", &large], CONFIG, "--kernel"),
     ]);
 }
@@ -199,6 +233,17 @@ fn taps() {
     ]);
 }
 
+/// A port that only root may bind: the limit is the network namespace's.
+#[test]
+fn port_without_privilege() {
+    let run = || {
+        let args = ["--net", "nat", "-p", "80:80"];
+        Minivmm::run().args(args).under(&without_capabilities("ip link set lo up"))
+    };
+    refused(run(), NO_PERMISSION, "ip_unprivileged_port_start=80").unwrap();
+    refused_in_json(run(), NO_PERMISSION, "TCP port 0.0.0.0:80").unwrap();
+}
+
 /// Making a TAP without the privilege to.
 #[test]
 fn tap_without_privilege() {
@@ -206,9 +251,9 @@ fn tap_without_privilege() {
     refused(run, NO_PERMISSION, "minivmmtest0").unwrap();
 }
 
-/// The words that run a command in user and mount namespaces where `prepare` was done as root, and
-/// without any capability.
-fn without_capabilities(prepare: &'static str) -> [&'static str; 8] {
+/// The words that run a command in user, mount and network namespaces where `prepare` was done as
+/// root, and without any capability.
+fn without_capabilities(prepare: &'static str) -> [&'static str; 9] {
     let script: &'static str = Box::leak(
         format!(
             "set -e; {prepare}\n\
@@ -216,7 +261,7 @@ fn without_capabilities(prepare: &'static str) -> [&'static str; 8] {
         )
         .into_boxed_str(),
     );
-    ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
+    ["unshare", "--user", "--map-root-user", "--mount", "--net", "sh", "-c", script, "sh"]
 }
 
 #[test]
@@ -241,8 +286,8 @@ fn a_device_that_is_not_kvm() {
 fn no_permission_for_kvm() {
     let close = "f=$(mktemp) && chmod 000 $f && mount --bind $f /dev/kvm && rm $f";
     let run = Minivmm::run().under(&without_capabilities(close));
-    let outcome = refused(run, NO_PERMISSION, "/dev/kvm").unwrap();
-    assert!(outcome.stderr.contains("kvm"), "no cure in {outcome}");
+    let outcome = refused(run, NO_PERMISSION, "cannot open /dev/kvm: permission denied").unwrap();
+    assert!(outcome.stderr.contains("usermod -aG kvm"), "no cure in {outcome}");
 }
 
 /// The commands themselves: one line too.
