@@ -1,5 +1,6 @@
 //! What the documentation names must exist: files, functions, options, networks, configuration
-//! keys and drop reasons.
+//! keys and drop reasons. What there is must be named: seams, exit statuses, members of JSON lines.
+#![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,8 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use minivmm::config::{MachineConfig, NetConfig, PublishConfig};
+use minivmm::exit;
 use minivmm_net::stats::DropReason;
-use minivmm_tests::cli;
+use minivmm_tests::cli::{self, Minivmm, Outcome};
+use rustix::process::Signal;
+use serde_json::Value;
 
 /// Folders of the repository that paths in the documentation begin with.
 const FOLDERS: [&str; 9] =
@@ -20,12 +24,14 @@ fn root() -> PathBuf {
 
 /// The documentation: name from the repository's root, and text.
 fn pages() -> Vec<(String, String)> {
-    let mut names = vec!["README.md".to_owned(), "CONTRIBUTING.md".to_owned()];
+    let mut names = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "resources/probe/README.md"]
+        .map(str::to_owned)
+        .to_vec();
     for entry in fs::read_dir(root().join("docs")).expect("there is a folder docs").flatten() {
         names.push(format!("docs/{}", entry.file_name().to_string_lossy()));
     }
-    names.retain(|name| name.ends_with(".md") && root().join(name).exists());
-    assert!(names.len() >= 5, "{names:?}");
+    names.retain(|name| name.ends_with(".md"));
+    assert!(names.len() >= 8, "{names:?}");
     let read = |name: String| {
         let text = fs::read_to_string(root().join(&name)).expect("the page is text");
         (name, text)
@@ -259,4 +265,144 @@ fn every_drop_reason_is_explained() {
         let row = format!("| `{}` |", reason.name());
         assert!(page.contains(&row), "no row for {}", reason.name());
     }
+}
+
+/// The rows of a page's tables: the names in the first cell, and all that is in backticks.
+fn rows(page: &str) -> Vec<(Vec<&str>, BTreeSet<&str>)> {
+    let table = page.lines().filter(|line| line.starts_with("| `"));
+    table
+        .map(|row| (spans(row.split('|').nth(1).unwrap()).collect(), spans(row).collect()))
+        .collect()
+}
+
+/// The probe's lines and the monitor's, by runs that make every kind of them.
+fn every_json_line() -> Vec<Outcome> {
+    let run = |args: &[&str], cmdline: &str| {
+        Minivmm::run().args(args).args(["--json", "--cmdline", cmdline])
+    };
+    let nat = ["--net", "nat"];
+    let mut outcomes: Vec<Outcome> = [
+        run(&[&nat[..], &["--timings", "-v"]].concat(), ""),
+        // Nobody is at that port.
+        run(&nat, "probe.peer=10.255.255.1:1 probe.nonsense"),
+        run(&nat, "probe.ip=10.255.255.2/24,10.255.255.1 probe.without=dhcp"),
+        // The loopback is down, of which there is a message.
+        run(&nat, "").under(&["unshare", "--user", "--map-root-user", "--net"]),
+        run(&["--nonsense"], ""),
+    ]
+    .map(|run| run.finish().unwrap())
+    .into();
+    let mut holding = run(&nat, "probe=hold").start().unwrap();
+    holding.wait_for("\"ready\"").unwrap();
+    holding.signal(Signal::TERM).unwrap();
+    outcomes.push(holding.finish().unwrap());
+    outcomes
+}
+
+#[test]
+fn members_of_json_lines_are_explained() {
+    let page = |name: &str| fs::read_to_string(root().join(name)).unwrap();
+    let (readme, probes) = (page("README.md"), page("resources/probe/README.md"));
+    let mut seen = BTreeSet::new();
+    let mut wrong = BTreeSet::new();
+    for outcome in every_json_line() {
+        for (stream, kind, common, pages) in [
+            (&outcome.stdout, "check", &["check", "state", "detail"][..], &[&readme, &probes][..]),
+            (&outcome.stderr, "event", &["event"], &[&readme]),
+        ] {
+            for line in stream.lines() {
+                let object: Value = serde_json::from_str(line).expect("a line of JSON");
+                let name = object[kind].as_str().expect("a line says what it is");
+                seen.insert(name.to_owned());
+                for page in pages {
+                    let found = rows(page).into_iter().find(|(names, _)| names.contains(&name));
+                    let Some((_, explained)) = found else {
+                        wrong.insert(format!("no row for {name}"));
+                        continue;
+                    };
+                    let members = object.as_object().expect("an object").keys();
+                    for member in members.filter(|m| !common.contains(&m.as_str())) {
+                        if !explained.contains(member.as_str()) {
+                            wrong.insert(format!("{name}: {member} is not explained"));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let all = "boot link lease gateway mtu dns udp tcp latency upload download ipv6 device ready \
+               cmdline summary message timings exit";
+    for name in all.split_whitespace() {
+        assert!(seen.contains(name), "{name} was not among {seen:?}");
+    }
+    // Members that only a broken network brings about.
+    let source = page("resources/probe/src/checks.rs");
+    for member in source.split("(\"").skip(1).filter_map(|rest| rest.split_once("\", ")) {
+        let (member, value) = member;
+        if value.starts_with("Value::") || value.starts_with("text(") {
+            assert!(readme.contains(&format!("`{member}`")), "{member} is not explained");
+        }
+    }
+}
+
+#[test]
+fn exit_statuses_are_the_same_everywhere() {
+    let output = Command::new(cli::binary().unwrap()).args(["run", "--help"]).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let (_, help) = help.split_once("Exit status:\n").expect("help has statuses");
+    let helped: BTreeSet<&str> = help
+        .lines()
+        .map_while(|line| line.split_whitespace().next())
+        .filter(|word| *word != "N")
+        .collect();
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, table) = readme.split_once("| status | meaning |\n|---|---|\n").expect("the table");
+    let rows = table.lines().map_while(|line| line.strip_prefix("| "));
+    let written: BTreeSet<&str> = rows.filter_map(|row| row.split(" |").next()).collect();
+    assert_eq!(helped, written);
+    let codes = [
+        exit::OK,
+        exit::CHECK_FAILED,
+        exit::CONFIG,
+        exit::NO_VIRTUALIZATION,
+        exit::GUEST_CRASH,
+        exit::HOST,
+        exit::NO_PERMISSION,
+    ];
+    let mut codes: BTreeSet<String> = codes.iter().map(u8::to_string).collect();
+    codes.insert("128+N".into());
+    assert_eq!(written, codes.iter().map(String::as_str).collect());
+}
+
+fn sources(folder: &Path, all: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            if !path.ends_with("testing") {
+                sources(&path, all);
+            }
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            all.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_trait_is_a_seam_that_is_named() {
+    let page = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let mut files = Vec::new();
+    for name in ["boot/src", "devices/src", "net/src", "vmm/src"] {
+        sources(&root().join(name), &mut files);
+    }
+    let mut found = 0;
+    for file in files {
+        for line in fs::read_to_string(&file).unwrap().lines() {
+            let Some(name) = line.strip_prefix("pub trait ") else { continue };
+            let name = name.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap();
+            found += 1;
+            assert!(page.contains(&format!("`{name}`")), "{name} of {}", file.display());
+        }
+    }
+    assert!(found >= 8, "only {found} traits: the search is broken");
 }
