@@ -318,3 +318,6 @@ impl Ping {
         self.flows.iter().flatten().count()
     }
 }
+
+#[cfg(test)]
+mod tests;
