@@ -89,6 +89,9 @@ fn finish(mut sum: u32) -> [u8; 2] {
     (!(sum as u16)).to_be_bytes()
 }
 
+/// No wait is longer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 struct Guest {
     gateway: Gateway,
     ring: Ring,
@@ -133,11 +136,16 @@ impl Guest {
         self.with(|gateway, cx| gateway.batch_end(cx));
     }
 
-    fn events(&mut self) {
-        let n = self.poll.wait(Some(Duration::from_secs(5))).expect("epoll works");
-        for i in 0..n {
-            let (token, ready) = self.poll.event(i);
-            self.with(|gateway, cx| gateway.ready(cx, token, ready));
+    /// Handles events until `done`.
+    fn until(&mut self, what: &str, done: impl Fn(&Ring) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !done(&self.ring) {
+            assert!(Instant::now() < end, "not in {PATIENCE:?}: {what}");
+            let n = self.poll.wait(Some(PATIENCE)).expect("epoll works");
+            for i in 0..n {
+                let (token, ready) = self.poll.event(i);
+                self.with(|gateway, cx| gateway.ready(cx, token, ready));
+            }
         }
     }
 }
@@ -177,13 +185,12 @@ fn an_open_flow_allocates_nothing() {
     };
     guest.gateway.start(&guest.poll).expect("started");
     guest.send(2, 0);
-    while guest.ring.frames == 0 {
-        guest.events();
-    }
+    guest.until("the answer to the SYN", |ring| ring.frames > 0);
     assert_eq!(guest.ring.last[47], 0x12, "SYN-ACK");
     guest.iss = u32::from_be_bytes(guest.ring.last[38..42].try_into().expect("four bytes"));
     guest.send(16, 0);
     let (mut stream, _) = server.accept().expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
     let mut buffer = [0; 1400];
 
     let mut round = |guest: &mut Guest| {
@@ -191,9 +198,7 @@ fn an_open_flow_allocates_nothing() {
         stream.read_exact(&mut buffer).expect("what the guest sent");
         let before = guest.ring.payload;
         stream.write_all(&buffer).expect("room");
-        while guest.ring.payload.wrapping_sub(before) < 1400 {
-            guest.events();
-        }
+        guest.until("the echo", |ring| ring.payload.wrapping_sub(before) >= 1400);
         guest.send(16, 0);
     };
     for _ in 0..100 {

@@ -467,7 +467,7 @@ fn large_segments_cross_whole() {
     station.send(frame.clone(), tso());
     let mut bytes = vec![0; 70_000];
     loop {
-        let n = rustix::io::read(&socket, &mut bytes).unwrap();
+        let n = rustix::io::read(&socket, &mut bytes).expect("the segment, on the host's side");
         if bytes[10 + 12..10 + 14] == [8, 0] && n > 2000 {
             assert!(bytes[10..n] == frame, "{n} bytes");
             assert_eq!(bytes[..2], vnet[..2]);
@@ -610,16 +610,18 @@ fn transfer(from: &Netns, to: &Netns, address: Ipv4Addr, len: usize) -> Duration
     bound.recv().unwrap();
     let mut stream =
         from.run(move || TcpStream::connect_timeout(&to, Duration::from_secs(10)).unwrap());
+    stream.set_write_timeout(Some(Duration::from_secs(30))).unwrap();
     let start = Instant::now();
     let chunk: Vec<u8> = (0..1 << 18).map(|i| i as u8).collect();
     let mut left = len;
     while left > 0 {
         let n = left.min(chunk.len());
-        stream.write_all(&chunk[..n]).unwrap();
+        stream.write_all(&chunk[..n]).expect("the other side reads");
         left -= n;
     }
     drop(stream);
-    assert_eq!(received.recv_timeout(Duration::from_secs(60)).unwrap(), len);
+    let arrived = received.recv_timeout(Duration::from_secs(60)).expect("the end of the stream");
+    assert_eq!(arrived, len);
     start.elapsed()
 }
 
@@ -684,7 +686,8 @@ fn an_interface_that_is_down_only_drops() {
     let frame = segment_frame(777);
     station.send(frame.clone(), Offload::default());
     let mut bytes = vec![0; 70_000];
-    while rustix::io::read(&socket, &mut bytes).unwrap() != 10 + frame.len() {}
+    let mut read = || rustix::io::read(&socket, &mut bytes).expect("the frame, once it is up");
+    while read() != 10 + frame.len() {}
     assert!(bytes[10..10 + frame.len()] == frame);
 }
 

@@ -11,7 +11,9 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Code, DATA, SERIAL, check, command, eventually, finish, kernel, signal, text, wait};
+use common::{
+    Code, DATA, SERIAL, check, command, eventually, finish, kernel, signal, text, wait, wait_for,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -201,7 +203,7 @@ fn a_deaf_guest_costs_nothing() {
     let (_dir, path) = kernel(&Code::new().print("up\n").halt());
     let mut child = command(&path).stdin(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(&[b'x'; 5000]).unwrap();
-    child.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
+    wait_for(&mut child, "up\n");
     thread::sleep(Duration::from_millis(100));
     let before = processor_time(&child, "minivmm");
     thread::sleep(Duration::from_millis(300));

@@ -8,6 +8,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 /// Where a guest's code is loaded and entered, in 32-bit protected mode without paging.
 pub const CODE: u32 = 0x10_0000;
 /// Zeroed memory for a guest's use.
@@ -222,6 +224,31 @@ pub fn wait(child: &mut Child) -> std::process::ExitStatus {
             panic!("the machine did not end in {PATIENCE:?}");
         }
         thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Waits until the guest has printed `text`, the next that it prints; kills it, and fails, where that
+/// takes too long.
+#[track_caller]
+pub fn wait_for(child: &mut Child, text: &str) {
+    let (start, mut got) = (Instant::now(), Vec::new());
+    while got.len() < text.len() && start.elapsed() < PATIENCE {
+        let stdout = child.stdout.as_mut().unwrap();
+        let mut ready = [PollFd::new(stdout, PollFlags::IN)];
+        let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+        if poll(&mut ready, Some(&second)).unwrap() > 0 {
+            let mut part = vec![0; text.len() - got.len()];
+            let n = stdout.read(&mut part).unwrap();
+            got.extend_from_slice(&part[..n]);
+            if n == 0 {
+                break;
+            }
+        }
+    }
+    if got != text.as_bytes() {
+        child.kill().unwrap();
+        child.wait().unwrap();
+        panic!("not {text:?} in {PATIENCE:?}, but {:?}", String::from_utf8_lossy(&got));
     }
 }
 
