@@ -34,7 +34,7 @@ use minivmm_net::stats::{DropReason, Stats};
 use minivmm_net::tap::{Tap, TapPort};
 
 pub use self::netns::Netns;
-pub use self::outside::{Run, isolated, test};
+pub use self::outside::{Run, isolated, test, test_for};
 
 /// The gateway's link-layer address.
 pub const GATEWAY_MAC: MacAddr = MacAddr::local(1);

@@ -75,15 +75,23 @@ pub(super) fn end_with_parent() {
 /// # Panics
 /// When the body fails, or there is no such test.
 pub fn test(name: &str, body: impl FnOnce() -> Result<()>) {
+    test_for(TEST_MAX, name, body);
+}
+
+/// The same for a test that may take longer than others, or must not.
+///
+/// # Panics
+/// As [`test`].
+pub fn test_for(longest: Duration, name: &str, body: impl FnOnce() -> Result<()>) {
     if env::var_os(INSIDE).is_some() {
         end_with_parent();
         // Who the namespace's root is outside of it.
         let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
         let outside = map.split_whitespace().nth(1);
         assert!(outside.is_some_and(|user| user != "0"), "not an ordinary user: {map:?}");
-        thread::spawn(|| {
-            thread::sleep(TEST_MAX);
-            eprintln!("the test is not finished after {TEST_MAX:?}");
+        thread::spawn(move || {
+            thread::sleep(longest);
+            eprintln!("the test is not finished after {longest:?}");
             process::exit(102);
         });
         body().unwrap_or_else(|error| panic!("{error:#}"));

@@ -1,15 +1,16 @@
-//! TCP in quantity: bytes, connections, windows that close.
+//! Quantity: bytes, connections, datagram flows, windows that close.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use minivmm_tests::natbed::{Bed, Options, SERVER4, SERVER6, test, tool};
+use minivmm_tests::natbed::{Bed, Options, SERVER4, SERVER6, test, test_for, tool};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::Value;
 
-use crate::{pair, plain};
+use crate::{PATIENCE, echo_udp, pair, plain};
 
 const MIB: usize = 1 << 20;
 
@@ -45,12 +46,32 @@ fn curl_gets_a_file() {
     test("tcp_load::curl_gets_a_file", || {
         tool("curl")?;
         let mut bed = plain()?;
-        bed.serve_peer(&[&format!("http={SERVER4}:80")])?;
-        let got = bed.guest_sh(&format!(
-            "curl -sS -m 20 http://{SERVER4}/bytes/5000000 | md5sum | cut -d' ' -f1"
-        ))?;
-        let sum = bed.guest_sh(&format!("curl -sS -m 20 http://{SERVER4}/sum/5000000"))?;
-        ensure!(!got.trim().is_empty() && sum.contains(got.trim()), "{got} {sum}");
+        for server in [SERVER4.to_string(), format!("[{SERVER6}]")] {
+            bed.serve_peer(&[&format!("http={server}:80")])?;
+            let got = bed.guest_sh(&format!(
+                "curl -gsS -m 20 http://{server}/bytes/5000000 | md5sum | cut -d' ' -f1"
+            ))?;
+            let sum = bed.guest_sh(&format!("curl -gsS -m 20 http://{server}/sum/5000000"))?;
+            ensure!(!got.trim().is_empty() && sum.contains(got.trim()), "{server}: {got} {sum}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn iperf3_both_ways() {
+    test("tcp_load::iperf3_both_ways", || {
+        let iperf3 = tool("iperf3")?;
+        let mut bed = plain()?;
+        bed.serve_iperf3()?;
+        for server in [SERVER4, SERVER6] {
+            for direction in ["", "-R"] {
+                let command = format!("{} -c {server} -t 2 -J {direction}", iperf3.display());
+                let report: Value = serde_json::from_str(&bed.guest_sh(&command)?)?;
+                let bytes = report["end"]["sum_received"]["bytes"].as_u64();
+                ensure!(bytes.is_some_and(|n| n > MIB as u64), "{command}: {report}");
+            }
+        }
         Ok(())
     });
 }
@@ -136,33 +157,87 @@ fn two_thousand_connections_are_open_at_once() {
 
 #[test]
 fn twenty_thousand_connections_leave_nothing_behind() {
-    test("tcp_load::twenty_thousand_connections_leave_nothing_behind", || {
+    // A slow machine takes a minute or two.
+    let longest = Duration::from_secs(600);
+    test_for(longest, "tcp_load::twenty_thousand_connections_leave_nothing_behind", || {
         raise_descriptors()?;
         let mut bed = plain()?;
         bed.serve_peer(&[&format!("echo={SERVER4}:80")])?;
         let before = descriptors()?;
-        let at = (SERVER4, 80);
-        bed.guest.run(|| -> Result<()> {
-            for n in 0..20_000u32 {
+        let connections = |from: u32| {
+            for n in from..from + 5_000 {
                 let context = || format!("connection {n}");
-                let mut stream = TcpStream::connect(at).with_context(context)?;
-                stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+                let mut stream = TcpStream::connect((SERVER4, 80)).with_context(context)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
                 stream.write_all(&n.to_be_bytes()).with_context(context)?;
                 let mut answer = [0; 4];
                 stream.read_exact(&mut answer).with_context(context)?;
                 ensure!(answer == n.to_be_bytes(), "connection {n}: another's bytes");
             }
             Ok(())
-        })??;
+        };
+        bed.guest.run(|| connections(0))??;
+        settle(&bed, before)?;
+        let memory = resident()?;
+        for batch in 1..4 {
+            bed.guest.run(|| connections(batch * 5_000))??;
+            settle(&bed, before)?;
+        }
+        let grown = resident()?.saturating_sub(memory);
+        ensure!(grown < MIB, "the last 15,000 connections left {grown} bytes of memory behind");
+        Ok(())
+    });
+}
+
+#[test]
+fn thousands_of_datagram_flows_leave_nothing_behind() {
+    test("tcp_load::thousands_of_datagram_flows_leave_nothing_behind", || {
+        raise_descriptors()?;
+        let bed = plain()?;
+        // The port of name servers: such flows are short-lived.
+        echo_udp(&bed.internet, &format!("{SERVER4}:53"))?;
+        let (before, limit) = (descriptors()?, bed.config.limits.udp);
+        let flows = || {
+            for n in 0..2_500u32 {
+                let socket = UdpSocket::bind("0.0.0.0:0")?;
+                socket.set_read_timeout(Some(PATIENCE))?;
+                socket.send_to(&n.to_be_bytes(), (SERVER4, 53))?;
+                let mut answer = [0; 8];
+                let got = socket.recv(&mut answer).with_context(|| format!("flow {n}"))?;
+                ensure!(answer[..got] == n.to_be_bytes(), "flow {n}: another's bytes");
+            }
+            Ok(())
+        };
+        let held = || -> Result<()> {
+            let (now, flows) = (descriptors()?, bed.stats().udp_flows.get() as usize);
+            ensure!(flows <= limit && now <= before + limit, "{flows} flows, {now} descriptors");
+            Ok(())
+        };
+        bed.guest.run(flows)??;
+        held()?;
+        let memory = resident()?;
+        bed.guest.run(flows)??;
+        held()?;
+        let grown = resident()?.saturating_sub(memory);
+        ensure!(grown < MIB, "another 2,500 flows took {grown} bytes of memory");
         settle(&bed, before)
     });
 }
 
+/// Bytes of memory that this process has, with the gateway in it.
+fn resident() -> Result<usize> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")).context("no VmRSS")?;
+    Ok(kib.trim().parse::<usize>()? << 10)
+}
+
 /// Waits until the gateway has no flow and no more descriptors than `before`.
 fn settle(bed: &Bed, before: usize) -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(30);
     loop {
-        let (now, flows) = (descriptors()?, bed.stats().tcp_flows.get());
+        let stats = bed.stats();
+        let (now, flows) = (descriptors()?, stats.tcp_flows.get() + stats.udp_flows.get());
         if now <= before && flows == 0 {
             return Ok(());
         }
