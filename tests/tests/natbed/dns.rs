@@ -1,12 +1,18 @@
 //! Names, through the gateway's forwarder.
 
+use std::net::IpAddr;
+
 use anyhow::{Result, ensure};
 use minivmm_tests::natbed::{Bed, GATEWAY4, SERVER4, SERVER4_B, test, tool};
 
 use crate::{plain, until};
 
 fn dig(bed: &Bed, args: &str) -> Result<String> {
-    bed.guest_sh(&format!("dig @{GATEWAY4} +tries=1 +time=5 {args}"))
+    dig_at(bed, GATEWAY4.into(), args)
+}
+
+fn dig_at(bed: &Bed, server: IpAddr, args: &str) -> Result<String> {
+    bed.guest_sh(&format!("dig @{server} +tries=1 +time=5 {args}"))
 }
 
 fn serve(bed: &mut Bed, at: &str, address: &str) -> Result<()> {
@@ -19,9 +25,13 @@ fn names_resolve_over_udp_and_tcp() {
         tool("dig")?;
         let mut bed = plain()?;
         serve(&mut bed, SERVER4, "203.0.113.5")?;
-        ensure!(dig(&bed, "+short www.example.test")?.trim() == "203.0.113.5");
-        ensure!(dig(&bed, "+short +tcp www.example.test")?.trim() == "203.0.113.5");
-        ensure!(dig(&bed, "nowhere.example.test")?.contains("NXDOMAIN"));
+        for server in [GATEWAY4.into(), bed.config.gateway6.into()] {
+            for how in ["+notcp", "+tcp"] {
+                let answer = dig_at(&bed, server, &format!("+short {how} www.example.test"))?;
+                ensure!(answer.trim() == "203.0.113.5", "{server} {how}: {answer}");
+            }
+            ensure!(dig_at(&bed, server, "nowhere.example.test")?.contains("NXDOMAIN"));
+        }
         Ok(())
     });
 }

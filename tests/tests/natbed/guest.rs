@@ -1,14 +1,15 @@
 //! What a guest does first: an address, the gateway, the world.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use minivmm_net::stats::DropReason;
-use minivmm_tests::natbed::{Bed, GATEWAY4, GUEST4, Options, SERVER4, test, tool};
+use minivmm_tests::natbed::{Bed, GATEWAY4, GUEST4, Options, SERVER4, SERVER6, test, tool};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{echo_udp, plain, udp, until};
+use crate::{echo_udp, pair, plain, udp, until};
 
 /// Applies what udhcpc tells it, and logs it then.
 const SCRIPT: &str = r#"#!/bin/sh
@@ -47,7 +48,7 @@ fn udhcpc_gets_a_lease_and_renews_it() {
             ensure!(text.contains(&what), "{what} is not in {text}");
         }
         // With no static neighbour this needs ARP.
-        bed.guest_sh(&format!("ping -c 1 -W 2 {GATEWAY4}"))?;
+        bed.guest_sh(&format!("ping -c 1 -W 10 {GATEWAY4}"))?;
         kill_process(Pid::from_child(&client), Signal::USR1)?;
         until("a renewal", || logged("renew "))?;
         client.kill()?;
@@ -62,9 +63,9 @@ fn the_gateway_answers_ping_of_any_size() {
         tool("ping")?;
         let bed = plain()?;
         for size in [0, 56, 1472, 1473, 4000, 65507] {
-            bed.guest_sh(&format!("ping -c 1 -W 2 -s {size} {GATEWAY4}"))?;
+            bed.guest_sh(&format!("ping -c 1 -W 10 -s {size} {GATEWAY4}"))?;
         }
-        bed.guest_sh(&format!("ping -c 1 -W 2 -s 20000 {}", bed.config.gateway6))?;
+        bed.guest_sh(&format!("ping -c 1 -W 10 -s 20000 {}", bed.config.gateway6))?;
         Ok(())
     });
 }
@@ -74,15 +75,15 @@ fn ping_goes_beyond_where_the_host_lets_us() {
     test("guest::ping_goes_beyond_where_the_host_lets_us", || {
         tool("ping")?;
         let bed = plain()?;
-        let (ok, text) = bed.guest.try_sh(&format!("ping -c 1 -W 2 {SERVER4}"))?;
+        let (ok, text) = bed.guest.try_sh(&format!("ping -c 1 -W 10 {SERVER4}"))?;
         ensure!(!ok && text.contains("Packet filtered"), "without ping_group_range: {text}");
         bed.host.sysctl("net/ipv4/ping_group_range", "0 0")?;
         for size in [56, 3000] {
-            bed.guest_sh(&format!("ping -c 2 -i 0.2 -W 2 -s {size} {SERVER4}"))?;
-            bed.guest_sh("ping -c 1 -W 2 2001:db8::1")?;
+            bed.guest_sh(&format!("ping -c 2 -i 0.2 -W 10 -s {size} {SERVER4}"))?;
+            bed.guest_sh(&format!("ping -c 2 -i 0.2 -W 10 -s {size} {SERVER6}"))?;
         }
         // Nobody is there, and a router says so.
-        let (ok, text) = bed.guest.try_sh("ping -c 1 -W 5 192.0.2.99")?;
+        let (ok, text) = bed.guest.try_sh("ping -c 1 -W 10 192.0.2.99")?;
         ensure!(!ok && text.contains("Unreachable"), "{text}");
         Ok(())
     });
@@ -93,9 +94,9 @@ fn the_gateway_is_a_hop() {
     test("guest::the_gateway_is_a_hop", || {
         tool("ping")?;
         let bed = plain()?;
-        let (_, text) = bed.guest.try_sh(&format!("ping -c 1 -W 2 -t 1 {SERVER4}"))?;
+        let (_, text) = bed.guest.try_sh(&format!("ping -c 1 -W 10 -t 1 {SERVER4}"))?;
         ensure!(text.contains("From 10.0.2.2") && text.contains("Time to live"), "{text}");
-        let (_, text) = bed.guest.try_sh("ping -c 1 -W 2 -t 1 2001:db8::1")?;
+        let (_, text) = bed.guest.try_sh("ping -c 1 -W 10 -t 1 2001:db8::1")?;
         ensure!(text.contains("Time exceeded"), "{text}");
         Ok(())
     });
@@ -117,11 +118,21 @@ fn flows_survive_a_change_of_the_hosts_address_and_routes() {
             .sh("ip addr del 192.0.2.2/24 dev veth0 && ip addr add 192.0.2.77/24 dev veth0 &&
              ip route replace default via 192.0.2.1")?;
         ensure!(ask()?, "after a new address");
+        // A connection from the old address is the old address's; a new one is not.
+        let (mut client, mut server) = pair(&bed, &format!("{SERVER4}:80"))?;
         bed.host.sh("ip route del default")?;
         socket.send(b"x")?;
-        until("no route", || Ok(bed.stats().drops(DropReason::NoRoute) == 1))?;
+        until("no route", || Ok(bed.stats().drops(DropReason::NoRoute) >= 1))?;
+        client.write_all(b"to the server")?;
+        server.write_all(b"to the client")?;
         bed.host.sh("ip route add default via 192.0.2.1")?;
         ensure!(ask()?, "after a new route");
+        for (stream, want) in [(&mut server, b"to the server"), (&mut client, b"to the client")] {
+            let mut got = [0; 13];
+            stream.read_exact(&mut got).context("a connection from before the new route")?;
+            ensure!(&got == want);
+        }
+        pair(&bed, &format!("{SERVER4}:81")).context("a connection after the new route")?;
         Ok(())
     });
 }

@@ -24,7 +24,7 @@ fn published() -> Result<Bed> {
     })?;
     // The gateway learns the guest's address from what it says.
     let gateway6 = bed.config.gateway6;
-    bed.guest_sh(&format!("ping -c 1 -W 2 {GATEWAY4} && ping -c 1 -W 2 {gateway6}"))?;
+    bed.guest_sh(&format!("ping -c 1 -W 10 {GATEWAY4} && ping -c 1 -W 10 {gateway6}"))?;
     Ok(bed)
 }
 

@@ -61,7 +61,8 @@ fn a_closed_port_refuses() {
             let error = connect(&bed.guest, to.parse::<SocketAddr>()?).expect_err("nobody listens");
             let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
             ensure!(kind == Some(ErrorKind::ConnectionRefused), "{error:#}");
-            ensure!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+            // A SYN that is lost costs a second or three, on a slow machine.
+            ensure!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
         }
         Ok(())
     });
@@ -71,10 +72,15 @@ fn a_closed_port_refuses() {
 fn no_route_is_told() {
     test("tcp::no_route_is_told", || {
         let bed = plain()?;
-        bed.host.sh("ip route del default")?;
-        let start = Instant::now();
-        let error = connect(&bed.guest, SERVERS[0].parse::<SocketAddr>()?).expect_err("no route");
-        ensure!(start.elapsed() < Duration::from_secs(2), "{error:#} after {:?}", start.elapsed());
+        bed.host.sh("ip route del default && ip -6 route del default")?;
+        for server in SERVERS {
+            let start = Instant::now();
+            let error = connect(&bed.guest, server.parse::<SocketAddr>()?).expect_err("no route");
+            let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            ensure!(kind == Some(ErrorKind::NetworkUnreachable), "{server}: {error:#}");
+            let took = start.elapsed();
+            ensure!(took < Duration::from_secs(5), "{server}: {error:#} after {took:?}");
+        }
         Ok(())
     });
 }
