@@ -127,6 +127,16 @@ impl Offload {
         h[10..12].copy_from_slice(&num_buffers.to_le_bytes());
         h
     }
+
+    /// Whether no more is left to the link than was negotiated.
+    pub fn is_within(&self, checksum: bool, tso4: bool, tso6: bool) -> bool {
+        let segmentation = match self.segmentation.map(|s| s.kind) {
+            None => true,
+            Some(SegmentKind::Tcp4) => tso4,
+            Some(SegmentKind::Tcp6) => tso6,
+        };
+        segmentation && (checksum || self.checksum.is_none())
+    }
 }
 
 /// A frame that a station sent.

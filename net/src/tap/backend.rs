@@ -4,7 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::{Failure, Tap};
-use crate::frame::{FRAME_MAX, Offload, SegmentKind, TxFrame, TxOutcome, VNET_HEADER_LEN};
+use crate::frame::{FRAME_MAX, Offload, TxFrame, TxOutcome, VNET_HEADER_LEN};
 use crate::poll::{Owner, Poller, Ready, Token};
 use crate::port::{Backend, Cx, TxOffloads};
 use crate::rx::{RxOffloads, RxSlot};
@@ -173,10 +173,12 @@ impl TapBackend {
             }
         };
         self.read_failures = 0;
+        let RxOffloads { checksum, tso4, tso6 } = station;
         let offload = match Offload::decode(&vnet, n) {
             _ if n > FRAME_MAX => Err(DropReason::TooBig),
             _ if n < 14 => Err(DropReason::Truncated),
-            Ok(offload) if !takes(station, &offload) => Err(DropReason::BadOffload),
+            // The TAP's queue may hold frames from before its offloads were changed.
+            Ok(offload) if !offload.is_within(checksum, tso4, tso6) => Err(DropReason::BadOffload),
             decoded => decoded,
         };
         match offload {
@@ -209,17 +211,6 @@ impl TapBackend {
         }
         true
     }
-}
-
-/// Whether a station with `offloads` takes a frame with `offload`. The TAP's queue may hold frames
-/// from before its offloads were changed.
-fn takes(offloads: RxOffloads, offload: &Offload) -> bool {
-    let segmentation = match offload.segmentation.map(|s| s.kind) {
-        None => true,
-        Some(SegmentKind::Tcp4) => offloads.tso4,
-        Some(SegmentKind::Tcp6) => offloads.tso6,
-    };
-    segmentation && (offload.checksum.is_none() || offloads.checksum)
 }
 
 impl Backend for TapBackend {

@@ -1,8 +1,6 @@
 //! The transmit queue.
 
-use minivmm_net::frame::{
-    FRAME_MAX, HEAD_MAX, Offload, SegmentKind, TxFrame, TxOutcome, VNET_HEADER_LEN,
-};
+use minivmm_net::frame::{FRAME_MAX, HEAD_MAX, Offload, TxFrame, TxOutcome, VNET_HEADER_LEN};
 use minivmm_net::port::{Drained, FrameSink, TxOffloads};
 use minivmm_net::stats::{DropReason, Stats};
 use minivmm_net::sys::IOV_MAX;
@@ -96,7 +94,8 @@ impl TxQueue {
             .split_first_chunk::<VNET_HEADER_LEN>()
             .ok_or(DropReason::BadChain)?;
         let offload = Offload::decode(header, len)?;
-        if !may_leave(self.offloads, &offload) {
+        let TxOffloads { checksum, tso4, tso6 } = self.offloads;
+        if !offload.is_within(checksum, tso4, tso6) {
             return Err(DropReason::BadOffload);
         }
         let first = self.segments.as_slice().iter().position(|s| !s.is_empty());
@@ -117,14 +116,4 @@ impl TxQueue {
         self.irq.wanted |= self.queue.publish();
         self.irq.raise();
     }
-}
-
-/// Whether a driver that negotiated `offloads` may leave `offload` to the device.
-fn may_leave(offloads: TxOffloads, offload: &Offload) -> bool {
-    let segmentation = match offload.segmentation.map(|s| s.kind) {
-        None => true,
-        Some(SegmentKind::Tcp4) => offloads.tso4,
-        Some(SegmentKind::Tcp6) => offloads.tso6,
-    };
-    segmentation && (offload.checksum.is_none() || offloads.checksum)
 }
