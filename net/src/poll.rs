@@ -130,11 +130,12 @@ impl Poller {
         Ok(epoll::delete(&self.epoll, fd)?)
     }
 
-    /// Waits until something is ready or `timeout` has passed (`None`: for ever) and returns how
-    /// many events there are; [`event`](Self::event) gives each.
+    /// Waits until something is ready or `timeout` has passed, in whole milliseconds rounded up
+    /// (`None`: for ever), and returns how many events there are; [`event`](Self::event) gives
+    /// each.
     ///
     /// # Errors
-    /// Those of `epoll_pwait2(2)`; an interrupting signal is no error but 0 events.
+    /// Those of `epoll_pwait(2)`; an interrupting signal is no error but 0 events.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
         let timeout = timeout.map(|t| rustix::event::Timespec {
             tv_sec: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),
