@@ -224,7 +224,7 @@ impl RxQueue {
                 return Ok(Some(self.lend(len)));
             }
         }
-        if !self.fill_or_wait(enough(least))? && !(mergeable && self.is_full()) {
+        if !(self.fill_or_wait(enough(least))? || mergeable && self.is_full()) {
             return Ok(None);
         }
         // Waiting does not make the first buffer larger, nor a full ring.
