@@ -20,6 +20,7 @@ pub mod monitor;
 pub mod peer;
 pub mod probe;
 mod signals;
+mod stream;
 pub mod terminal;
 pub mod timings;
 mod vcpu;

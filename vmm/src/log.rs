@@ -1,7 +1,17 @@
 //! Messages on standard error: a line each, as text or as JSON.
+//!
+//! A reader that has stopped must not stop us: a message of a running machine that can't be written
+//! at once is dropped and counted. The last ones wait, as the console's output does.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use serde_json::{Value, json};
 use tracing::field::{Field, Visit};
@@ -9,7 +19,17 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::terminal;
+use crate::{stream, terminal};
+
+/// How long a message waits for the reader where the user has ended the machine.
+pub(crate) const LINGER: Duration = Duration::from_millis(200);
+/// What a pipe that is ready takes whole (`PIPE_BUF`).
+const PART: usize = 4096;
+
+/// Messages that were dropped and not yet told of.
+static LOST: AtomicU64 = AtomicU64::new(0);
+/// The user has ended the machine.
+static HURRIED: AtomicBool = AtomicBool::new(false);
 
 /// How messages are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,15 +40,9 @@ pub enum Style {
     Json,
 }
 
-/// Writes one message, as one line whatever is in it.
+/// Writes one message, as one line whatever is in it, and waits until it has been taken.
 pub fn message(style: Style, level: &str, text: &str) {
-    match style {
-        Style::Text if level == "error" || level == "info" => line(&format!("minivmm: {text}")),
-        Style::Text => line(&format!("minivmm: {level}: {text}")),
-        Style::Json => {
-            line(&json!({ "event": "message", "level": level, "message": text }).to_string());
-        }
-    }
+    send(style, &format_message(style, level, text), wait());
 }
 
 /// Writes one object; `fields` come after its kind.
@@ -36,22 +50,95 @@ pub fn event(kind: &str, fields: &[(&str, Value)]) {
     let mut object = serde_json::Map::new();
     object.insert("event".into(), kind.into());
     object.extend(fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-    line(&Value::Object(object).to_string());
+    send(Style::Json, &Value::Object(object).to_string(), wait());
+}
+
+/// From now on nothing waits longer than [`LINGER`]: the user has ended the machine.
+pub(crate) fn hurry() {
+    HURRIED.store(true, Ordering::Relaxed);
+}
+
+/// Says how many messages were dropped, if that has not been said.
+pub fn settle(style: Style) {
+    if LOST.load(Ordering::Relaxed) > 0 {
+        send(style, "", wait());
+    }
+}
+
+fn wait() -> Option<Duration> {
+    HURRIED.load(Ordering::Relaxed).then_some(LINGER)
+}
+
+fn format_message(style: Style, level: &str, text: &str) -> String {
+    match style {
+        Style::Text if level == "error" || level == "info" => format!("minivmm: {text}"),
+        Style::Text => format!("minivmm: {level}: {text}"),
+        Style::Json => json!({ "event": "message", "level": level, "message": text }).to_string(),
+    }
+}
+
+/// Writes a line, behind word of those that were lost before it. It waits for `patience` where the
+/// reader does not keep up, or for as long as it takes.
+fn send(style: Style, text: &str, patience: Option<Duration>) {
+    let lost = LOST.swap(0, Ordering::Relaxed);
+    let mut lines = String::new();
+    if lost > 0 {
+        let notice = format!("{lost} messages were lost: standard error did not take them");
+        line(&mut lines, &format_message(style, "warn", &notice));
+    }
+    if !text.is_empty() {
+        line(&mut lines, text);
+    }
+    if !write(stderr(), lines.as_bytes(), patience) {
+        LOST.fetch_add(lost + u64::from(!text.is_empty()), Ordering::Relaxed);
+    }
 }
 
 /// Names of files and interfaces may hold anything.
-fn line(text: &str) {
-    let mut line = String::with_capacity(text.len() + 2);
+fn line(lines: &mut String, text: &str) {
     for c in text.chars() {
         if c.is_control() {
-            line.extend(c.escape_default());
+            lines.extend(c.escape_default());
         } else {
-            line.push(c);
+            lines.push(c);
         }
     }
-    line.push_str(terminal::line_end());
-    // There is nobody left to tell where standard error is closed or full.
-    let _ = io::stderr().write_all(line.as_bytes());
+    lines.push_str(terminal::line_end());
+}
+
+fn stderr() -> BorrowedFd<'static> {
+    static OWN: OnceLock<Option<OwnedFd>> = OnceLock::new();
+    let inherited = rustix::stdio::stderr();
+    OWN.get_or_init(|| stream::reopen(inherited, OFlags::WRONLY))
+        .as_ref()
+        .map_or(inherited, AsFd::as_fd)
+}
+
+/// False where `out` did not take all of it in time. In parts of what a pipe takes whole, so that
+/// one which is ready does not block, whether or not it was set not to.
+fn write(out: BorrowedFd<'_>, bytes: &[u8], patience: Option<Duration>) -> bool {
+    let end = patience.map(|patience| Instant::now() + patience);
+    for mut part in bytes.chunks(PART) {
+        while !part.is_empty() {
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+            match poll(&mut [PollFd::new(&out, PollFlags::OUT)], timeout.as_ref()) {
+                Err(Errno::INTR) => continue,
+                Ok(0) => return false,
+                Ok(_) | Err(_) => {}
+            }
+            match rustix::io::write(out, part) {
+                Ok(n) => part = &part[n..],
+                Err(Errno::INTR) => {}
+                // Somebody else was quicker.
+                Err(Errno::AGAIN) if left != Some(Duration::ZERO) => {}
+                Err(Errno::AGAIN) => return false,
+                // There is nobody left to tell where standard error is closed or full.
+                Err(_) => return true,
+            }
+        }
+    }
+    true
 }
 
 struct Lines {
@@ -68,7 +155,7 @@ impl<S: Subscriber> Layer<S> for Lines {
         let mut text = Text(String::new());
         event.record(&mut text);
         let level = event.metadata().level().as_str().to_ascii_lowercase();
-        message(self.style, &level, &text.0);
+        send(self.style, &format_message(self.style, &level, &text.0), Some(Duration::ZERO));
     }
 }
 

@@ -36,7 +36,9 @@ fn run(args: &RunArgs, start: ProcessStart) -> u8 {
         }
     };
     let config = args.config().map_err(Error::from);
-    match config.and_then(|config| monitor::run(&config, options, show)) {
+    let result = config.and_then(|config| monitor::run(&config, options, show));
+    log::settle(style);
+    match result {
         Ok(outcome) => end(style, args.verbose, &outcome),
         Err(e) => refuse(style, &e.to_string(), e.status()),
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,13 +14,11 @@ use crate::config::{ConfigError, Console as ConsoleKind, MachineConfig};
 use crate::console::{Console, Input, Output};
 use crate::error::Error;
 use crate::exit::{Exit, Outcome};
+use crate::log::{self, LINGER};
 use crate::machine::{BuildOptions, Ended, Ending, Files, Machine};
 use crate::signals::{Request, Signals};
 use crate::terminal;
 use crate::timings::{ProcessStart, Timings};
-
-/// How long output that standard output does not take keeps a user who has ended the machine.
-const LINGER: Duration = Duration::from_millis(200);
 
 /// How a run is watched.
 #[derive(Debug, Clone, Copy)]
@@ -78,6 +76,11 @@ pub fn run(
         drain(&output, &signals, &outcome.exit);
     }
     drop(raw);
+    if matches!(outcome.exit, Exit::Signal(_) | Exit::Quit) {
+        log::hurry();
+    }
+    // What is left to be said may wait for a reader: from here on a signal ends that.
+    drop(signals);
     timings(&taken);
     Ok(outcome)
 }

@@ -25,9 +25,19 @@ pub enum Request {
     Continue,
 }
 
-/// The signals that this process listens to: blocked, and readable from a descriptor.
-#[derive(Debug)]
-pub struct Signals(File);
+/// The signals that this process listens to: blocked, and readable from a descriptor. Dropping it
+/// gives them back what they did before, so that one which comes then ends the process.
+pub struct Signals {
+    file: File,
+    /// The mask from before.
+    old: libc::sigset_t,
+}
+
+impl std::fmt::Debug for Signals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Signals").field(&self.file).finish()
+    }
+}
 
 impl Signals {
     /// Blocks them for this thread and all that it starts. A signal that the process was started
@@ -49,12 +59,7 @@ impl Signals {
         };
         // SAFETY: ignoring a signal has no preconditions.
         unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
-        // SAFETY: the set is initialised, the old mask is not asked for.
-        let result =
-            unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
-        if result != 0 {
-            return Err(io::Error::from_raw_os_error(result));
-        }
+        let old = change_mask(libc::SIG_BLOCK, &set)?;
         // SAFETY: the set is initialised; -1 asks for a new descriptor.
         let fd =
             unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
@@ -62,19 +67,39 @@ impl Signals {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the descriptor is new and nobody else's.
-        Ok(Self(unsafe { File::from_raw_fd(fd) }))
+        Ok(Self { file: unsafe { File::from_raw_fd(fd) }, old })
     }
 
     /// The next signal that came, if one has.
     pub fn next(&self) -> Option<Request> {
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
-        (&self.0).read_exact(&mut info).ok()?;
+        (&self.file).read_exact(&mut info).ok()?;
         // ssi_signo is the structure's first field.
         Some(match i32::from_ne_bytes([info[0], info[1], info[2], info[3]]) {
             libc::SIGTSTP => Request::Stop,
             libc::SIGCONT => Request::Continue,
             signal => Request::End(signal),
         })
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        // What came while the machine ended has been heeded by that.
+        while self.next().is_some() {}
+        // Cannot fail for a mask that was one.
+        let _ = change_mask(libc::SIG_SETMASK, &self.old);
+    }
+}
+
+/// Changes this thread's signal mask, and returns the one from before.
+fn change_mask(how: libc::c_int, set: &libc::sigset_t) -> io::Result<libc::sigset_t> {
+    let mut old = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the set is initialised, and the old mask written to a structure of its size.
+    match unsafe { libc::pthread_sigmask(how, set, old.as_mut_ptr()) } {
+        // SAFETY: written above; all-zero bytes are a valid mask too.
+        0 => Ok(unsafe { old.assume_init() }),
+        error => Err(io::Error::from_raw_os_error(error)),
     }
 }
 
@@ -114,12 +139,12 @@ fn is_ignored(signal: libc::c_int) -> bool {
 
 impl AsRawFd for Signals {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.file.as_raw_fd()
     }
 }
 
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.file.as_fd()
     }
 }

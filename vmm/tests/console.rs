@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -12,7 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{
-    Code, DATA, SERIAL, check, command, eventually, finish, kernel, signal, text, wait, wait_for,
+    Code, DATA, SERIAL, check, command, eventually, finish, kernel, signal, small_pipe, talker,
+    text, wait, wait_for,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
@@ -35,13 +36,6 @@ fn echo() -> Code {
     code.clone().raw(&[0x75, back(code.here())]).power_off()
 }
 
-/// Writes for ever.
-fn talker() -> Code {
-    let code = Code::new();
-    let again = code.here();
-    code.print("0123456789abcdef0123456789abcdef0123456789abcdef\n").jump(again)
-}
-
 /// Writes `total` zero bytes, by strings of a page, and powers off.
 fn flood(total: u32) -> Code {
     let mut code = Code::new();
@@ -49,13 +43,6 @@ fn flood(total: u32) -> Code {
         code = code.outs(SERIAL, DATA, 4096);
     }
     code.power_off()
-}
-
-/// A pipe that holds one page.
-fn small_pipe() -> (PipeReader, PipeWriter) {
-    let (reader, writer) = std::io::pipe().unwrap();
-    rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
-    (reader, writer)
 }
 
 /// More than the pipe holds and is kept for it.

@@ -2,7 +2,7 @@
 #![allow(dead_code, clippy::allow_attributes, reason = "each test uses a part of it")]
 
 use std::fs;
-use std::io::Read;
+use std::io::{PipeReader, PipeWriter, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -162,6 +162,20 @@ impl Code {
         elf.extend_from_slice(&self.0);
         elf
     }
+}
+
+/// Writes for ever.
+pub fn talker() -> Code {
+    let code = Code::new();
+    let again = code.here();
+    code.print("0123456789abcdef0123456789abcdef0123456789abcdef\n").jump(again)
+}
+
+/// A pipe that holds one page.
+pub fn small_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+    (reader, writer)
 }
 
 /// The serial port.
