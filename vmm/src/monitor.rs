@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::exit::{Exit, Outcome};
 use crate::log::{self, LINGER};
 use crate::machine::{BuildOptions, Ended, Ending, Files, Machine};
-use crate::signals::{Request, Signals};
+use crate::signals::{self, Request, Signals};
 use crate::terminal;
 use crate::timings::{ProcessStart, Timings};
 
@@ -68,7 +68,8 @@ pub fn run(
     };
     let (serial, events) = machine.serial();
     let ending = Arc::clone(machine.ending());
-    let console = Console::new(serial, events, input, Arc::clone(&ending));
+    let console = Console::new(serial, events, input, Arc::clone(&ending))
+        .map_err(Error::host("create the console's descriptors"))?;
     watch(&ending, &signals, console, || machine.resume())?;
     let taken = machine.timings();
     let Ended { outcome, output } = machine.finish();
@@ -103,10 +104,11 @@ fn watch(
         refused: Rc::clone(&refused),
         on_ready: {
             let (ending, signals) = (Arc::clone(ending), Arc::clone(signals));
+            let foreground = console.foreground();
             move || match signals.next() {
                 Some(Request::End(signal)) => ending.set(Exit::Signal(signal)),
                 Some(Request::Stop) => stop(),
-                Some(Request::Continue) => terminal::resume(),
+                Some(Request::Continue) => foreground.look(),
                 None => {}
             }
         },
@@ -128,11 +130,12 @@ fn watch(
     Ok(())
 }
 
-/// Stops the process, as SIGTSTP would if it were not blocked.
+/// Stops as a job, with the terminal as the shell had it. Where nobody could let it go on, which is
+/// where this session has no shell, it goes on at once.
 fn stop() {
     terminal::restore();
-    // A process may always stop itself.
-    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
+    signals::stop();
+    terminal::resume();
 }
 
 /// Waits until what the guest wrote has been taken: for as long as it takes where the guest ended

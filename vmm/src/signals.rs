@@ -7,12 +7,31 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, RawFd};
 use std::sync::OnceLock;
 
-use vmm_sys_util::signal::register_signal_handler;
-
 /// Those that ask a process to end.
 const ENDING: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
 /// Those by which a shell stops a job and lets it go on.
 const JOB: [libc::c_int; 2] = [libc::SIGTSTP, libc::SIGCONT];
+/// Those that end a process where it stands, SIGKILL aside. Ours ignores SIGPIPE and SIGXFSZ.
+const DEADLY: [libc::c_int; 16] = [
+    libc::SIGABRT,
+    libc::SIGALRM,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGILL,
+    libc::SIGIO,
+    libc::SIGPROF,
+    libc::SIGPWR,
+    libc::SIGSEGV,
+    libc::SIGSTKFLT,
+    libc::SIGSYS,
+    libc::SIGTRAP,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGVTALRM,
+    libc::SIGXCPU,
+];
+/// Those of an instruction, which does it again when its handler returns.
+const FAULTS: [libc::c_int; 4] = [libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV];
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,23 +61,17 @@ impl std::fmt::Debug for Signals {
 impl Signals {
     /// Blocks them for this thread and all that it starts. A signal that the process was started
     /// with as ignored (`nohup`, a shell's background) stays ignored. A file that would outgrow its
-    /// limit is from now on an error, and no signal that kills.
+    /// limit, and reading a terminal from the background, is from now on an error, and no signal
+    /// that kills or stops.
     ///
     /// # Errors
     /// Those of `sigprocmask(2)` and `signalfd(2)`.
     pub fn block() -> io::Result<Self> {
-        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: sigemptyset initialises the set, sigaddset then changes it; the numbers are
-        // valid signals.
-        let set = unsafe {
-            libc::sigemptyset(set.as_mut_ptr());
-            for signal in ENDING.into_iter().chain(JOB).filter(|s| !is_ignored(*s)) {
-                libc::sigaddset(set.as_mut_ptr(), signal);
-            }
-            set.assume_init()
-        };
-        // SAFETY: ignoring a signal has no preconditions.
-        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+        let set = set_of(ENDING.into_iter().chain(JOB).filter(|s| !is_ignored(*s)));
+        for signal in [libc::SIGXFSZ, libc::SIGTTIN] {
+            // SAFETY: ignoring a signal has no preconditions.
+            unsafe { libc::signal(signal, libc::SIG_IGN) };
+        }
         let old = change_mask(libc::SIG_BLOCK, &set)?;
         // SAFETY: the set is initialised; -1 asks for a new descriptor.
         let fd =
@@ -92,6 +105,29 @@ impl Drop for Signals {
     }
 }
 
+/// Stops the process as SIGTSTP does where it is not blocked: not where no shell could let it go on.
+pub fn stop() {
+    let set = set_of([libc::SIGTSTP]);
+    // SAFETY: raising a signal has no preconditions. While it is blocked it waits.
+    unsafe { libc::raise(libc::SIGTSTP) };
+    // Cannot fail for a set that is one.
+    let _ = change_mask(libc::SIG_UNBLOCK, &set);
+    let _ = change_mask(libc::SIG_BLOCK, &set);
+}
+
+fn set_of(signals: impl IntoIterator<Item = libc::c_int>) -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set, sigaddset then changes it; the numbers are valid
+    // signals.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
+        set.assume_init()
+    }
+}
+
 /// Changes this thread's signal mask, and returns the one from before.
 fn change_mask(how: libc::c_int, set: &libc::sigset_t) -> io::Result<libc::sigset_t> {
     let mut old = MaybeUninit::<libc::sigset_t>::zeroed();
@@ -103,38 +139,71 @@ fn change_mask(how: libc::c_int, set: &libc::sigset_t) -> io::Result<libc::sigse
     }
 }
 
-/// Runs `first` where the process aborts, or is sent SIGABRT, and lets it end so. It may only do what
-/// a signal handler may.
-///
-/// # Errors
-/// Those of `sigaction(2)`.
-pub fn before_abort(first: fn()) -> io::Result<()> {
+/// Runs `first` where a signal ends the process that it does not listen to, and lets it end so.
+/// Once for the process; `first` may only do what a signal handler may.
+pub fn before_death(first: fn()) {
+    static DONE: OnceLock<()> = OnceLock::new();
     static FIRST: OnceLock<fn()> = OnceLock::new();
-    extern "C" fn on_abort(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    static BEFORE: OnceLock<Vec<(libc::c_int, libc::sigaction)>> = OnceLock::new();
+    extern "C" fn on_death(
+        signal: libc::c_int,
+        info: *const libc::siginfo_t,
+        _: *mut libc::c_void,
+    ) {
         if let Some(first) = FIRST.get() {
             first();
         }
-        // SAFETY: both may be called in a handler. The signal is blocked in here: what is raised
-        // comes, with its default action, when this returns.
-        unsafe {
-            libc::signal(signal, libc::SIG_DFL);
-            libc::raise(signal);
+        // SAFETY: with SA_SIGINFO the kernel hands over a valid structure.
+        let from_the_kernel = unsafe { (*info).si_code } > 0;
+        let before = BEFORE.get().and_then(|all| all.iter().find(|(s, _)| *s == signal));
+        match before {
+            // Comes again when this returns, to whoever had it before: the standard library tells
+            // an overflow of the stack.
+            Some((_, action)) if from_the_kernel && FAULTS.contains(&signal) => {
+                // SAFETY: the action is one that stood, and sigaction may be called in a handler.
+                unsafe { libc::sigaction(signal, action, std::ptr::null_mut()) };
+            }
+            // SAFETY: both may be called in a handler. The signal is blocked in here: what is
+            // raised comes, with its default action, when this returns.
+            _ => unsafe {
+                libc::signal(signal, libc::SIG_DFL);
+                libc::raise(signal);
+            },
         }
     }
-    FIRST.get_or_init(|| first);
-    register_signal_handler(libc::SIGABRT, on_abort)
-        .map_err(|e| io::Error::from_raw_os_error(e.errno()))
+    DONE.get_or_init(|| {
+        FIRST.get_or_init(|| first);
+        let with_action = |signal| (signal, action_of(signal));
+        let heeded = |(_, action): &(_, libc::sigaction)| action.sa_sigaction != libc::SIG_IGN;
+        let before =
+            BEFORE.get_or_init(|| DEADLY.map(with_action).into_iter().filter(heeded).collect());
+        let mut action = action_of(libc::SIGABRT);
+        action.sa_sigaction = on_death as *const () as libc::sighandler_t;
+        // On the alternate stack, where the thread has one: its own may have overflowed.
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        // SAFETY: the mask is a set.
+        unsafe { libc::sigfillset(&raw mut action.sa_mask) };
+        for (signal, _) in before {
+            // That it can't be installed would only show after such an end.
+            // SAFETY: the action is complete, and its handler does only what one may.
+            unsafe { libc::sigaction(*signal, &raw const action, std::ptr::null_mut()) };
+        }
+    });
 }
 
-fn is_ignored(signal: libc::c_int) -> bool {
+/// What a signal does.
+fn action_of(signal: libc::c_int) -> libc::sigaction {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: no new action is given; the old one is written to a structure of its size, of which
     // all-zero bytes are a valid value.
-    let action = unsafe {
+    unsafe {
         libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr());
         action.assume_init()
-    };
-    action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+fn is_ignored(signal: libc::c_int) -> bool {
+    action_of(signal).sa_sigaction == libc::SIG_IGN
 }
 
 impl AsRawFd for Signals {

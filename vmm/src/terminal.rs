@@ -9,7 +9,7 @@ use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tc
 
 use crate::signals;
 
-/// The mode to go back to, here so that a panic hook can find it.
+/// The mode to go back to, while [`RawMode`] stands; here so that a panic hook can find it.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
 /// The terminal is in raw mode.
 static RAW: AtomicBool = AtomicBool::new(false);
@@ -30,8 +30,10 @@ impl RawMode {
     /// Those of `tcsetattr(3)`, as for something that is no terminal.
     pub fn enter() -> io::Result<Self> {
         let old = tcgetattr(io::stdin())?;
-        *SAVED.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(old.clone());
-        set_raw(old)?;
+        save(Some(old.clone()));
+        // Atomics, a lock that is only tried, and system calls: all allowed in a signal handler.
+        signals::before_death(restore);
+        set_raw(old).inspect_err(|_| save(None))?;
         Ok(Self(()))
     }
 }
@@ -39,7 +41,12 @@ impl RawMode {
 impl Drop for RawMode {
     fn drop(&mut self) {
         restore();
+        save(None);
     }
+}
+
+fn save(mode: Option<Termios>) {
+    *SAVED.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = mode;
 }
 
 // The mode changes at once, not when output has drained: a terminal that is stopped never drains.
@@ -53,7 +60,7 @@ fn set_raw(mut mode: Termios) -> io::Result<()> {
 
 /// The terminal is ours to change: a shell that has put us into the background uses it itself, and
 /// the kernel would stop us for trying.
-fn is_foreground() -> bool {
+pub(crate) fn is_foreground() -> bool {
     // Only a controlling terminal has a foreground.
     tcgetpgrp(io::stdin().as_fd()).map_or(true, |group| group == rustix::process::getpgrp())
 }
@@ -70,10 +77,10 @@ pub fn restore() {
     }
 }
 
-/// Goes back to raw mode after a stop, for as long as [`RawMode`] stands.
+/// Goes back to raw mode after a stop, for as long as [`RawMode`] stands. Whether or not it was left
+/// before: a shell sets its own mode where its job was stopped by SIGSTOP.
 pub(crate) fn resume() {
-    if !RAW.load(Ordering::Acquire)
-        && let Ok(saved) = SAVED.try_lock()
+    if let Ok(saved) = SAVED.try_lock()
         && let Some(old) = &*saved
         && is_foreground()
     {
@@ -86,14 +93,11 @@ pub(crate) fn line_end() -> &'static str {
     if RAW.load(Ordering::Acquire) && isatty(io::stderr()) { "\r\n" } else { "\n" }
 }
 
-/// Makes a panic, or another abort, leave the terminal as it was, so that its message can be read.
+/// Makes a panic leave the terminal as it was, so that its message can be read.
 pub fn restore_on_panic() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         restore();
         default(info);
     }));
-    // Atomics, a lock that is only tried, and system calls: all allowed in a signal handler. That
-    // it can't be installed would only show after an abort.
-    let _ = signals::before_abort(restore);
 }

@@ -3,38 +3,19 @@
 
 mod common;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::session::Session;
 use common::{
-    Code, DATA, SERIAL, check, command, eventually, finish, kernel, signal, small_pipe, talker,
-    text, wait, wait_for,
+    Code, DATA, END, SERIAL, check, command, echo, eventually, finish, kernel, signal, small_pipe,
+    talker, text, wait, wait_for,
 };
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, Termios, tcgetattr};
-
-/// What ends [`echo`].
-const END: u8 = 4;
-
-/// Says that it is up, then sends back what it is sent, until [`END`].
-fn echo() -> Code {
-    let code = Code::new().print("up\n").mov_edx(0x3fd);
-    let again = code.here();
-    let back = |from: u32| again.wrapping_sub(from + 2) as u8;
-    // in al, dx; test al, 1; jz again
-    let code = code.raw(&[0xec, 0xa8, 1]);
-    let code = code.clone().raw(&[0x74, back(code.here())]);
-    // mov dl, f8; in al, dx; out dx, al; mov dl, fd; cmp al, END; jne again
-    let code = code.raw(&[0xb2, 0xf8, 0xec, 0xee, 0xb2, 0xfd, 0x3c, END]);
-    code.clone().raw(&[0x75, back(code.here())]).power_off()
-}
 
 /// Writes `total` zero bytes, by strings of a page, and powers off.
 fn flood(total: u32) -> Code {
@@ -236,78 +217,6 @@ fn the_terminal_must_be_one() {
     assert!(text(&output.stderr).contains("--console pipe"), "{output:?}");
 }
 
-/// A terminal and a machine on it.
-struct Session {
-    child: Child,
-    keyboard: File,
-    terminal: File,
-    /// The terminal's mode before the machine.
-    mode: Termios,
-    seen: Vec<u8>,
-    _dir: tempfile::TempDir,
-}
-
-impl Session {
-    fn start(code: &Code) -> Self {
-        let master =
-            openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let name = ptsname(&master, Vec::new()).unwrap();
-        let terminal = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NOCTTY)
-            .open(name.to_str().unwrap())
-            .unwrap();
-        let mode = tcgetattr(&terminal).unwrap();
-        let (dir, path) = kernel(code);
-        let end = || Stdio::from(terminal.try_clone().unwrap());
-        let child = command(&path).stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
-        let keyboard = File::from(master);
-        Self { child, keyboard, terminal, mode, seen: Vec::new(), _dir: dir }
-    }
-
-    fn type_in(&mut self, keys: &[u8]) {
-        self.keyboard.write_all(keys).unwrap();
-    }
-
-    /// Waits until `what` is on the screen.
-    #[track_caller]
-    fn see(&mut self, what: &[u8]) {
-        let patience = Timespec { tv_sec: 20, tv_nsec: 0 };
-        while !self.seen.windows(what.len()).any(|w| w == what) {
-            let mut fds = [PollFd::new(&self.keyboard, PollFlags::IN)];
-            let ready = poll(&mut fds, Some(&patience)).unwrap();
-            assert!(ready > 0, "{:?} is not in {:?}", text(what), text(&self.seen));
-            let mut bytes = [0; 4096];
-            let n = self.keyboard.read(&mut bytes).unwrap();
-            self.seen.extend_from_slice(&bytes[..n]);
-        }
-    }
-
-    fn is_raw(&self) -> bool {
-        !tcgetattr(&self.terminal).unwrap().local_modes.contains(LocalModes::ICANON)
-    }
-
-    #[track_caller]
-    fn is_restored(&self) -> bool {
-        let now = tcgetattr(&self.terminal).unwrap();
-        now.local_modes == self.mode.local_modes
-            && now.input_modes == self.mode.input_modes
-            && now.output_modes == self.mode.output_modes
-            && now.control_modes == self.mode.control_modes
-    }
-
-    /// Waits for the end, which must leave the terminal as it was.
-    #[track_caller]
-    fn end(mut self) -> std::process::ExitStatus {
-        let status = wait(&mut self.child);
-        assert!(self.is_restored(), "{:?}", tcgetattr(&self.terminal));
-        status
-    }
-}
-
 #[test]
 fn a_terminal_is_raw_and_restored() {
     let mut session = Session::start(&echo());
@@ -347,6 +256,11 @@ fn signals_restore_the_terminal() {
         (Signal::HUP, Some(129)),
         (Signal::INT, Some(130)),
         (Signal::ABORT, None),
+        (Signal::ALARM, None),
+        (Signal::BUS, None),
+        (Signal::SEGV, None),
+        (Signal::USR1, None),
+        (Signal::XCPU, None),
     ];
     for (number, status) in cases {
         let mut session = Session::start(&echo());
@@ -378,25 +292,4 @@ fn a_stopped_terminal_can_be_left() {
         }
         assert_eq!(session.end().code(), Some(if keys { 0 } else { 143 }));
     }
-}
-
-fn is_stopped(child: &Child) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
-    stat.rsplit(") ").next().unwrap().starts_with('T')
-}
-
-/// While it is stopped as a job, the terminal is the shell's; after that it is raw again.
-#[test]
-fn stopping_as_a_job() {
-    let mut session = Session::start(&echo());
-    session.see(b"up\n");
-    signal(&session.child, Signal::TSTP);
-    eventually("it stops", || is_stopped(&session.child));
-    assert!(session.is_restored());
-    signal(&session.child, Signal::CONT);
-    eventually("the terminal is raw again", || session.is_raw());
-    session.type_in(b"still here");
-    session.see(b"still here");
-    signal(&session.child, Signal::TERM);
-    assert_eq!(session.end().code(), Some(143));
 }

@@ -1,9 +1,12 @@
 //! Standard input as what is typed at the serial port.
 
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use minivmm_devices::serial::Serial;
+use rustix::fs::OFlags;
+
+use crate::{stream, terminal};
 
 /// Ctrl-A begins a command to the monitor.
 const ESCAPE: u8 = 0x01;
@@ -20,6 +23,8 @@ pub enum Fed {
     All,
     /// The guest has no room; the port's hook tells when it has.
     Waits,
+    /// Nothing was read: the terminal belongs to another job.
+    Background,
     /// There will be no more.
     End,
     /// The user wants to leave.
@@ -28,18 +33,31 @@ pub enum Fed {
 
 /// Descriptor 0 without a buffer. It is open: the standard library opens /dev/null where it was
 /// closed at the start.
+///
+/// Reading it does not block, where that can be had: who shares a pipe or a terminal may be quicker
+/// than we are after its readiness.
 #[derive(Debug)]
-pub struct Stdin;
+pub struct Stdin(Option<OwnedFd>);
 
-impl Read for Stdin {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        Ok(rustix::io::read(io::stdin(), bytes)?)
+impl Stdin {
+    fn open() -> Self {
+        Self(stream::reopen(io::stdin(), OFlags::RDONLY))
     }
 }
 
-impl AsRawFd for Stdin {
-    fn as_raw_fd(&self) -> RawFd {
-        io::stdin().as_raw_fd()
+impl Read for Stdin {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        // As the kernel says where it does not stop us for reading another job's terminal.
+        if !terminal::is_foreground() {
+            return Err(rustix::io::Errno::IO.into());
+        }
+        Ok(rustix::io::read(self.as_fd(), bytes)?)
+    }
+}
+
+impl AsFd for Stdin {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_ref().map_or(rustix::stdio::stdin(), AsFd::as_fd)
     }
 }
 
@@ -54,7 +72,12 @@ pub struct Input<R = Stdin> {
 impl Input {
     /// Standard input; with `escapes`, Ctrl-A x in it is for the monitor.
     pub fn new(escapes: bool) -> Self {
-        Self::from_source(Stdin, escapes)
+        Self::from_source(Stdin::open(), escapes)
+    }
+
+    /// What is waited for.
+    pub fn fd(&self) -> RawFd {
+        self.source.as_fd().as_raw_fd()
     }
 }
 
@@ -77,7 +100,7 @@ impl<R: Read> Input<R> {
         if self.waiting.is_empty() { Fed::All } else { Fed::Waits }
     }
 
-    /// Reads once, which blocks where nothing is there to be read, and offers it.
+    /// Reads once and offers it.
     pub fn read(&mut self, serial: &Serial) -> Fed {
         let mut bytes = [0; PART];
         let n = match self.source.read(&mut bytes) {
@@ -87,6 +110,9 @@ impl<R: Read> Input<R> {
                 if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) =>
             {
                 return self.offer(serial);
+            }
+            Err(e) if e.raw_os_error() == Some(libc::EIO) && !terminal::is_foreground() => {
+                return Fed::Background;
             }
             // A terminal that has hung up, a directory.
             Err(_) => return Fed::End,

@@ -1,6 +1,8 @@
 //! Guests of a few instructions, and the command that runs them.
 #![allow(dead_code, clippy::allow_attributes, reason = "each test uses a part of it")]
 
+pub mod session;
+
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Read};
 use std::path::{Path, PathBuf};
@@ -162,6 +164,22 @@ impl Code {
         elf.extend_from_slice(&self.0);
         elf
     }
+}
+
+/// What ends [`echo`].
+pub const END: u8 = 4;
+
+/// Says that it is up, then sends back what it is sent, until [`END`].
+pub fn echo() -> Code {
+    let code = Code::new().print("up\n").mov_edx(0x3fd);
+    let again = code.here();
+    let back = |from: u32| again.wrapping_sub(from + 2) as u8;
+    // in al, dx; test al, 1; jz again
+    let code = code.raw(&[0xec, 0xa8, 1]);
+    let code = code.clone().raw(&[0x74, back(code.here())]);
+    // mov dl, f8; in al, dx; out dx, al; mov dl, fd; cmp al, END; jne again
+    let code = code.raw(&[0xb2, 0xf8, 0xec, 0xee, 0xb2, 0xfd, 0x3c, END]);
+    code.clone().raw(&[0x75, back(code.here())]).power_off()
 }
 
 /// Writes for ever.
