@@ -15,10 +15,12 @@ pub const CONFIG: u8 = 2;
 pub const NO_VIRTUALIZATION: u8 = 69;
 /// The guest crashed, its kernel panicked, or it did what this KVM can't run (`EX_SOFTWARE`).
 pub const GUEST_CRASH: u8 = 70;
-/// The host refused a resource (`EX_OSERR`).
+/// The host refused a resource, or did not take what the guest wrote (`EX_OSERR`).
 pub const HOST: u8 = 71;
 /// A privilege is missing (`EX_NOPERM`).
 pub const NO_PERMISSION: u8 = 77;
+/// The reader of standard output has gone: as any program in a pipeline ends, by SIGPIPE.
+pub const READER_GONE: u8 = 128 + libc::SIGPIPE as u8;
 
 /// Why the machine stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +57,7 @@ impl fmt::Display for Exit {
             Self::Reset => f.write_str("the guest asked for a reset"),
             Self::Panic => f.write_str("the guest's kernel panicked; its console says why"),
             Self::Crash(how) => write!(f, "the guest crashed: {how}"),
+            Self::Signal(libc::SIGPIPE) => f.write_str("the reader of standard output has gone"),
             Self::Signal(signal) => write!(f, "ended by signal {signal}"),
             Self::Quit => f.write_str("ended from the console"),
         }
@@ -68,17 +71,30 @@ pub struct Outcome {
     pub exit: Exit,
     /// The guest's own result, where it gave one at the exit port.
     pub guest_status: Option<u8>,
+    /// The status where not all that the guest wrote could be written to standard output; it takes
+    /// the place of an orderly 0, which would hide that.
+    pub lost: Option<u8>,
 }
 
 impl Outcome {
     /// The process exit status for it: see `minivmm run --help`.
     pub fn status(&self) -> u8 {
         match self.exit {
-            Exit::PowerOff | Exit::Reset => self.guest_status.unwrap_or(OK),
+            Exit::PowerOff | Exit::Reset => match (self.guest_status.unwrap_or(OK), self.lost) {
+                (OK, Some(lost)) => lost,
+                (status, _) => status,
+            },
             Exit::Panic | Exit::Crash(_) => GUEST_CRASH,
             Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
             Exit::Quit => OK,
         }
+    }
+
+    /// Why it has that status, in words.
+    pub fn reason(&self) -> String {
+        let lost =
+            if self.lost.is_some() { "; what it wrote could not all be written" } else { "" };
+        format!("{}{lost}", self.exit)
     }
 }
 
@@ -88,7 +104,7 @@ mod tests {
 
     #[test]
     fn statuses_are_the_documented_ones() {
-        let status = |exit, guest_status| Outcome { exit, guest_status }.status();
+        let status = |exit, guest_status| Outcome { exit, guest_status, lost: None }.status();
         assert_eq!(status(Exit::PowerOff, None), 0);
         assert_eq!(status(Exit::PowerOff, Some(1)), 1);
         assert_eq!(status(Exit::Reset, None), 0);
@@ -107,5 +123,15 @@ mod tests {
             memory.write_slice(&flag, GuestAddress(0x472)).unwrap();
             assert_eq!(Exit::reset(&memory), exit, "{flag:x?}");
         }
+    }
+
+    #[test]
+    fn lost_output_is_no_success() {
+        let status = |exit, guest_status| Outcome { exit, guest_status, lost: Some(HOST) }.status();
+        assert_eq!(status(Exit::PowerOff, None), 71);
+        assert_eq!(status(Exit::Reset, Some(0)), 71);
+        assert_eq!(status(Exit::PowerOff, Some(1)), 1);
+        assert_eq!(status(Exit::Crash("triple fault".into()), None), 70);
+        assert_eq!(status(Exit::Signal(15), None), 143);
     }
 }

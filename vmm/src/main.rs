@@ -47,7 +47,7 @@ fn run(args: &RunArgs, start: ProcessStart) -> u8 {
 /// Says how the machine ended, where that is to be said.
 fn end(style: Style, verbose: u8, outcome: &Outcome) -> u8 {
     let status = outcome.status();
-    let reason = outcome.exit.to_string();
+    let reason = outcome.reason();
     match (&outcome.exit, style) {
         (_, Style::Json) => show_exit(status, &reason),
         (Exit::Panic | Exit::Crash(_), Style::Text) => log::message(style, "error", &reason),

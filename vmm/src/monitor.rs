@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::config::{ConfigError, Console as ConsoleKind, MachineConfig};
 use crate::console::{Console, Input, Output};
 use crate::error::Error;
-use crate::exit::{Exit, Outcome};
+use crate::exit::{self, Exit, Outcome};
 use crate::log::{self, LINGER};
 use crate::machine::{BuildOptions, Ended, Ending, Files, Machine};
 use crate::signals::{self, Request, Signals};
@@ -72,9 +72,14 @@ pub fn run(
         .map_err(Error::host("create the console's descriptors"))?;
     watch(&ending, &signals, console, || machine.resume())?;
     let taken = machine.timings();
-    let Ended { outcome, output } = machine.finish();
+    let Ended { mut outcome, output } = machine.finish();
     if let Some(output) = output {
-        drain(&output, &signals, &outcome.exit);
+        if let Some(signal) = drain(&output, &signals, &outcome.exit)
+            && outcome.status() == exit::OK
+        {
+            outcome.exit = Exit::Signal(signal);
+        }
+        outcome.lost = output.lost();
     }
     drop(raw);
     if matches!(outcome.exit, Exit::Signal(_) | Exit::Quit) {
@@ -139,8 +144,8 @@ fn stop() {
 }
 
 /// Waits until what the guest wrote has been taken: for as long as it takes where the guest ended
-/// by itself, unless a signal comes.
-fn drain(output: &Output, signals: &Signals, exit: &Exit) {
+/// by itself, unless a signal comes, which is returned.
+fn drain(output: &Output, signals: &Signals, exit: &Exit) -> Option<i32> {
     let end = match exit {
         Exit::Signal(_) | Exit::Quit => Some(Instant::now() + LINGER),
         Exit::PowerOff | Exit::Reset | Exit::Panic | Exit::Crash(_) => None,
@@ -152,12 +157,12 @@ fn drain(output: &Output, signals: &Signals, exit: &Exit) {
         let mut fds = [PollFd::new(&done, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
         match poll(&mut fds, timeout.as_ref()) {
             Err(rustix::io::Errno::INTR) => continue,
-            Ok(0) | Err(_) => break,
-            Ok(_) if !fds[0].revents().is_empty() => break,
+            Ok(0) | Err(_) => return None,
+            Ok(_) if !fds[0].revents().is_empty() => return None,
             Ok(_) => {}
         }
         match signals.next() {
-            Some(Request::End(_)) => break,
+            Some(Request::End(signal)) => return Some(signal),
             Some(Request::Stop) => stop(),
             Some(Request::Continue) => terminal::resume(),
             None => {}

@@ -76,7 +76,7 @@ fn a_signal_ends_the_wait_for_the_reader() {
     });
     assert!(child.try_wait().unwrap().is_none());
     signal(&child, Signal::TERM);
-    assert_eq!(wait(&mut child).code(), Some(0));
+    assert_eq!(wait(&mut child).code(), Some(143));
 }
 
 fn thread_names(child: &Child) -> Vec<String> {
@@ -84,25 +84,39 @@ fn thread_names(child: &Child) -> Vec<String> {
     tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("comm")).ok()).collect()
 }
 
-fn lost_output(stdout: Stdio) {
+/// As for any program in a pipeline: it ends, and quietly.
+#[test]
+fn a_reader_that_has_gone_ends_the_machine() {
+    for code in [talker(), flood(MUCH)] {
+        let (_dir, path) = kernel(&code);
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let child = command(&path).stdout(writer).spawn().unwrap();
+        reader.read_exact(&mut [0; 10]).unwrap();
+        drop(reader);
+        let output = finish(child);
+        check(&output, 141, "");
+        assert_eq!(text(&output.stderr), "");
+    }
+}
+
+/// A guest whose console leads nowhere has no reader to lose.
+#[test]
+fn no_console_has_no_reader() {
     let (_dir, path) = kernel(&flood(MUCH));
-    let child = command(&path).stdout(stdout).spawn().unwrap();
+    let (_, writer) = std::io::pipe().unwrap();
+    let child = command(&path).args(["--console", "none"]).stdout(writer).spawn().unwrap();
+    check(&finish(child), 0, "");
+}
+
+/// Lost output is said once, and is no success.
+#[test]
+fn a_full_disk_is_no_success() {
+    let (_dir, path) = kernel(&flood(MUCH));
+    let child = command(&path).stdout(File::create("/dev/full").unwrap()).spawn().unwrap();
     let output = finish(child);
-    check(&output, 0, "");
+    check(&output, 71, "");
     let stderr = text(&output.stderr);
     assert!(stderr.lines().count() == 1 && stderr.contains("standard output"), "{stderr}");
-}
-
-#[test]
-fn a_reader_that_has_gone_is_said_once() {
-    let (reader, writer) = std::io::pipe().unwrap();
-    drop(reader);
-    lost_output(writer.into());
-}
-
-#[test]
-fn a_full_disk_is_said_once() {
-    lost_output(File::create("/dev/full").unwrap().into());
 }
 
 /// Messages that can't be written are no reason to crash.

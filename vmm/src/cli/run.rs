@@ -47,16 +47,15 @@ Examples:
   minivmm run --config vm.toml --memory 1G              a machine from a file, with more memory
 
 Exit status:
-  0     the guest powered off, or asked for a reset
+  0     the guest powered off, or asked for a reset; Ctrl-A x
   1     the probe's report has a failed check
   N     what the guest wrote to I/O port 0xF4 before it ended
   2     the configuration was refused
   69    no virtualization (/dev/kvm is missing or unusable)
-  70    the guest crashed: its kernel panicked (Linux 5.2 or later), triple fault, or an instruction
-        that this KVM can't run
-  71    the host refused a resource
+  70    the guest crashed: kernel panic (Linux 5.2 or later), triple fault, or what KVM can't run
+  71    the host refused a resource, or did not take what the guest wrote (a full disk)
   77    a privilege is missing
-  128+N ended by signal N (SIGINT, SIGTERM, SIGHUP, SIGQUIT)";
+  128+N ended by signal N (SIGINT, SIGTERM, SIGHUP, SIGQUIT); 141 if stdout's reader has gone";
 
 /// Options of `minivmm run`.
 #[derive(Debug, Args)]

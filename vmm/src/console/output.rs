@@ -2,17 +2,20 @@
 //!
 //! A thread of its own writes, so that a reader that is slow or has stopped keeps no vCPU in a
 //! lock and the monitor at its descriptors. Nothing is lost to such a reader: while too much
-//! waits, the vCPUs that write are held at the [`Gate`].
+//! waits, the vCPUs that write are held at the [`Gate`]. One that has gone ends the machine, as
+//! SIGPIPE would; what another error loses is said once, and kept for the exit status.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 
+use crate::exit::{self, Exit};
+use crate::machine::Ending;
 use crate::timings::{Phase, Timings};
 use crate::vcpu::Gate;
 
@@ -38,6 +41,9 @@ struct Shared {
     changed: Condvar,
     gate: Arc<Gate>,
     timings: Arc<Timings>,
+    ending: Arc<Ending>,
+    /// The exit status for what could not be written.
+    lost: OnceLock<u8>,
     /// Readable once the writer has ended.
     done: OwnedFd,
 }
@@ -53,16 +59,19 @@ impl Shared {
 pub struct Output(Arc<Shared>);
 
 impl Output {
-    /// Starts the thread. vCPUs that outrun it are held at `gate`.
+    /// Starts the thread. vCPUs that outrun it are held at `gate`; a reader that has gone is an
+    /// `ending`.
     ///
     /// # Errors
     /// Those of `eventfd(2)` and thread creation.
-    pub fn start(gate: Arc<Gate>, timings: Arc<Timings>) -> io::Result<Self> {
+    pub fn start(gate: Arc<Gate>, timings: Arc<Timings>, ending: Arc<Ending>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             changed: Condvar::new(),
             gate,
             timings,
+            ending,
+            lost: OnceLock::new(),
             done: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         });
         let writer = Arc::clone(&shared);
@@ -88,6 +97,11 @@ impl Output {
     /// Readable when everything has been written after [`Output::close`].
     pub fn done(&self) -> BorrowedFd<'_> {
         self.0.done.as_fd()
+    }
+
+    /// The exit status for output that could not be written, if there was any.
+    pub fn lost(&self) -> Option<u8> {
+        self.0.lost.get().copied()
     }
 }
 
@@ -121,10 +135,9 @@ impl Write for Sink {
     }
 }
 
-/// Writes until the queue is closed and empty. What `out` refuses is dropped, and said once.
+/// Writes until the queue is closed and empty. What `out` refuses is dropped.
 fn write_out(shared: &Shared, out: BorrowedFd<'_>) {
     let mut part = Vec::with_capacity(PART);
-    let mut complained = false;
     loop {
         let mut queue = shared
             .changed
@@ -140,28 +153,36 @@ fn write_out(shared: &Shared, out: BorrowedFd<'_>) {
             shared.gate.release();
         }
         drop(queue);
-        if let Err(e) = write_all(out, &part)
-            && !std::mem::replace(&mut complained, true)
-        {
-            tracing::warn!(
-                "cannot write the console to standard output: {e} (what the guest writes is lost)"
-            );
+        match write_all(out, &part) {
+            Ok(()) => {}
+            Err(Errno::PIPE | Errno::CONNRESET) => {
+                shared.ending.set(Exit::Signal(libc::SIGPIPE));
+                let _ = shared.lost.set(exit::READER_GONE);
+            }
+            Err(e) => {
+                if shared.lost.set(exit::HOST).is_ok() {
+                    tracing::warn!(
+                        "cannot write the console to standard output: {e} (what the guest writes \
+                         is lost)"
+                    );
+                }
+            }
         }
     }
 }
 
 /// Blocks also where the descriptor is set not to, by whoever shares it.
-fn write_all(out: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+fn write_all(out: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
     while !bytes.is_empty() {
         match rustix::io::write(out, bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(0) => return Err(Errno::NOSPC),
             Ok(n) => bytes = &bytes[n..],
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
                 // Fails only by a signal; the next write then tells.
                 let _ = poll(&mut [PollFd::new(&out, PollFlags::OUT)], None);
             }
-            Err(e) => return Err(e.into()),
+            Err(e) => return Err(e),
         }
     }
     Ok(())
@@ -181,6 +202,8 @@ mod tests {
             changed: Condvar::new(),
             gate: Arc::new(Gate::default()),
             timings: Arc::new(Timings::new(ProcessStart::now())),
+            ending: Arc::new(Ending::new().unwrap()),
+            lost: OnceLock::new(),
             done: eventfd(0, EventfdFlags::CLOEXEC).unwrap(),
         })
     }
@@ -232,5 +255,7 @@ mod tests {
         shared.lock().closed = true;
         write_out(&shared, ours.as_fd());
         assert!(shared.lock().bytes.is_empty() && !shared.gate.is_held());
+        assert_eq!(shared.ending.get(), Some(&Exit::Signal(libc::SIGPIPE)));
+        assert_eq!(Output(shared).lost(), Some(141));
     }
 }

@@ -96,7 +96,8 @@ impl Machine {
         let output = match options.console {
             Console::None => None,
             Console::Tty | Console::Pipe => {
-                let output = Output::start(Arc::clone(&gate), Arc::clone(&timings));
+                let (gate, timings) = (Arc::clone(&gate), Arc::clone(&timings));
+                let output = Output::start(gate, timings, Arc::clone(&ending));
                 Some(output.map_err(Error::host("start the console's thread"))?)
             }
         };
@@ -219,7 +220,8 @@ impl Machine {
             output.close();
         }
         let exit = ending.get().cloned().unwrap_or(Exit::Quit);
-        Ended { outcome: Outcome { exit, guest_status: debug_exit.code() }, output }
+        let outcome = Outcome { exit, guest_status: debug_exit.code(), lost: None };
+        Ended { outcome, output }
     }
 }
 
