@@ -172,7 +172,7 @@ fn networks() {
         (&["--net", "nat,mac=52:54:00:00:00"], CONFIG, "52:54:00:00:00"),
         (&["--net", "nat,mac=zz:54:00:00:00:01"], CONFIG, "zz:54:00:00:00:01"),
         (&["--net", "nat,mac=01:00:5e:00:00:01"], CONFIG, "group"),
-        (&["--net", "nat,mac=00:00:00:00:00:00"], CONFIG, "zero"),
+        (&["--net", "nat,mac=00:00:00:00:00:00"], CONFIG, "nobody"),
         (&["--net", twice, "--net", twice], CONFIG, "two interfaces"),
         (&["--net", "nat,subnet=10.0.0.0"], CONFIG, "10.0.0.0"),
         (&["--net", "nat,subnet=10.0.0.0/33"], CONFIG, "10.0.0.0/33"),

@@ -92,18 +92,15 @@ impl GatewayConfig {
         random: impl FnMut() -> [u8; 5],
     ) -> Result<Self, PlanError> {
         let mtu = request.mtu.unwrap_or(DEFAULT_MTU);
-        if mtu < MTU_MIN || (request.ipv6 == Ipv6Mode::On && mtu < MTU_MIN6) {
+        check_mtu(mtu)?;
+        if request.ipv6 == Ipv6Mode::On && mtu < MTU_MIN6 {
             return Err(PlanError::Mtu(mtu));
         }
-        if let Some(mac) = request.guest_mac
-            && (mac.is_multicast() || mac == MacAddr::default())
-        {
-            return Err(PlanError::Mac(mac));
+        if let Some(mac) = request.guest_mac {
+            check_mac(mac)?;
         }
         let hostname = request.hostname.clone().unwrap_or_else(|| "minivmm".into());
-        if !is_hostname(&hostname) {
-            return Err(PlanError::Hostname(hostname));
-        }
+        check_hostname(&hostname)?;
         let subnet4 = match request.subnet {
             Some(net) => checked4(net, host)?,
             None => choose_subnet(host),
@@ -175,12 +172,33 @@ fn gateway_mac(guest: Option<MacAddr>) -> MacAddr {
     if guest == Some(mac) { MacAddr::local(0xffff_ff02) } else { mac }
 }
 
-/// RFC 1123 §2.1, one label.
-fn is_hostname(name: &str) -> bool {
-    (1..=63).contains(&name.len())
+/// Whether a link can have it.
+///
+/// # Errors
+/// [`PlanError::Mtu`]
+pub fn check_mtu(mtu: u16) -> Result<(), PlanError> {
+    if mtu < MTU_MIN { Err(PlanError::Mtu(mtu)) } else { Ok(()) }
+}
+
+/// Whether a guest's interface can have it.
+///
+/// # Errors
+/// [`PlanError::Mac`]
+pub fn check_mac(mac: MacAddr) -> Result<(), PlanError> {
+    let bad = mac.is_multicast() || mac == MacAddr::default();
+    if bad { Err(PlanError::Mac(mac)) } else { Ok(()) }
+}
+
+/// Whether a guest can have it: one label (RFC 1123 §2.1).
+///
+/// # Errors
+/// [`PlanError::Hostname`]
+pub fn check_hostname(name: &str) -> Result<(), PlanError> {
+    let good = (1..=63).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
         && !name.starts_with('-')
-        && !name.ends_with('-')
+        && !name.ends_with('-');
+    if good { Ok(()) } else { Err(PlanError::Hostname(name.to_owned())) }
 }
 
 #[cfg(test)]

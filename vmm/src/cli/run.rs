@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::config::{
-    BootProtocol, ConfigError, Console, MachineConfig, PublishConfig, Size, Transport,
+    BootProtocol, ConfigError, Console, MachineConfig, PublishConfig, Size, Transport, parse_cpus,
 };
 
 const AFTER_HELP: &str = "\
@@ -15,6 +15,7 @@ Networks (--net, once for each interface):
       subnet=CIDR       the guest's network; one that overlaps no route of the host by default
       mtu=N             68 to 65535 bytes; 1500 by default
       mac=MAC           the interface's address; random by default
+      engine=user       who translates: the gateway in user space
       host=allow|deny   whether the host's loopback is reachable at the gateway's address, as
                         host.minivmm.internal; denied by default
       ipv6=auto|on|off  offered while the host can route it by default
@@ -77,12 +78,18 @@ pub struct RunArgs {
     #[arg(long, value_name = "STR", help_heading = "Guest", allow_hyphen_values = true)]
     cmdline: Option<String>,
     /// Virtual CPUs, 1 to 32 [default: 1]
-    #[arg(long, value_name = "N", help_heading = "Guest")]
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = "Guest",
+        allow_hyphen_values = true,
+        value_parser = parse_cpus
+    )]
     cpus: Option<u32>,
     /// Guest memory: MiB, or with K, M, G or T behind the number [default: 256M]
     ///
     /// At least 16M. The host gives a page when the guest first touches it.
-    #[arg(long, value_name = "SIZE", help_heading = "Guest")]
+    #[arg(long, value_name = "SIZE", help_heading = "Guest", allow_hyphen_values = true)]
     memory: Option<Size>,
     /// Names the machine, and the guest by DHCP [default: minivmm]
     #[arg(long, value_name = "NAME", help_heading = "Guest")]
@@ -108,13 +115,14 @@ pub struct RunArgs {
     /// the second, and so on.
     #[arg(long, help_heading = "Devices")]
     transport: Option<Transport>,
-    /// Where the serial console leads [default: tty on a terminal, else pipe]
+    /// Where the serial console leads [default: tty for a kernel on a terminal, else pipe]
     #[arg(long, help_heading = "Devices")]
     console: Option<Console>,
     /// Read the machine from a TOML file; options given beside it win
     ///
     /// Its keys are the options' names; networks are [[net]] tables with a mode and the keys below,
-    /// and --net or -p replaces all of the file's. See resources/examples.
+    /// or a list, as in net = ["nat"]; --net or -p replaces all of the file's. A kernel or initrd
+    /// is looked for beside the file. See resources/examples.
     #[arg(long, value_name = "FILE.toml", help_heading = "Monitor")]
     config: Option<PathBuf>,
     /// Messages and results as JSON, one object a line
@@ -138,13 +146,7 @@ impl RunArgs {
     pub fn config(&self) -> Result<MachineConfig, ConfigError> {
         let mut config = match &self.config {
             None => MachineConfig::default(),
-            Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-                    path: path.display().to_string(),
-                    source,
-                })?;
-                MachineConfig::from_toml(path, &text)?
-            }
+            Some(path) => MachineConfig::read(path)?,
         };
         fn set<T: Clone>(field: &mut T, option: &Option<T>) {
             if let Some(value) = option {

@@ -1,24 +1,23 @@
-//! The configuration: one serde model for the command line, files and the library, and what is
-//! left of it once it has been checked.
+//! The configuration: one model for the command line, files and the library, and what is left of it
+//! once it has been checked.
 
+mod file;
 mod net;
 mod publish;
 mod size;
-mod text;
 mod validate;
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
-pub use self::net::{Engine, HostAccess, Ipv6, NatConfig, NetConfig, TapConfig};
+pub use self::net::{HostAccess, Ipv6, NatConfig, NetConfig, TapConfig};
 pub use self::publish::PublishConfig;
 pub use self::size::Size;
+use self::validate::CPUS_MAX;
 pub use self::validate::{ConfigError, Validated};
 
 /// Where the guest's first serial port leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Console {
     /// The terminal, in raw mode; Ctrl-A x leaves.
     Tty,
@@ -29,8 +28,7 @@ pub enum Console {
 }
 
 /// How virtio devices are attached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Transport {
     /// Virtio over PCI with MSI-X (Virtio 1.2 §4.1).
     #[default]
@@ -40,8 +38,7 @@ pub enum Transport {
 }
 
 /// How the kernel is started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum BootProtocol {
     /// PVH where the kernel has its note, else the 64-bit protocol.
     #[default]
@@ -53,8 +50,7 @@ pub enum BootProtocol {
 }
 
 /// A machine, as a user describes it. Every field has its option in `minivmm run`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct MachineConfig {
     /// Names the machine in messages, and the guest by DHCP. Letters, digits and hyphens, 63 at
     /// most (RFC 1123 §2.1).
@@ -103,12 +99,16 @@ impl Default for MachineConfig {
     }
 }
 
-impl MachineConfig {
-    /// Reads a TOML file's text.
-    ///
-    /// # Errors
-    /// [`ConfigError::File`], with the line that is wrong.
-    pub fn from_toml(path: &std::path::Path, text: &str) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|e| ConfigError::file(path, text, &e))
-    }
+/// A number in plain digits: no sign, no spaces.
+fn decimal<T: FromStr>(text: &str) -> Option<T> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
+}
+
+/// A number of CPUs as it is written; [`MachineConfig::validate`] checks its range.
+///
+/// # Errors
+/// What is wrong with it, and what is allowed.
+pub fn parse_cpus(text: &str) -> Result<u32, String> {
+    decimal(text).ok_or_else(|| format!("{text:?} is no number of CPUs, 1 to {CPUS_MAX}"))
 }

@@ -5,14 +5,12 @@ use std::str::FromStr;
 
 use ipnet::Ipv4Net;
 use minivmm_net::addr::MacAddr;
-use serde::de::value::{Error as ValueError, MapDeserializer};
-use serde::{Deserialize, Serialize};
+use minivmm_net::gateway::plan::{check_mac, check_mtu};
 
-use super::text;
+use super::decimal;
 
 /// One network interface of the guest.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "mode", rename_all = "kebab-case")]
+#[derive(Debug, Clone, PartialEq)]
 pub enum NetConfig {
     /// Behind a NAT gateway of its own.
     Nat(NatConfig),
@@ -20,18 +18,8 @@ pub enum NetConfig {
     Tap(TapConfig),
 }
 
-/// Who does the translation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Engine {
-    /// The gateway in user space: no privilege.
-    #[default]
-    User,
-}
-
 /// Whether the guest may reach services on the host's loopback, at the gateway's address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum HostAccess {
     /// It may not.
     #[default]
@@ -41,8 +29,7 @@ pub enum HostAccess {
 }
 
 /// When IPv6 is offered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Ipv6 {
     /// While the host can route it.
     #[default]
@@ -54,20 +41,14 @@ pub enum Ipv6 {
 }
 
 /// `mode = "nat"`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct NatConfig {
     /// The guest's IPv4 network; by default one that overlaps no route of the host.
-    #[serde(deserialize_with = "text::option", skip_serializing_if = "Option::is_none")]
     pub subnet: Option<Ipv4Net>,
     /// The largest IP packet on the link in bytes, 68 to 65535; IPv6 needs 1280. 1500 by default.
-    #[serde(deserialize_with = "text::option", skip_serializing_if = "Option::is_none")]
-    pub mtu: Option<u32>,
+    pub mtu: Option<u16>,
     /// The interface's address; by default one at random.
-    #[serde(deserialize_with = "text::option", skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
-    /// Who does the translation.
-    pub engine: Engine,
     /// Whether the host's loopback can be reached.
     pub host: HostAccess,
     /// When IPv6 is offered.
@@ -75,20 +56,15 @@ pub struct NatConfig {
 }
 
 /// `mode = "tap"`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct TapConfig {
     /// The device's name; it is made where it doesn't exist.
-    #[serde(deserialize_with = "text::option", skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// An open TAP device that minivmm inherits, by its descriptor number, instead of a name.
-    #[serde(deserialize_with = "text::option", skip_serializing_if = "Option::is_none")]
     pub fd: Option<i32>,
     /// The largest IP packet that the guest is told to send, in bytes; by default the device's.
-    #[serde(deserialize_with = "text::option", skip_serializing_if = "Option::is_none")]
-    pub mtu: Option<u32>,
+    pub mtu: Option<u16>,
     /// The interface's address; by default one at random.
-    #[serde(deserialize_with = "text::option", skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
 }
 
@@ -102,7 +78,7 @@ impl NetConfig {
     }
 
     /// The MTU, where one was given.
-    pub fn mtu(&self) -> Option<u32> {
+    pub fn mtu(&self) -> Option<u16> {
         match self {
             Self::Nat(nat) => nat.mtu,
             Self::Tap(tap) => tap.mtu,
@@ -112,6 +88,8 @@ impl NetConfig {
 
 /// The modes, as an error lists them.
 const MODES: &str = "nat, tap=NAME";
+/// Those of a later version.
+const MODES_NOT_YET: [&str; 4] = ["bridge", "host-only", "hybrid", "private"];
 
 /// A `--net` that says nothing we know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -128,9 +106,140 @@ pub enum ParseNetError {
     /// A key twice.
     #[error("the key {0:?} is given twice")]
     Twice(String),
-    /// What the model says of a key or value.
-    #[error("{0}")]
-    Key(String),
+    /// No such key.
+    #[error("{mode} has no key {key:?} (keys: {keys})", keys = keys.join(", "))]
+    Key {
+        /// The mode.
+        mode: &'static str,
+        /// What was given.
+        key: String,
+        /// What there is.
+        keys: &'static [&'static str],
+    },
+    /// A value that its key can't have.
+    #[error("{key}: {problem}")]
+    Value {
+        /// The key.
+        key: String,
+        /// What is wrong with the value, which is named, and what is allowed.
+        problem: String,
+    },
+}
+
+impl NetConfig {
+    /// The interface that `mode` and its keys describe. An error comes with the index of the pair
+    /// that it is about; without one it is about the mode.
+    pub(super) fn from_pairs(
+        mode: &str,
+        pairs: &[(&str, &str)],
+    ) -> Result<Self, (Option<usize>, ParseNetError)> {
+        let mut net = match mode {
+            "nat" => Self::Nat(NatConfig::default()),
+            "tap" => Self::Tap(TapConfig::default()),
+            _ if MODES_NOT_YET.contains(&mode) => {
+                return Err((None, ParseNetError::NotYet(mode.to_owned())));
+            }
+            _ => return Err((None, ParseNetError::Mode(mode.to_owned()))),
+        };
+        for (index, &(key, value)) in pairs.iter().enumerate() {
+            let refused = |error| (Some(index), error);
+            if pairs[..index].iter().any(|(other, _)| *other == key) {
+                return Err(refused(ParseNetError::Twice(key.to_owned())));
+            }
+            let set = match &mut net {
+                Self::Nat(nat) => nat.set(key, value),
+                Self::Tap(tap) => tap.set(key, value),
+            };
+            let known = set.map_err(|problem| {
+                refused(ParseNetError::Value { key: key.to_owned(), problem })
+            })?;
+            if !known {
+                let (mode, keys) = match net {
+                    Self::Nat(_) => ("nat", NatConfig::KEYS),
+                    Self::Tap(_) => ("tap", TapConfig::KEYS),
+                };
+                return Err(refused(ParseNetError::Key { mode, key: key.to_owned(), keys }));
+            }
+        }
+        Ok(net)
+    }
+}
+
+impl NatConfig {
+    /// The keys beside the mode.
+    pub const KEYS: &[&str] = &["subnet", "mtu", "mac", "engine", "host", "ipv6"];
+
+    /// False where there is no such key.
+    fn set(&mut self, key: &str, value: &str) -> Result<bool, String> {
+        match key {
+            "subnet" => {
+                let problem = |_| format!("{value:?} is no IPv4 network, as in 10.77.0.0/24");
+                self.subnet = Some(value.parse().map_err(problem)?);
+            }
+            "mtu" => self.mtu = Some(mtu(value)?),
+            "mac" => self.mac = Some(mac(value)?),
+            "engine" => match value {
+                "user" => {}
+                "kernel" => return Err("\"kernel\" is not in this version (user)".into()),
+                _ => return Err(format!("{value:?} is no engine (user)")),
+            },
+            "host" => {
+                self.host = match value {
+                    "deny" => HostAccess::Deny,
+                    "allow" => HostAccess::Allow,
+                    _ => return Err(format!("{value:?} is neither deny nor allow")),
+                }
+            }
+            "ipv6" => {
+                self.ipv6 = match value {
+                    "auto" => Ipv6::Auto,
+                    "on" => Ipv6::On,
+                    "off" => Ipv6::Off,
+                    _ => return Err(format!("{value:?} is none of auto, on, off")),
+                }
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+impl TapConfig {
+    /// The keys beside the mode.
+    pub const KEYS: &[&str] = &["name", "fd", "mtu", "mac"];
+
+    /// False where there is no such key.
+    fn set(&mut self, key: &str, value: &str) -> Result<bool, String> {
+        match key {
+            "name" => self.name = Some(value.to_owned()),
+            "fd" => {
+                let problem = || {
+                    format!(
+                        "{value:?} is no inherited descriptor: a number from 3 on (0 to 2 are the \
+                         standard streams)"
+                    )
+                };
+                self.fd = Some(decimal(value).filter(|fd| *fd > 2).ok_or_else(problem)?);
+            }
+            "mtu" => self.mtu = Some(mtu(value)?),
+            "mac" => self.mac = Some(mac(value)?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+fn mtu(value: &str) -> Result<u16, String> {
+    let mtu =
+        decimal(value).ok_or_else(|| format!("{value:?} is no number of bytes, 68 to 65535"))?;
+    check_mtu(mtu).map_err(|e| e.to_string())?;
+    Ok(mtu)
+}
+
+fn mac(value: &str) -> Result<MacAddr, String> {
+    let mac = value.parse::<MacAddr>().map_err(|e| e.to_string())?;
+    check_mac(mac).map_err(|e| e.to_string())?;
+    Ok(mac)
 }
 
 impl FromStr for NetConfig {
@@ -139,32 +248,19 @@ impl FromStr for NetConfig {
     fn from_str(s: &str) -> Result<Self, ParseNetError> {
         let mut parts = s.split(',');
         let first = parts.next().unwrap_or_default();
-        let (mode, value) = match first.split_once('=') {
-            Some((mode, value)) => (mode, Some(value)),
-            None => (first, None),
-        };
         let mut pairs: Vec<(&str, &str)> = Vec::new();
-        match (mode, value) {
-            ("nat", None) | ("tap", None) => {}
-            ("tap", Some(name)) => pairs.push(("name", name)),
-            ("bridge" | "host-only" | "private", _) => {
-                return Err(ParseNetError::NotYet(mode.to_owned()));
+        let mode = match first.split_once('=') {
+            Some(("tap", name)) => {
+                pairs.push(("name", name));
+                "tap"
             }
-            _ => return Err(ParseNetError::Mode(first.to_owned())),
-        }
+            Some((mode, _)) if MODES_NOT_YET.contains(&mode) => mode,
+            _ => first,
+        };
         for part in parts {
-            let pair = part.split_once('=').ok_or_else(|| ParseNetError::Pair(part.to_owned()))?;
-            if pairs.iter().any(|(key, _)| *key == pair.0) {
-                return Err(ParseNetError::Twice(pair.0.to_owned()));
-            }
-            pairs.push(pair);
+            pairs.push(part.split_once('=').ok_or_else(|| ParseNetError::Pair(part.to_owned()))?);
         }
-        let map = MapDeserializer::<_, ValueError>::new(pairs.into_iter());
-        match mode {
-            "nat" => NatConfig::deserialize(map).map(Self::Nat),
-            _ => TapConfig::deserialize(map).map(Self::Tap),
-        }
-        .map_err(|e| ParseNetError::Key(e.to_string()))
+        Self::from_pairs(mode, &pairs).map_err(|(_, error)| error)
     }
 }
 
@@ -177,15 +273,20 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_and_toml_say_the_same() {
-        let cli =
-            parse("nat,subnet=10.9.0.0/24,mtu=1400,mac=52:4d:00:00:00:01,host=allow").unwrap();
-        let toml: NetConfig = toml::from_str(
-            "mode = 'nat'\nsubnet = '10.9.0.0/24'\nmtu = 1400\nmac = '52:4d:00:00:00:01'\nhost = 'allow'",
-        )
-        .unwrap();
-        assert_eq!(cli, toml);
-        assert_eq!(cli.mtu(), Some(1400));
+    fn every_key_of_a_nat() {
+        let keys =
+            "subnet=10.9.0.0/24,mtu=1400,mac=52:4d:00:00:00:01,engine=user,host=allow,ipv6=off";
+        let nat = NatConfig {
+            subnet: Some("10.9.0.0/24".parse().unwrap()),
+            mtu: Some(1400),
+            mac: Some(MacAddr([0x52, 0x4d, 0, 0, 0, 1])),
+            host: HostAccess::Allow,
+            ipv6: Ipv6::Off,
+        };
+        assert_eq!(parse(&format!("nat,{keys}")).unwrap(), NetConfig::Nat(nat));
+        for key in NatConfig::KEYS {
+            assert!(keys.contains(&format!("{key}=")), "{key}");
+        }
     }
 
     #[test]
@@ -204,13 +305,31 @@ mod tests {
         for (text, want) in [
             ("nta", "unknown network mode \"nta\""),
             ("nat=x", "unknown network mode"),
-            ("bridge=br0", "not in this version"),
-            ("nat,mtx=1", "unknown field `mtx`"),
+            ("bridge=br0", "\"bridge\" is not in this version"),
+            ("bridge", "not in this version"),
+            ("host-only", "not in this version"),
+            ("private=lan,vlan=5", "not in this version"),
+            ("hybrid", "not in this version"),
+            ("nat,mtx=1", "nat has no key \"mtx\" (keys: subnet, mtu,"),
+            ("tap=t0,subnet=10.0.0.0/8", "tap has no key \"subnet\" (keys: name, fd,"),
             ("nat,mtu", "not key=value"),
-            ("nat,mtu=1,mtu=2", "given twice"),
-            ("nat,mtu=big", "\"big\": invalid digit"),
-            ("nat,mac=52:4d", "not a MAC address"),
-            ("nat,engine=kernel", "unknown variant `kernel`"),
+            ("nat,mtu=68,mtu=68", "\"mtu\" is given twice"),
+            ("tap=t0,name=t1", "\"name\" is given twice"),
+            ("nat,mtu=big", "mtu: \"big\" is no number of bytes, 68 to 65535"),
+            ("nat,mtu=", "mtu: \"\" is no number"),
+            ("nat,mtu=+1500", "mtu: \"+1500\" is no number"),
+            ("nat,mtu=70000", "mtu: \"70000\" is no number of bytes, 68 to 65535"),
+            ("tap=t0,mtu=67", "mtu: 67 cannot be the MTU"),
+            ("nat,mac=52:4d", "mac: \"52:4d\" is not a MAC address"),
+            ("nat,mac=01:00:5e:00:00:01", "mac: 01:00:5e:00:00:01 cannot be a guest's"),
+            ("tap=t0,mac=00:00:00:00:00:00", "mac: 00:00:00:00:00:00 cannot be a guest's"),
+            ("nat,subnet=10.0.0.0", "subnet: \"10.0.0.0\" is no IPv4 network"),
+            ("nat,host=maybe", "host: \"maybe\" is neither deny nor allow"),
+            ("nat,ipv6=yes", "ipv6: \"yes\" is none of auto, on, off"),
+            ("nat,engine=kernel", "engine: \"kernel\" is not in this version"),
+            ("nat,engine=warp", "engine: \"warp\" is no engine"),
+            ("tap,fd=0", "fd: \"0\" is no inherited descriptor"),
+            ("tap,fd=-1", "fd: \"-1\" is no inherited"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(want), "{text}: {error}");

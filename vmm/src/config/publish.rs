@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use minivmm_net::gateway::config::Transport;
-use serde::{Deserialize, Serialize};
+
+use super::decimal;
 
 /// A port of the host that leads to the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PublishConfig {
     /// Where the host listens; every address of both families without one.
     pub address: Option<IpAddr>,
@@ -57,7 +57,7 @@ impl PublishConfig {
                 (Some(address), host)
             }
         };
-        let port = |p: &str| p.parse().ok().filter(|p| *p != 0);
+        let port = |p: &str| decimal(p).filter(|p| *p != 0);
         Some(Self { address, host: port(host)?, guest: port(guest)?, transport })
     }
 
@@ -85,20 +85,6 @@ impl fmt::Display for PublishConfig {
     }
 }
 
-impl TryFrom<String> for PublishConfig {
-    type Error = ParsePublishError;
-
-    fn try_from(s: String) -> Result<Self, ParsePublishError> {
-        s.parse()
-    }
-}
-
-impl From<PublishConfig> for String {
-    fn from(p: PublishConfig) -> Self {
-        p.to_string()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,7 +100,7 @@ mod tests {
     #[test]
     fn mistakes_are_refused() {
         for text in
-            ["", "80", "0:80", "80:0", "65536:80", "a:80", "::1:80:80", "1.2.3:80:80", "80:80/icmp"]
+            ["", "80", "0:80", "80:0", "65536:80", "a:80", "+8081:80", "::1:80:80", "80:80/icmp"]
         {
             assert!(text.parse::<PublishConfig>().is_err(), "{text}");
         }

@@ -3,13 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
-use super::text::TextOrNumber;
-
 /// A number of bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "TextOrNumber", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(u64);
 
 impl Size {
@@ -64,20 +59,6 @@ impl FromStr for Size {
             }
         };
         number.checked_mul(1 << shift).map(Self).ok_or_else(error)
-    }
-}
-
-impl TryFrom<TextOrNumber> for Size {
-    type Error = ParseSizeError;
-
-    fn try_from(value: TextOrNumber) -> Result<Self, ParseSizeError> {
-        value.into_text().parse()
-    }
-}
-
-impl From<Size> for String {
-    fn from(size: Size) -> Self {
-        format!("{}K", size.0 >> 10)
     }
 }
 

@@ -1,10 +1,11 @@
 //! Checks that need more than one field or the host. What passes can be built.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use minivmm_boot::cpuid::Mask;
 use minivmm_boot::{Cmdline, CmdlineError};
 use minivmm_net::addr::MacAddr;
+use minivmm_net::gateway::plan::{PlanError, check_hostname, check_mac, check_mtu};
 
 use super::net::ParseNetError;
 use super::{BootProtocol, Console, MachineConfig, NetConfig, PublishConfig, Size, Transport};
@@ -12,14 +13,10 @@ use super::{BootProtocol, Console, MachineConfig, NetConfig, PublishConfig, Size
 /// The least memory a guest gets: room for the smallest kernel and the tables.
 const MEMORY_MIN: Size = Size::mib(16);
 /// The most vCPUs of a machine.
-const CPUS_MAX: u32 = 32;
+pub(super) const CPUS_MAX: u32 = 32;
 /// The most interfaces: what fits on one PCI bus beside the host bridge, and the pins left for
 /// MMIO devices.
 const NICS_MAX: usize = 16;
-/// The smallest MTU of IPv4 (RFC 791 §3.2).
-const MTU_MIN: u32 = 68;
-/// The largest: an IP packet's length field has 16 bits.
-const MTU_MAX: u32 = 65535;
 
 /// A configuration that is refused. One line each.
 #[derive(Debug, thiserror::Error)]
@@ -51,8 +48,8 @@ pub enum ConfigError {
         source: ParseNetError,
     },
     /// A name that can't be a host name.
-    #[error("name {0:?}: use letters, digits and inner hyphens, at most 63 (it names the guest)")]
-    Name(String),
+    #[error("--name: {0}")]
+    Name(#[source] PlanError),
     /// Too few or too many CPUs.
     #[error("{0} CPUs: a machine has 1 to {max} (--cpus)", max = CPUS_MAX)]
     Cpus(u32),
@@ -76,15 +73,9 @@ pub enum ConfigError {
     /// Too many interfaces.
     #[error("{0} network interfaces: a machine has at most {max}", max = NICS_MAX)]
     Nics(usize),
-    /// An MTU out of range.
-    #[error("MTU {0}: an interface takes {min} to {max} bytes", min = MTU_MIN, max = MTU_MAX)]
-    Mtu(u32),
-    /// A MAC address that can't be a station's.
-    #[error("MAC {0}: a group address can't be a station's (the first byte must be even)")]
-    MacGroup(MacAddr),
-    /// No address at all.
-    #[error("MAC {0}: the zero address can't be a station's")]
-    MacZero(MacAddr),
+    /// An MTU or a MAC address that an interface can't have.
+    #[error("--net: {0}")]
+    NetValue(#[source] PlanError),
     /// The same address twice.
     #[error("MAC {0} is given to two interfaces; each needs its own")]
     MacTwice(MacAddr),
@@ -113,18 +104,6 @@ pub enum ConfigError {
     /// What a command line can't carry.
     #[error("--cmdline: {0}")]
     Cmdline(#[from] CmdlineError),
-}
-
-impl ConfigError {
-    /// What the TOML parser found, by line.
-    pub(super) fn file(path: &Path, text: &str, error: &toml::de::Error) -> Self {
-        let at = error.span().map_or(0, |s| s.start.min(text.len()));
-        Self::File {
-            path: path.display().to_string(),
-            line: text[..at].bytes().filter(|b| *b == b'\n').count() + 1,
-            message: error.message().replace('\n', " "),
-        }
-    }
 }
 
 /// A configuration that has been checked, with the defaults filled in.
@@ -167,9 +146,7 @@ impl MachineConfig {
 
     fn validate_for(&self, host: Size) -> Result<Validated, ConfigError> {
         let name = self.name.clone().unwrap_or_else(|| "minivmm".into());
-        if !is_host_name(&name) {
-            return Err(ConfigError::Name(name));
-        }
+        check_hostname(&name).map_err(ConfigError::Name)?;
         if !(1..=CPUS_MAX).contains(&self.cpus) {
             return Err(ConfigError::Cpus(self.cpus));
         }
@@ -209,18 +186,11 @@ impl MachineConfig {
             return Err(ConfigError::Nics(self.net.len()));
         }
         for (i, net) in self.net.iter().enumerate() {
-            if let Some(mtu) = net.mtu()
-                && !(MTU_MIN..=MTU_MAX).contains(&mtu)
-            {
-                return Err(ConfigError::Mtu(mtu));
+            if let Some(mtu) = net.mtu() {
+                check_mtu(mtu).map_err(ConfigError::NetValue)?;
             }
             if let Some(mac) = net.mac() {
-                if mac.is_multicast() {
-                    return Err(ConfigError::MacGroup(mac));
-                }
-                if mac == MacAddr::default() {
-                    return Err(ConfigError::MacZero(mac));
-                }
+                check_mac(mac).map_err(ConfigError::NetValue)?;
                 if self.net[..i].iter().any(|other| other.mac() == Some(mac)) {
                     return Err(ConfigError::MacTwice(mac));
                 }
@@ -251,15 +221,6 @@ impl MachineConfig {
     }
 }
 
-/// RFC 1123 §2.1, one label.
-fn is_host_name(name: &str) -> bool {
-    let inner = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    (1..=63).contains(&name.len())
-        && name.chars().all(inner)
-        && !name.starts_with('-')
-        && !name.ends_with('-')
-}
-
 /// RAM and swap of this host.
 fn host_memory() -> Size {
     let info = rustix::system::sysinfo();
@@ -271,6 +232,7 @@ fn host_memory() -> Size {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::NatConfig;
 
     fn check(edit: impl FnOnce(&mut MachineConfig)) -> Result<Validated, String> {
         let mut config = MachineConfig::default();
@@ -307,14 +269,25 @@ mod tests {
                 "10 TiB of memory: this host has 8 GiB",
             ),
             (Box::new(|c| c.memory = "16385K".parse().unwrap()), "whole number of MiB"),
-            (Box::new(|c| c.name = Some("a b".into())), "name \"a b\""),
+            (Box::new(|c| c.name = Some("a b".into())), "--name: \"a b\" cannot be"),
             (Box::new(|c| c.initrd = Some("i".into())), "--initrd needs --kernel"),
             (Box::new(|c| c.cmdline = "a\nb".into()), "control character (0x0a) at byte 1"),
             (Box::new(|c| c.cmdline = "x".repeat(2048)), "has 2048 bytes"),
             (Box::new(|c| c.cpu_mask = "nonsense".into()), "--cpu-mask: "),
-            (Box::new(|c| c.net = net(&["nat,mtu=67"])), "MTU 67"),
-            (Box::new(|c| c.net = net(&["nat,mtu=70000"])), "MTU 70000"),
-            (Box::new(|c| c.net = net(&["nat,mac=01:00:5e:00:00:01"])), "group address"),
+            (
+                Box::new(|c| {
+                    let nat = NatConfig { mtu: Some(67), ..NatConfig::default() };
+                    c.net = vec![NetConfig::Nat(nat)];
+                }),
+                "--net: 67 cannot be the MTU",
+            ),
+            (
+                Box::new(|c| {
+                    let nat = NatConfig { mac: Some(MacAddr::BROADCAST), ..NatConfig::default() };
+                    c.net = vec![NetConfig::Nat(nat)];
+                }),
+                "--net: ff:ff:ff:ff:ff:ff cannot be",
+            ),
             (Box::new(move |c| c.net = net(&[one, one])), "given to two interfaces"),
             (Box::new(|c| c.net = net(&["tap"])), "name the device"),
             (Box::new(|c| c.net = net(&["tap,fd=5", "tap,fd=5"])), "share one TAP"),
@@ -333,12 +306,5 @@ mod tests {
             assert!(error.contains(want), "{error} does not contain {want}");
             assert!(!error.contains('\n'), "{error}");
         }
-    }
-
-    #[test]
-    fn a_files_mistake_is_found_by_line() {
-        let text = "cpus = 2\n[[net]]\nmode = 'nat'\nmtx = 1\n";
-        let error = MachineConfig::from_toml(Path::new("vm.toml"), text).unwrap_err().to_string();
-        assert!(error.starts_with("vm.toml:2: unknown field `mtx`"), "{error}");
     }
 }

@@ -111,22 +111,26 @@ fn getrandom(bytes: &mut [u8]) -> Result<(), Error> {
 }
 
 fn tap_of(config: &TapConfig) -> Result<TapBackend, Error> {
+    let shown = match (&config.name, config.fd) {
+        (Some(name), _) => format!("tap={name}"),
+        (None, fd) => format!("tap,fd={}", fd.unwrap_or(-1)),
+    };
     let refused = |e: TapError| Error::Net {
         status: match e {
             TapError::NotPermitted(_) | TapError::NodeForbidden => exit::NO_PERMISSION,
             TapError::NoDriver(_) | TapError::Setup { .. } => exit::HOST,
             _ => exit::CONFIG,
         },
-        message: e.to_string(),
+        message: format!("--net {shown}: {e}"),
     };
     let tap = match (&config.name, config.fd) {
         (Some(name), _) => Tap::open(name),
         (None, fd) => Tap::from_fd(inherited(fd.unwrap_or(-1))?),
     }
     .map_err(refused)?;
-    // `validate` has checked the range. A device that was handed over may be in another network
-    // namespace, where its MTU can't be asked for.
-    let mtu = match config.mtu.and_then(|m| u16::try_from(m).ok()) {
+    // A device that was handed over may be in another network namespace, where its MTU can't be
+    // asked for.
+    let mtu = match config.mtu {
         Some(mtu) => mtu,
         None if config.fd.is_some() => tap.mtu().unwrap_or(ETHERNET_MTU),
         None => tap.mtu().map_err(Error::host("read the TAP's MTU"))?,
@@ -196,8 +200,7 @@ fn plan(
             Ipv6::On => Ipv6Mode::On,
             Ipv6::Off => Ipv6Mode::Off,
         },
-        // `validate` has checked the range.
-        mtu: nat.mtu.and_then(|m| u16::try_from(m).ok()),
+        mtu: nat.mtu,
         guest_mac: Some(mac),
         hostname: Some(config.name.clone()),
         ..PlanRequest::default()
