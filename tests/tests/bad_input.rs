@@ -121,12 +121,13 @@ fn sizes_and_counts() {
         (&["--memory", "0"][..], CONFIG, "memory"),
         (&["--memory", "1M"], CONFIG, "1 MiB"),
         (&["--memory", "10T"], CONFIG, "10 TiB"),
-        (&["--memory", "-1"], CONFIG, "-1"),
+        (&["--memory", "-1"], CONFIG, "\"-1\" is not a size"),
         (&["--memory", "lots"], CONFIG, "lots"),
         (&["--memory", "99999999999999999999G"], CONFIG, "99999999999999999999G"),
         (&["--cpus", "0"], CONFIG, "0 CPUs"),
         (&["--cpus", "1000"], CONFIG, "1000 CPUs"),
         (&["--cpus", "two"], CONFIG, "two"),
+        (&["--cpus", "-1"], CONFIG, "\"-1\" is no number of CPUs"),
     ]);
 }
 
@@ -152,10 +153,18 @@ fn config_files() {
     let key = write(dir.path(), "key.toml", b"cpus = 1\ncolour = 'blue'\n");
     let syntax = write(dir.path(), "syntax.toml", b"cpus = = 1\n");
     let binary = write(dir.path(), "binary.toml", &[0xff, 0xfe, 0]);
+    let mode = write(dir.path(), "mode.toml", b"[[net]]\nmode = 'private'\n");
+    let value = write(dir.path(), "value.toml", b"[[net]]\nmode = 'nat'\nmtu = 'big'\n");
+    let beside = write(dir.path(), "beside.toml", b"kernel = 'no-such-kernel'\n");
+    let missing = dir.path().join("no-such-kernel").to_string_lossy().into_owned();
     table([
         (&["--config", &key][..], CONFIG, "colour"),
         (&["--config", &syntax], CONFIG, "syntax.toml:1"),
         (&["--config", &binary], CONFIG, "binary.toml"),
+        (&["--config", &mode], CONFIG, "mode.toml:2: network mode \"private\" is not in"),
+        (&["--config", &value], CONFIG, "value.toml:3: mtu: \"big\""),
+        (&["--config", &beside], CONFIG, &missing),
+        (&["--config", "/dev/zero"], CONFIG, "/dev/zero"),
     ]);
 }
 
@@ -167,6 +176,9 @@ fn networks() {
         (&["--net", ""], CONFIG, "--net"),
         (&["--net", "nat,speed=1"], CONFIG, "speed"),
         (&["--net", "nat,mtu"], CONFIG, "mtu"),
+        (&["--net", "nat,mtu="], CONFIG, "mtu: \"\""),
+        (&["--net", "nat,engine=kernel"], CONFIG, "not in this version"),
+        (&["--net", "bridge=br0"], CONFIG, "not in this version"),
         (&["--net", "nat,mtu=67"], CONFIG, "67"),
         (&["--net", "nat,mtu=70000"], CONFIG, "70000"),
         (&["--net", "nat,mac=52:54:00:00:00"], CONFIG, "52:54:00:00:00"),
@@ -230,6 +242,8 @@ fn taps() {
         (&["--net", "tap=a-name-that-is-too-long"], CONFIG, "a-name-that-is-too-long"),
         (&["--net", "tap=t0,fd=3"], CONFIG, "not both"),
         (&["--net", "tap,fd=999"], CONFIG, "no such descriptor"),
+        (&["--net", "tap,fd=0"], CONFIG, "--net tap,fd=0: fd: \"0\""),
+        (&["--net", "tap="], CONFIG, "--net tap=: "),
     ]);
 }
 
@@ -295,5 +309,7 @@ fn no_permission_for_kvm() {
 fn commands() -> Result<()> {
     let run = Minivmm::run().args(["surplus"]);
     refused(run, CONFIG, "surplus").context("an argument too many")?;
+    let run = Minivmm::run().args(["--", "ls"]);
+    refused(run, CONFIG, "not in this version").context("a command of a later version")?;
     Ok(())
 }

@@ -75,12 +75,21 @@ impl Error {
                 io::ErrorKind::PermissionDenied => exit::NO_PERMISSION,
                 _ => exit::CONFIG,
             },
-            Self::Kvm(KvmError::Permission { .. }) => exit::NO_PERMISSION,
-            Self::Kvm(KvmError::Ioctl { .. }) => exit::HOST,
+            Self::Kvm(KvmError::Permission { .. } | KvmError::Policy { .. }) => exit::NO_PERMISSION,
+            Self::Kvm(KvmError::Open { .. } | KvmError::Ioctl { .. }) => exit::HOST,
             Self::Kvm(_) => exit::NO_VIRTUALIZATION,
             Self::Net { status, .. } => *status,
             Self::Memory(_) | Self::Host { .. } => exit::HOST,
         }
+    }
+}
+
+/// What can be done where this process, or the host, has no more descriptors.
+pub(crate) fn descriptor_cure(source: &io::Error) -> &'static str {
+    match source.raw_os_error() {
+        Some(libc::EMFILE) => " (allow more open files: ulimit -n)",
+        Some(libc::ENFILE) => " (the host has too many files open: sysctl fs.file-max)",
+        _ => "",
     }
 }
 
@@ -91,6 +100,30 @@ fn cure(source: &io::Error, what: &str) -> String {
         io::ErrorKind::PermissionDenied => {
             " (make it readable for this user, or use a copy that is)".into()
         }
-        _ => String::new(),
+        _ => descriptor_cure(source).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::MemoryError;
+
+    /// The cure is that of the error, not of its place.
+    #[test]
+    fn too_many_files_are_no_lack_of_memory() {
+        let memory = |errno| {
+            let source = io::Error::from_raw_os_error(errno);
+            Error::from(MemoryError::Memfd { mib: 16, source }).to_string()
+        };
+        assert!(memory(libc::ENOMEM).contains("--memory"));
+        assert!(memory(libc::EMFILE).contains("ulimit -n"));
+        assert!(!memory(libc::EMFILE).contains("--memory"));
+        let source = io::Error::from_raw_os_error(libc::EMFILE);
+        let kvm = Error::from(KvmError::Open { path: "/dev/kvm".into(), source });
+        assert!(kvm.to_string().contains("ulimit -n"), "{kvm}");
+        assert_eq!(kvm.status(), exit::HOST);
+        let policy = Error::from(KvmError::Policy { path: "/dev/kvm".into() });
+        assert_eq!(policy.status(), exit::NO_PERMISSION);
     }
 }

@@ -9,11 +9,13 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{FileOffset, GuestMemoryMmap, GuestRegionCollectionError, GuestRegionMmap};
 
+use crate::error::descriptor_cure;
+
 /// Why there is no guest memory.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
     /// The memfd was refused.
-    #[error("cannot create {mib} MiB of guest memory: {source} (give the guest less: --memory)")]
+    #[error("cannot create {mib} MiB of guest memory: {source}{}", cure(source))]
     Memfd {
         /// What was asked for.
         mib: u64,
@@ -31,6 +33,13 @@ pub enum MemoryError {
     /// The regions do not make a memory.
     #[error("cannot lay out guest memory: {0}")]
     Layout(#[from] GuestRegionCollectionError),
+}
+
+fn cure(source: &io::Error) -> &'static str {
+    match descriptor_cure(source) {
+        "" => " (give the guest less: --memory)",
+        cure => cure,
+    }
 }
 
 /// Creates `size` bytes of guest memory, all zero, none of them resident yet.

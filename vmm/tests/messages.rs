@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -55,9 +55,8 @@ fn a_stopped_reader_of_messages() {
         .spawn()
         .unwrap();
     // The report is complete though nobody takes a message.
-    let mut report = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut report).unwrap();
-    assert!(report.contains("\"summary\""), "{report}");
+    let report = BufReader::new(child.stdout.as_mut().unwrap());
+    assert!(report.lines().any(|line| line.unwrap().contains("\"summary\"")));
     // The guest ended by itself, so the result waits for its reader.
     thread::sleep(Duration::from_millis(500));
     assert!(child.try_wait().unwrap().is_none());
@@ -80,7 +79,7 @@ fn the_last_message_waits() {
         let (_dir, path) = kernel(&Code::new().print("up\n").no_idt().raw(&[0x0f, 0x0b]));
         let (mut reader, writer) = full_pipe();
         let mut child = command(&path).stderr(writer).spawn().unwrap();
-        child.stdout.take().unwrap().read_to_end(&mut Vec::new()).unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
         thread::sleep(Duration::from_millis(500));
         assert!(child.try_wait().unwrap().is_none());
         if patient {

@@ -2,8 +2,10 @@
 
 mod run;
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
 pub use self::run::RunArgs;
@@ -47,15 +49,42 @@ pub enum Command {
 /// One line that says what is wrong, for standard error; help and version print themselves and
 /// end the process.
 pub fn parse() -> Result<Cli, String> {
-    Cli::try_parse().map_err(|e| {
-        if e.use_stderr()
-            && e.kind() != clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
-        {
-            one_line(&e)
+    let args: Vec<OsString> = std::env::args_os().collect();
+    Cli::try_parse_from(&args).map_err(|e| {
+        if e.use_stderr() && e.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            not_yet(&e, &args).unwrap_or_else(|| one_line(&e))
         } else {
             e.exit()
         }
     })
+}
+
+/// Commands of a later version.
+const COMMANDS_NOT_YET: [&str; 10] =
+    ["ps", "stop", "logs", "exec", "net", "port", "capture", "stats", "doctor", "completions"];
+/// Options of `minivmm run` in a later version.
+const OPTIONS_NOT_YET: [&str; 2] = ["--disk", "--rootfs"];
+
+/// What to say of a word that is right, but too early.
+fn not_yet(error: &clap::Error, args: &[OsString]) -> Option<String> {
+    let word = |kind| match error.get(kind) {
+        Some(ContextValue::String(word)) => Some(word.as_str()),
+        _ => None,
+    };
+    let what = match error.kind() {
+        ErrorKind::InvalidSubcommand => word(ContextKind::InvalidSubcommand)
+            .filter(|word| COMMANDS_NOT_YET.contains(word))
+            .map(|word| format!("the command {word}")),
+        ErrorKind::UnknownArgument => word(ContextKind::InvalidArg).and_then(|word| {
+            if OPTIONS_NOT_YET.contains(&word) {
+                Some(word.to_owned())
+            } else {
+                args.iter().any(|arg| arg == "--").then(|| "a command for the guest (--)".into())
+            }
+        }),
+        _ => None,
+    }?;
+    Some(format!("{what} is not in this version (what there is: minivmm run --help)"))
 }
 
 /// Clap's message without its usage and hints, which `--help` shows in full.
@@ -97,9 +126,30 @@ mod tests {
             &["minivmm", "run", "-p", "80"],
             &["minivmm", "walk"],
             &["minivmm", "run", "--console", "x"],
+            &["minivmm", "run", "--cpus", "-1"],
+            &["minivmm", "run", "--memory", "-1"],
         ] {
             let line = one_line(&Cli::try_parse_from(args).unwrap_err());
             assert!(!line.contains('\n') && line.len() < 250, "{args:?}: {line}");
         }
+    }
+
+    #[test]
+    fn what_comes_later_is_said_to() {
+        let said = |words: &[&str]| {
+            let args: Vec<OsString> =
+                ["minivmm"].iter().chain(words).map(|&word| word.into()).collect();
+            not_yet(&Cli::try_parse_from(&args).unwrap_err(), &args)
+        };
+        for command in COMMANDS_NOT_YET {
+            let line = said(&[command, "x"]).unwrap();
+            assert!(line.contains(&format!("command {command} is not in this version")), "{line}");
+        }
+        for words in [&["--disk", "d"][..], &["--disk=d"], &["--rootfs", "d"], &["--", "ls"]] {
+            let line = said(&[&["run"], words].concat()).unwrap();
+            assert!(line.contains("not in this version"), "{line}");
+        }
+        assert_eq!(said(&["walk"]), None);
+        assert_eq!(said(&["run", "surplus"]), None);
     }
 }

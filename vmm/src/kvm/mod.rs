@@ -12,6 +12,8 @@ use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
 use minivmm_devices::virtio::transport::IoEventFd;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
+use crate::error::descriptor_cure;
+
 pub use self::cpu::{cpuid_entries, set_boot_registers, set_cpuid};
 pub use self::irq::IrqLines;
 
@@ -34,7 +36,7 @@ pub enum KvmError {
         /// The refusal.
         source: io::Error,
     },
-    /// It may not be opened.
+    /// It may not be opened by this user.
     #[error(
         "cannot open {path}: permission denied (add yourself to the group kvm: sudo usermod \
              -aG kvm $USER, and log in again)"
@@ -42,6 +44,23 @@ pub enum KvmError {
     Permission {
         /// The device.
         path: String,
+    },
+    /// It may not be opened by anybody in here.
+    #[error(
+        "cannot open {path}: operation not permitted (this container or service may not use it: \
+             allow it the device, as docker run --device {path} does)"
+    )]
+    Policy {
+        /// The device.
+        path: String,
+    },
+    /// It can't be opened for a reason that has nothing to do with it.
+    #[error("cannot open {path}: {source}{}", descriptor_cure(source))]
+    Open {
+        /// The device.
+        path: String,
+        /// The refusal.
+        source: io::Error,
     },
     /// The device is something else.
     #[error("{path} is not KVM: API version {version}, not 12")]
@@ -169,10 +188,13 @@ fn open(path: &Path) -> Result<Kvm, KvmError> {
     let shown = path.display().to_string();
     let c_path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())
         .expect("the path is a constant of ours");
-    let kvm = Kvm::new_with_path(c_path).map_err(|e| match e.errno() {
-        libc::EACCES | libc::EPERM => KvmError::Permission { path: shown.clone() },
-        errno => {
-            KvmError::Missing { path: shown.clone(), source: io::Error::from_raw_os_error(errno) }
+    let kvm = Kvm::new_with_path(c_path).map_err(|e| {
+        let (path, source) = (shown.clone(), io::Error::from_raw_os_error(e.errno()));
+        match e.errno() {
+            libc::EACCES => KvmError::Permission { path },
+            libc::EPERM => KvmError::Policy { path },
+            libc::ENOENT | libc::ENXIO | libc::ENODEV => KvmError::Missing { path, source },
+            _ => KvmError::Open { path, source },
         }
     })?;
     match kvm.get_api_version() {
