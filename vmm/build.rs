@@ -27,14 +27,19 @@ fn main() {
             build.env_remove(&name);
         }
     }
+    // The user's own configuration of cargo is read by it too. Flags in the environment take the
+    // place of those in there, also where they are none; and a target that is named decides where
+    // the result is.
+    build.env("CARGO_ENCODED_RUSTFLAGS", "");
+    let triple = env::var("HOST").expect("cargo sets HOST");
     let status = build
-        .args(["build", "--release", "--locked", "--quiet", "--target-dir"])
+        .args(["build", "--release", "--locked", "--quiet", "--target", &triple, "--target-dir"])
         .arg(&target)
         .arg("--manifest-path")
         .arg(probe.join("Cargo.toml"))
         .status()
         .expect("cargo can be run");
     assert!(status.success(), "the probe guest does not build");
-    let elf = target.join("release/minivmm-probe");
+    let elf = target.join(triple).join("release/minivmm-probe");
     println!("cargo:rustc-env=MINIVMM_PROBE={}", elf.display());
 }
