@@ -15,6 +15,8 @@ pub struct BootInfo {
     pub rsdp: u64,
     /// End of the RAM that our image lies in.
     pub ram_end: u64,
+    /// All RAM, wherever it lies, in bytes.
+    pub ram_total: u64,
 }
 
 impl BootInfo {
@@ -22,7 +24,7 @@ impl BootInfo {
     pub fn read(facts: &BootFacts) -> Self {
         let m = Physical;
         let at = facts.info;
-        let mut info = Self { cmdline: [0; 2048], used: 0, rsdp: 0, ram_end: 0 };
+        let mut info = Self { cmdline: [0; 2048], used: 0, rsdp: 0, ram_end: 0, ram_total: 0 };
         if facts.linux {
             // boot_params: Documentation/arch/x86/zero-page.rst
             info.rsdp = m.number::<8>(at + 0x70);
@@ -74,7 +76,11 @@ impl BootInfo {
         let (start, size) = (m.number::<8>(entry), m.number::<8>(entry + 8));
         let end = start.saturating_add(size);
         let image = mem::end_of_image();
-        if m.number::<4>(entry + 16) == 1 && start < image && image <= end {
+        if m.number::<4>(entry + 16) != 1 {
+            return;
+        }
+        self.ram_total = self.ram_total.saturating_add(size);
+        if start < image && image <= end {
             self.ram_end = end;
         }
     }

@@ -65,8 +65,9 @@ fn say_up(
     linux: bool,
 ) {
     let micros = clock.micros();
-    let (protocol, mhz, mib) =
-        (if linux { "linux" } else { "pvh" }, clock.khz() / 1000, info.ram_end >> 20);
+    let (protocol, mhz) = (if linux { "linux" } else { "pvh" }, clock.khz() / 1000);
+    // The firmware's part of the first MiB is none of the map's RAM.
+    let mib = info.ram_total.div_ceil(1 << 20);
     if options.json {
         report.note(
             "boot",
