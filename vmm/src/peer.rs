@@ -7,9 +7,9 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// Connections served at once: the probe makes one at a time.
@@ -23,11 +23,31 @@ const RETRY: Duration = Duration::from_millis(50);
 /// The most that `SOURCE` sends, in bytes.
 const SOURCE_MAX: u64 = 1 << 40;
 
-/// The service's address, the same for TCP and UDP. Its threads end with the process.
-#[derive(Debug, Clone, Copy)]
+/// The service; dropping it ends it, with all of its connections.
+#[derive(Debug)]
 pub struct Peer {
-    /// On the loopback.
+    /// Its address on the loopback, the same for TCP and UDP.
     pub address: SocketAddr,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    tcp: TcpListener,
+    udp: UdpSocket,
+    served: Mutex<Vec<Arc<TcpStream>>>,
+    ended: AtomicBool,
+}
+
+impl Shared {
+    fn served(&self) -> MutexGuard<'_, Vec<Arc<TcpStream>>> {
+        self.served.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
 }
 
 impl Peer {
@@ -46,9 +66,37 @@ impl Peer {
             );
             return Ok(None);
         }
-        thread::Builder::new().name("peer-udp".into()).spawn(move || echo_datagrams(&udp))?;
-        thread::Builder::new().name("peer-tcp".into()).spawn(move || accept(&tcp))?;
-        Ok(Some(Self { address }))
+        let (served, ended) = (Mutex::default(), AtomicBool::new(false));
+        let shared = Arc::new(Shared { tcp, udp, served, ended });
+        let mut peer = Self { address, shared, threads: Vec::new() };
+        for (name, run) in [("peer-udp", echo_datagrams as fn(&Shared)), ("peer-tcp", accept)] {
+            let shared = Arc::clone(&peer.shared);
+            let thread = thread::Builder::new().name(name.into()).spawn(move || run(&shared))?;
+            peer.threads.push(thread);
+        }
+        Ok(Some(peer))
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let shared = &self.shared;
+        {
+            // Under the lock: no connection is added to the list that has been gone through.
+            let served = shared.served();
+            shared.ended.store(true, Ordering::Release);
+            for stream in &*served {
+                // It has ended by itself where that fails.
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        }
+        // Wakes those who wait in a call, though it is an error for sockets without a connection.
+        let _ = rustix::net::shutdown(&shared.tcp, rustix::net::Shutdown::Both);
+        let _ = rustix::net::shutdown(&shared.udp, rustix::net::Shutdown::Both);
+        for thread in self.threads.drain(..) {
+            // A panic aborts the process in release builds; in others it has been printed.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -65,38 +113,48 @@ fn bind() -> io::Result<(TcpListener, UdpSocket)> {
     Err(error.unwrap_or_else(|| io::ErrorKind::AddrInUse.into()))
 }
 
-fn echo_datagrams(socket: &UdpSocket) {
+fn echo_datagrams(shared: &Shared) {
     let mut buffer = vec![0; 65536];
-    loop {
+    while !shared.has_ended() {
         // Errors are a peer's ICMP messages; the next datagram may fare better.
-        if let Ok((n, from)) = socket.recv_from(&mut buffer) {
-            let _ = socket.send_to(&buffer[..n], from);
+        if let Ok((n, from)) = shared.udp.recv_from(&mut buffer) {
+            let _ = shared.udp.send_to(&buffer[..n], from);
         }
     }
 }
 
-fn accept(listener: &TcpListener) {
-    let served = Arc::new(AtomicUsize::new(0));
-    for stream in listener.incoming() {
-        let Ok(stream) = stream else {
-            // Out of descriptors, most likely: that passes, and is not to keep a CPU busy.
-            thread::sleep(RETRY);
-            continue;
-        };
-        if served.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS_MAX {
-            served.fetch_sub(1, Ordering::AcqRel);
-            continue;
+/// Returns when the service has ended and no connection is served.
+fn accept(shared: &Shared) {
+    thread::scope(|scope| {
+        for stream in shared.tcp.incoming() {
+            let Ok(stream) = stream else {
+                if shared.has_ended() {
+                    break;
+                }
+                // Out of descriptors, most likely: that passes, and is not to keep a CPU busy.
+                thread::sleep(RETRY);
+                continue;
+            };
+            let stream = Arc::new(stream);
+            {
+                let mut served = shared.served();
+                if shared.has_ended() || served.len() >= CONNECTIONS_MAX {
+                    continue;
+                }
+                served.push(Arc::clone(&stream));
+            }
+            let connection = Arc::clone(&stream);
+            let spawned =
+                thread::Builder::new().name("peer-conn".into()).spawn_scoped(scope, move || {
+                    // What goes wrong on a connection shows at the probe's end of it.
+                    let _ = serve(&connection);
+                    shared.served().retain(|other| !Arc::ptr_eq(other, &connection));
+                });
+            if spawned.is_err() {
+                shared.served().retain(|other| !Arc::ptr_eq(other, &stream));
+            }
         }
-        let count = Arc::clone(&served);
-        let spawned = thread::Builder::new().name("peer-conn".into()).spawn(move || {
-            // What goes wrong on a connection shows at the probe's end of it.
-            let _ = serve(&stream);
-            count.fetch_sub(1, Ordering::AcqRel);
-        });
-        if spawned.is_err() {
-            served.fetch_sub(1, Ordering::AcqRel);
-        }
-    }
+    });
 }
 
 fn serve(stream: &TcpStream) -> io::Result<()> {
@@ -166,5 +224,25 @@ mod tests {
         socket.send_to(b"ping", peer.address).unwrap();
         let mut buffer = [0; 8];
         assert_eq!(socket.recv_from(&mut buffer).unwrap(), (4, peer.address));
+    }
+
+    /// Whatever it is at: a connection that idles, one that sends, none at all.
+    #[test]
+    fn it_ends() {
+        let peer = Peer::start().unwrap().unwrap();
+        let mut open = Vec::new();
+        for line in ["ECHO\n", "SOURCE 99999999999\n", "SINK\n", "EC"] {
+            let mut stream = TcpStream::connect(peer.address).unwrap();
+            stream.write_all(line.as_bytes()).unwrap();
+            open.push(stream);
+        }
+        let shared = Arc::clone(&peer.shared);
+        while shared.served().len() < open.len() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        drop(peer);
+        assert_eq!(Arc::strong_count(&shared), 1);
+        assert!(shared.served().is_empty());
+        drop(Peer::start().unwrap());
     }
 }

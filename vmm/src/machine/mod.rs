@@ -23,6 +23,7 @@ use crate::console::{ConsoleEvents, Output};
 use crate::error::Error;
 use crate::exit::{Exit, Outcome};
 use crate::kvm::{self, KvmError, Vm};
+use crate::peer::Peer;
 use crate::timings::{Phase, ProcessStart, Timings};
 use crate::vcpu::{self, Gate, Stop, Vcpus};
 use crate::{memory, probe};
@@ -44,6 +45,7 @@ pub struct Machine {
     vcpus: Vcpus,
     _devices: Devices,
     segments: Vec<Segment>,
+    _peer: Option<Peer>,
     _vm: Vm,
     memory: GuestMemoryMmap,
     ending: Arc<Ending>,
@@ -165,6 +167,7 @@ impl Machine {
             debug_exit: devices.debug_exit(),
             _devices: devices,
             segments: nics.segments,
+            _peer: nics.peer,
             _vm: vm,
             memory,
             ending,

@@ -33,6 +33,8 @@ pub struct Nics {
     pub segments: Vec<Segment>,
     /// The probe's peer as the guest sees it through each: nothing through a TAP.
     pub peers: Vec<Option<SocketAddr>>,
+    /// The peer, to be kept while the machine is there.
+    pub peer: Option<Peer>,
 }
 
 /// Opens sockets and TAPs and starts the segments.
@@ -42,11 +44,10 @@ pub struct Nics {
 pub fn build(config: &Validated) -> Result<Nics, Error> {
     let mut nics = Nics::default();
     let mut publish = publications(&config.publish);
-    let peer = if config.kernel.is_none() && config.net.iter().any(is_nat) {
-        Peer::start().map_err(Error::host("start the probe's peer"))?
-    } else {
-        None
-    };
+    if config.kernel.is_none() && config.net.iter().any(is_nat) {
+        nics.peer = Peer::start().map_err(Error::host("start the probe's peer"))?;
+    }
+    let peer = nics.peer.as_ref().map(|peer| peer.address);
     let mut host = None;
     let mut macs: Vec<MacAddr> = config.net.iter().filter_map(NetConfig::mac).collect();
     for (index, net) in config.net.iter().enumerate() {
@@ -68,7 +69,7 @@ pub fn build(config: &Validated) -> Result<Nics, Error> {
                         })?),
                     };
                 let gateway = plan(config, nat, mac, publish, peer, host)?;
-                seen = peer.map(|peer| (gateway.gateway4, peer.address.port()).into());
+                seen = peer.map(|peer| (gateway.gateway4, peer.port()).into());
                 Box::new(gateway_of(gateway)?)
             }
             NetConfig::Tap(tap) => Box::new(tap_of(tap)?),
@@ -190,7 +191,7 @@ fn plan(
     nat: &NatConfig,
     mac: MacAddr,
     publish: Vec<Publish>,
-    peer: Option<Peer>,
+    peer: Option<SocketAddr>,
     host: &mut HostNetwork,
 ) -> Result<GatewayConfig, Error> {
     let request = PlanRequest {
@@ -216,8 +217,8 @@ fn plan(
         .flat_map(|peer| {
             [Transport::Tcp, Transport::Udp].map(|transport| Redirect {
                 transport,
-                from: (gateway.gateway4, peer.address.port()).into(),
-                to: peer.address,
+                from: (gateway.gateway4, peer.port()).into(),
+                to: *peer,
             })
         })
         .collect();
