@@ -139,6 +139,7 @@ fn words() {
         (&["--console", "screen"], CONFIG, "screen"),
         (&["--transport", "isa"], CONFIG, "isa"),
         (&["--cpu-mask", "nonsense"], CONFIG, "nonsense"),
+        (&["--cpu-mask", "avx2,lm"], CONFIG, "'lm' can't be taken away"),
         (&["--boot-protocol", "bios"], CONFIG, "bios"),
         (&["--name", "not a name"], CONFIG, "not a name"),
         (&["--cmdline", &long], CONFIG, "command line"),

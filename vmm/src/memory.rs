@@ -1,4 +1,4 @@
-//! Guest memory: one sealed memfd, mapped lazily.
+//! Guest memory: one sealed memfd, mapped lazily, not executable and not dumped.
 
 use std::fs::File;
 use std::io;
@@ -6,8 +6,12 @@ use std::sync::Arc;
 
 use minivmm_boot::layout;
 use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::mm::{Advice, madvise};
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
-use vm_memory::{FileOffset, GuestMemoryMmap, GuestRegionCollectionError, GuestRegionMmap};
+use vm_memory::{
+    FileOffset, GuestMemoryMmap, GuestRegionCollectionError, GuestRegionMmap, MmapRegion,
+};
 
 use crate::error::descriptor_cure;
 
@@ -51,10 +55,15 @@ fn cure(source: &io::Error) -> &'static str {
 /// [`MemoryError`].
 pub fn create(size: u64) -> Result<GuestMemoryMmap, MemoryError> {
     let mib = size >> 20;
-    let memfd = |source: rustix::io::Errno| MemoryError::Memfd { mib, source: source.into() };
-    let fd =
-        rustix::fs::memfd_create("minivmm-guest", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
-            .map_err(memfd)?;
+    let memfd = |source: Errno| MemoryError::Memfd { mib, source: source.into() };
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let create = |flags| rustix::fs::memfd_create("minivmm-guest", flags);
+    let fd = match create(flags | MemfdFlags::NOEXEC_SEAL) {
+        // Before Linux 6.3.
+        Err(Errno::INVAL) => create(flags),
+        other => other,
+    }
+    .map_err(memfd)?;
     rustix::fs::ftruncate(&fd, size).map_err(memfd)?;
     rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
         .map_err(memfd)?;
@@ -68,11 +77,24 @@ pub fn create(size: u64) -> Result<GuestMemoryMmap, MemoryError> {
             .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
             .build()
             .map_err(|source| MemoryError::Map { mib, source })?;
+        keep_out_of_dumps(&mapping);
         let region = GuestRegionMmap::new(mapping, base);
         regions.push(region.expect("no region of the layout ends beyond the address space"));
         offset += len as u64;
     }
     Ok(GuestMemoryMmap::from_regions(regions)?)
+}
+
+/// The guest's secrets are none of a core dump's, nor its size of the dump's.
+#[expect(unsafe_code, reason = "advice is given by address")]
+fn keep_out_of_dumps(mapping: &MmapRegion) {
+    let (start, len) = (mapping.as_ptr().cast(), mapping.size());
+    // SAFETY: that range is one live mapping, whose content and use this advice does not change.
+    let done = unsafe { madvise(start, len, Advice::LinuxDontDump) };
+    // Only a dump would show that it failed.
+    if let Err(e) = done {
+        tracing::debug!("cannot keep guest memory out of core dumps: {e}");
+    }
 }
 
 #[cfg(test)]
@@ -90,5 +112,16 @@ mod tests {
         let region = mem.find_region(GuestAddress(0)).unwrap();
         let file = region.file_offset().unwrap().file();
         assert!(file.set_len(1 << 20).is_err());
+    }
+
+    /// By the flag `dd` of the mapping (proc(5), `VmFlags`).
+    #[test]
+    fn memory_is_not_dumped() {
+        let mem = create(16 << 20).unwrap();
+        let start = mem.find_region(GuestAddress(0)).unwrap().as_ptr() as usize;
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mapping = maps.lines().skip_while(|l| !l.starts_with(&format!("{start:x}-")));
+        let flags = mapping.skip(1).find(|l| l.starts_with("VmFlags:")).unwrap();
+        assert!(flags.split_whitespace().any(|flag| flag == "dd"), "{flags}");
     }
 }

@@ -118,6 +118,13 @@ const ALIASES: &[(&str, &str)] = &[
     ("spec_ctrl", "ibrs"),
 ];
 
+/// What every 64-bit guest relies on: it would triple-fault at its first instructions, and say
+/// nothing.
+#[rustfmt::skip]
+const NEEDED: &[&str] = &[
+    "apic", "cmov", "cx8", "fpu", "fxsr", "lm", "msr", "pae", "sse", "sse2", "syscall",
+];
+
 /// State components of XCR0 (leaf 0xD, sub-leaf 0, EAX) and the feature that needs them.
 const STATE_COMPONENTS: &[(&str, u32)] = &[
     ("avx", 1 << 2),
@@ -139,6 +146,9 @@ pub enum MaskError {
     /// No such feature.
     #[error("unknown CPU feature '{0}' (use the names that 'grep -m1 flags /proc/cpuinfo' shows)")]
     Unknown(String),
+    /// No guest would start.
+    #[error("the CPU feature '{0}' can't be taken away: every 64-bit guest needs it")]
+    Needed(String),
 }
 
 /// CPU features hidden from the guest, parsed from a comma-separated list of names.
@@ -162,7 +172,7 @@ impl Mask {
     /// Every name that a mask may have, in alphabetical order.
     pub fn names() -> impl Iterator<Item = &'static str> {
         let all: BTreeSet<_> = WORDS.iter().flat_map(|w| w.bits).map(|&(_, name)| name).collect();
-        all.into_iter()
+        all.into_iter().filter(|name| !NEEDED.contains(name))
     }
 
     /// Whether the feature is hidden, by name or as it needs one that is.
@@ -251,6 +261,9 @@ impl FromStr for Mask {
         for given in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
             let name = given.to_ascii_lowercase().replace(['-', '.'], "_");
             let name = ALIASES.iter().find(|(a, _)| *a == name).map_or(&*name, |&(_, n)| n);
+            if NEEDED.contains(&name) {
+                return Err(MaskError::Needed(given.to_owned()));
+            }
             let known = Self::names().find(|&n| n == name);
             mask.hide(known.ok_or_else(|| MaskError::Unknown(given.to_owned()))?);
         }

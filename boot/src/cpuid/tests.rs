@@ -169,6 +169,9 @@ fn names() {
     assert_eq!("sse3".parse::<Mask>(), "pni".parse());
     assert_eq!("avx,foo".parse::<Mask>(), Err(MaskError::Unknown("foo".into())));
     assert_eq!("hypervisor".parse::<Mask>(), Err(MaskError::Unknown("hypervisor".into())));
+    for name in ["lm", "SSE2"] {
+        assert_eq!(name.parse::<Mask>(), Err(MaskError::Needed(name.into())));
+    }
     for name in Mask::names() {
         assert!(name.parse::<Mask>().unwrap().hides(name));
     }
