@@ -31,10 +31,12 @@ Published ports (-p, once for each; they lead to the first NAT interface):
 The console is the guest's first serial port, ttyS0:
   tty                   on the terminal, in raw mode: Ctrl-A x ends the machine, Ctrl-A Ctrl-A
                         sends a Ctrl-A, every other key is the guest's
-  pipe                  plain bytes on standard input and output; Ctrl-C ends the machine
+  pipe                  plain bytes on standard input and output; Ctrl-C ends the machine, and so
+                        does a reader that has gone
   none                  nowhere
 
-Messages go to standard error. With --json each is an object, by its member event:
+Messages go to standard error; those that it does not take while the machine runs are dropped and
+counted. With --json each is an object, by its member event:
   message               level, message
   timings               milliseconds (--timings): monitor_start, memory_and_devices, kernel_load,
                         guest_boot (to the first byte on the console), total
