@@ -2,8 +2,9 @@
 //! the probe to, so that the report is complete on a machine with no internet.
 //!
 //! UDP datagrams are echoed. A TCP connection begins with one line: `ECHO` or `RR` (all that
-//! follows comes back), `SINK` (all that follows is read; the answer is its number of bytes), or
-//! `SOURCE n` (n bytes are sent).
+//! follows comes back), `SINK` (all that follows is read; the answer is its number of bytes, and
+//! ` differs at N` where byte N is not the pattern's), or `SOURCE n` (n bytes of the pattern are
+//! sent). The pattern is the probe's own file.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -11,6 +12,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+#[path = "../../resources/probe/src/pattern.rs"]
+mod pattern;
+
+use self::pattern::{PERIOD, Pattern};
 
 /// Connections served at once: the probe makes one at a time.
 const CONNECTIONS_MAX: usize = 8;
@@ -177,17 +183,32 @@ fn serve(stream: &TcpStream) -> io::Result<()> {
             }
         }
         ("SINK", _) => {
-            let n = io::copy(&mut reader, &mut io::sink())?;
-            writeln!(writer, "{n}")?;
+            let mut table = vec![0; 2 * PERIOD];
+            let pattern = Pattern::new(&mut table);
+            let mut buffer = vec![0; 1 << 16];
+            let (mut count, mut differs) = (0, None);
+            loop {
+                let n = reader.read(&mut buffer)?;
+                if n == 0 {
+                    break;
+                }
+                differs = differs.or_else(|| pattern.differs(count, &buffer[..n]));
+                count += n as u64;
+            }
+            match differs {
+                None => writeln!(writer, "{count}")?,
+                Some(place) => writeln!(writer, "{count} differs at {place}")?,
+            }
         }
         ("SOURCE", n) => {
             let n = n.parse::<u64>().map_err(|_| io::ErrorKind::InvalidData)?;
-            let data = vec![0x5a; 1 << 18];
-            let mut left = n.min(SOURCE_MAX);
-            while left > 0 {
-                let part = left.min(data.len() as u64) as usize;
-                writer.write_all(&data[..part])?;
-                left -= part as u64;
+            let mut table = vec![0; (1 << 18) + PERIOD];
+            let pattern = Pattern::new(&mut table);
+            let (n, mut sent) = (n.min(SOURCE_MAX), 0);
+            while sent < n {
+                let piece = pattern.piece(sent, (n - sent).min(1 << 18) as usize);
+                writer.write_all(piece)?;
+                sent += piece.len() as u64;
             }
         }
         _ => return Err(io::ErrorKind::InvalidData.into()),
@@ -213,8 +234,18 @@ mod tests {
     fn each_service_answers() {
         assert_eq!(ask(b"ECHO\nabc"), b"abc");
         assert_eq!(ask(b"RR\nx"), b"x");
-        assert_eq!(ask(b"SINK\n12345"), b"5\n");
-        assert_eq!(ask(b"SOURCE 300000\n").len(), 300_000);
+    }
+
+    #[test]
+    fn content_is_given_and_judged() {
+        let content = ask(b"SOURCE 600000\n");
+        assert_eq!(content.len(), 600_000);
+        let mut table = vec![0; 2 * PERIOD];
+        assert_eq!(Pattern::new(&mut table).differs(0, &content), None);
+        let mut sunk = [b"SINK\n", &content[..]].concat();
+        assert_eq!(ask(&sunk), b"600000\n");
+        sunk[5 + 400_000] ^= 0x10;
+        assert_eq!(ask(&sunk), b"600000 differs at 400000\n");
     }
 
     #[test]

@@ -10,6 +10,8 @@ pub mod names;
 pub mod neighbour;
 pub mod offload;
 pub mod options;
+pub mod pattern;
 pub mod ra;
 pub mod scale;
+pub mod sink;
 pub mod stats;

@@ -1,5 +1,6 @@
 //! The checks against the peer.
 
+use minivmm_probe::pattern::{PERIOD, Pattern};
 use minivmm_probe::stats::mbit_per_second;
 use smoltcp::iface::SocketHandle;
 use smoltcp::wire::IpEndpoint;
@@ -87,11 +88,12 @@ impl Checks<'_, '_> {
             micros: u64::from(self.options.bulk_ms) * 1000,
             bytes: self.options.bulk_bytes,
         };
+        let pattern = Pattern::new(self.arena.take(2 * PERIOD, 64)?);
         let socket = self.stack.add_tcp(self.arena, SMALL_BUFFER, BULK_BUFFER)?;
-        let moved = bulk::upload(self.stack, socket, peer, bound);
+        let moved = bulk::upload(self.stack, socket, peer, bound, &pattern);
         self.bulk("upload", peer, moved);
         let socket = self.stack.add_tcp(self.arena, BULK_BUFFER, SMALL_BUFFER)?;
-        let moved = bulk::download(self.stack, socket, peer, bound);
+        let moved = bulk::download(self.stack, socket, peer, bound, &pattern);
         self.bulk("download", peer, moved);
         Some(())
     }

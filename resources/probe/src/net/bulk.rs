@@ -2,6 +2,8 @@
 
 use core::fmt::Write;
 
+use minivmm_probe::pattern::Pattern;
+use minivmm_probe::sink;
 use smoltcp::iface::SocketHandle;
 use smoltcp::wire::IpEndpoint;
 
@@ -43,12 +45,13 @@ impl Write for Small {
     }
 }
 
-/// Sends to the peer's sink, which answers with the number of bytes that it read.
+/// Sends to the peer's sink, which answers with the number of bytes that it read, and whether they are right.
 pub fn upload(
     stack: &mut Stack,
     handle: SocketHandle,
     to: IpEndpoint,
     bound: Bound,
+    pattern: &Pattern<'_>,
 ) -> Result<Moved, Failure> {
     connect(stack, handle, to)?;
     send(stack, handle, b"SINK\n")?;
@@ -62,9 +65,14 @@ pub fn upload(
         }
         while socket.can_send() && sent < limit {
             let left = limit - sent;
-            // The buffer's old content is as good as any.
             let claimed = socket.send(|room| {
                 let n = usize::try_from(left).unwrap_or(usize::MAX).min(room.len());
+                let mut done = 0;
+                while done < n {
+                    let piece = pattern.piece(sent + done as u64, n - done);
+                    room[done..done + piece.len()].copy_from_slice(piece);
+                    done += piece.len();
+                }
                 (n, n)
             });
             sent += claimed.unwrap_or(0) as u64;
@@ -79,53 +87,55 @@ pub fn upload(
         return Err(Failure::Incomplete(sent));
     }
     socket_of(stack, handle).close();
-    let mut count = None;
-    let mut number = 0u64;
+    let mut line = sink::Line::new();
     stack.run(DRAIN, |stack| {
         let socket = socket_of(stack, handle);
-        let mut bytes = [0; 32];
-        let n = socket.recv_slice(&mut bytes).unwrap_or(0);
-        for byte in bytes.iter().take(n) {
-            match byte {
-                b'0'..=b'9' => {
-                    number = number.wrapping_mul(10).wrapping_add(u64::from(byte - b'0'));
-                }
-                _ => count = Some(number),
-            }
-        }
-        (count.is_some() || !socket.may_recv()).then_some(())
+        let came = socket.recv_slice(line.room()).unwrap_or(0);
+        line.add(came);
+        (line.complete() || !socket.may_recv()).then_some(())
     });
     let micros = stack.clock.micros().saturating_sub(start);
-    match count {
-        Some(count) if count == sent => Ok(Moved { bytes: sent, micros }),
-        Some(_) => Err(Failure::Corrupt),
-        None if socket_of(stack, handle).may_recv() => Err(Failure::AnswerTimeout(DRAIN)),
-        None => Err(Failure::Closed),
+    match line.answer() {
+        Some(sink::Answer { differs: Some(place), .. }) => Err(Failure::Differs(place)),
+        Some(answer) if answer.count == sent => Ok(Moved { bytes: sent, micros }),
+        None if !line.complete() && socket_of(stack, handle).may_recv() => {
+            Err(Failure::AnswerTimeout(DRAIN))
+        }
+        None if !line.complete() => Err(Failure::Closed),
+        _ => Err(Failure::Corrupt),
     }
 }
 
 /// What arrives of a download.
-struct Inflow {
+struct Inflow<'a> {
     handle: SocketHandle,
+    pattern: &'a Pattern<'a>,
     wanted: u64,
     got: u64,
     /// When the last of it came.
     last: u64,
     /// The peer sends no more.
     ended: bool,
+    /// The first byte that is not what it should be.
+    differs: Option<u64>,
 }
 
-impl Inflow {
+impl Inflow<'_> {
     /// Takes what is there. Whether there will be no more, or none is wanted.
     fn take(&mut self, stack: &mut Stack) -> bool {
         let now = stack.clock.micros();
         let socket = socket_of(stack, self.handle);
-        while let Ok(n @ 1..) = socket.recv(|data| (data.len(), data.len())) {
+        while self.differs.is_none()
+            && let Ok(n @ 1..) = socket.recv(|data| {
+                self.differs = self.pattern.differs(self.got, data);
+                (data.len(), data.len())
+            })
+        {
             self.got += n as u64;
             self.last = now;
         }
         self.ended = !socket.may_recv();
-        self.ended || self.got >= self.wanted
+        self.ended || self.got >= self.wanted || self.differs.is_some()
     }
 }
 
@@ -135,6 +145,7 @@ pub fn download(
     handle: SocketHandle,
     to: IpEndpoint,
     bound: Bound,
+    pattern: &Pattern<'_>,
 ) -> Result<Moved, Failure> {
     connect(stack, handle, to)?;
     let wanted = if bound.bytes == 0 { 1 << 40 } else { bound.bytes };
@@ -142,7 +153,8 @@ pub fn download(
     writeln!(line, "SOURCE {wanted}").map_err(|_| Failure::Corrupt)?;
     send(stack, handle, line.bytes.get(..line.used).unwrap_or_default())?;
     let start = stack.clock.micros();
-    let mut inflow = Inflow { handle, wanted, got: 0, last: start, ended: false };
+    let mut inflow =
+        Inflow { handle, pattern, wanted, got: 0, last: start, ended: false, differs: None };
     // The time counts from the first byte: what comes before it is the peer's, and has its own bound.
     stack.run(ANSWER, |stack| (inflow.take(stack) || inflow.got > 0).then_some(()));
     let mut stalled = false;
@@ -157,7 +169,10 @@ pub fn download(
     }
     let end = stack.clock.micros();
     abort(stack, handle);
-    let Inflow { got, last, ended, .. } = inflow;
+    let Inflow { got, last, ended, differs, .. } = inflow;
+    if let Some(place) = differs {
+        return Err(Failure::Differs(place));
+    }
     match got {
         0 if !ended => Err(Failure::AnswerTimeout(ANSWER)),
         _ if got == wanted => Ok(Moved { bytes: got, micros: last.saturating_sub(start) }),

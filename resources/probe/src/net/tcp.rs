@@ -28,6 +28,8 @@ pub enum Failure {
     AnswerTimeout(u64),
     /// The answer was wrong.
     Corrupt,
+    /// The stream is wrong from this place on.
+    Differs(u64),
     /// So many bytes came, and then no more.
     Stalled(u64),
     /// The time was over after so many bytes of those that were asked for.
@@ -45,6 +47,7 @@ impl Display for Failure {
                 write!(f, "connected, but no answer in {} s", waited / 1_000_000)
             }
             Self::Corrupt => f.write_str("the answer differs from what was sent"),
+            Self::Differs(place) => write!(f, "wrong content at byte {place}"),
             Self::Stalled(bytes) => write!(f, "stalled after {bytes} bytes"),
             Self::Incomplete(bytes) => write!(f, "not done in time, after {bytes} bytes"),
         }
