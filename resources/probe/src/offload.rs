@@ -1,9 +1,16 @@
-//! Transmit offloads: what to tell the device about a frame (Virtio 1.2 §5.1.6.2) and the partial checksum it expects.
+//! Offloads. To send: what to tell the device about a frame (Virtio 1.2 §5.1.6.2) and the partial checksum it expects.
+//! Received: which checksums are ours to verify (§5.1.6.4).
+
+use smoltcp::wire::{
+    EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket,
+    UdpPacket,
+};
 
 /// Size of `virtio_net_hdr` with `num_buffers`.
 pub const HEADER: usize = 12;
 
 const NEEDS_CSUM: u8 = 1;
+const DATA_VALID: u8 = 2;
 const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
@@ -57,6 +64,46 @@ fn fill(frame: &mut [u8], segment: Option<u16>) -> Option<[u8; HEADER]> {
     Some(header)
 }
 
+/// Whether a received frame may be believed. `flags` are its header's: a checksum that the device left open, or verified, is
+/// not looked at. The IP stack can be told that of all frames only, so those without a flag are looked at here.
+pub fn sum_holds(flags: u8, frame: &[u8]) -> bool {
+    flags & (NEEDS_CSUM | DATA_VALID) != 0 || verify(frame).unwrap_or(true)
+}
+
+/// Verifies the checksum of TCP or UDP. `None` if there is none to verify.
+fn verify(frame: &[u8]) -> Option<bool> {
+    let frame = EthernetFrame::new_checked(frame).ok()?;
+    let (source, destination, protocol, segment): (IpAddress, IpAddress, _, _) =
+        match frame.ethertype() {
+            EthernetProtocol::Ipv4 => {
+                let ip = Ipv4Packet::new_checked(frame.payload()).ok()?;
+                if ip.more_frags() || ip.frag_offset() != 0 {
+                    return None;
+                }
+                let (source, destination) = (ip.src_addr().into(), ip.dst_addr().into());
+                (source, destination, ip.next_header(), ip.payload())
+            }
+            EthernetProtocol::Ipv6 => {
+                let ip = Ipv6Packet::new_checked(frame.payload()).ok()?;
+                let (source, destination) = (ip.src_addr().into(), ip.dst_addr().into());
+                (source, destination, ip.next_header(), ip.payload())
+            }
+            _ => return None,
+        };
+    match protocol {
+        IpProtocol::Tcp => {
+            let tcp = TcpPacket::new_checked(segment).ok()?;
+            Some(tcp.verify_checksum(&source, &destination))
+        }
+        IpProtocol::Udp => {
+            let udp = UdpPacket::new_checked(segment).ok()?;
+            let none = udp.checksum() == 0 && frame.ethertype() == EthernetProtocol::Ipv4;
+            Some(none || udp.verify_checksum(&source, &destination))
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,5 +147,45 @@ mod tests {
         for end in 0..50 {
             prepare(&mut tcp4()[..end], None);
         }
+    }
+
+    /// A datagram from 10.0.2.2:7 to 10.0.2.15:7, padded as Ethernet wants it.
+    fn udp4(sum: u16) -> Vec<u8> {
+        let mut f = vec![0; 60];
+        f[12] = 8;
+        f[14..18].copy_from_slice(&[0x45, 0, 0, 20 + 8 + 2]);
+        f[22..24].copy_from_slice(&[64, 17]);
+        f[26..34].copy_from_slice(&[10, 0, 2, 2, 10, 0, 2, 15]);
+        f[34..42].copy_from_slice(&[0, 7, 0, 7, 0, 10, (sum >> 8) as u8, sum as u8]);
+        f[42..44].copy_from_slice(b"hi");
+        f
+    }
+
+    #[test]
+    fn received_sums() {
+        // 0a00 + 0202 + 0a00 + 020f + 17 + 10 + 7 + 7 + 10 + "hi"
+        let sum = !(0x0a00u16 + 0x0202 + 0x0a00 + 0x020f + 17 + 10 + 7 + 7 + 10 + 0x6869);
+        assert!(sum_holds(0, &udp4(sum)));
+        assert!(!sum_holds(0, &udp4(sum ^ 1)));
+        for flags in [NEEDS_CSUM, DATA_VALID] {
+            assert!(sum_holds(flags, &udp4(sum ^ 1)));
+        }
+        assert!(sum_holds(0, &udp4(0)), "sent without one");
+        let mut fragment = udp4(sum ^ 1);
+        fragment[20] = 0x20;
+        assert!(sum_holds(0, &fragment));
+        assert!(!sum_holds(0, &segment4()));
+        for end in 0..60 {
+            sum_holds(0, &udp4(sum)[..end]);
+            sum_holds(0, &segment4()[..end]);
+        }
+    }
+
+    /// A TCP segment with an IP length, and no checksum.
+    fn segment4() -> Vec<u8> {
+        let mut f = tcp4();
+        let length = (f.len() - 14) as u16;
+        f[16..18].copy_from_slice(&length.to_be_bytes());
+        f
     }
 }

@@ -75,12 +75,15 @@ struct Rx {
     count: u16,
     header: usize,
     mergeable: bool,
+    /// The IP stack believes checksums, so those that the device does not vouch for are verified here.
+    verify: bool,
     scratch: &'static mut [u8],
     advertisement: Option<Advertisement>,
     neighbour: Option<(IpAddress, [u8; 6])>,
     frames: u64,
     merged: u64,
     broken: u64,
+    bad_sums: u64,
 }
 
 /// The transmit side.
@@ -147,6 +150,7 @@ impl Nic {
         let rx_queue = queue(&mut transport, 0, rx_buffer, event_idx, arena)?;
         let mut rx = Rx::new(rx_queue, rx_buffer, header, has(feature::MRG_RXBUF), rx_frame, arena)
             .ok_or(Error::Memory)?;
+        rx.verify = has(feature::GUEST_CSUM);
         let tx_queue = queue(&mut transport, 1, header + tx_frame, event_idx, arena)?;
         let mut tx = Tx::new(tx_queue, header + tx_frame, header, has(feature::CSUM), arena)
             .ok_or(Error::Memory)?;
@@ -218,9 +222,9 @@ impl Nic {
         ready
     }
 
-    /// Frames received, of these merged from several buffers, broken ones, and frames sent.
-    pub fn counters(&self) -> [u64; 4] {
-        [self.rx.frames, self.rx.merged, self.rx.broken, self.tx.frames]
+    /// Frames received, of these merged from several buffers, broken ones, ones with a wrong checksum, and frames sent.
+    pub fn counters(&self) -> [u64; 5] {
+        [self.rx.frames, self.rx.merged, self.rx.broken, self.rx.bad_sums, self.tx.frames]
     }
 
     /// Notifications sent for both queues.
@@ -309,12 +313,14 @@ impl Rx {
             count,
             header,
             mergeable,
+            verify: false,
             scratch,
             advertisement: None,
             neighbour: None,
             frames: 0,
             merged: 0,
             broken: 0,
+            bad_sums: 0,
         })
     }
 
@@ -353,16 +359,14 @@ impl Rx {
         let result = match (count, self.queue.peek(0)) {
             (1, Some((id, length))) => {
                 let frame = self.bytes(id, length).get(self.header..).unwrap_or_default();
-                self.note(frame);
-                f(frame)
+                f(self.note(frame))
             }
             _ => {
                 self.merged += 1;
                 let used = self.gather(count);
                 let scratch = core::mem::take(&mut self.scratch);
                 let frame = scratch.get(..used).unwrap_or_default();
-                self.note(frame);
-                let result = f(frame);
+                let result = f(self.note(frame));
                 self.scratch = scratch;
                 result
             }
@@ -388,13 +392,24 @@ impl Rx {
         used
     }
 
-    fn note(&mut self, frame: &[u8]) {
+    /// Looks at the next frame. What of it the IP stack is to see: nothing if its checksum is wrong.
+    fn note<'f>(&mut self, frame: &'f [u8]) -> &'f [u8] {
         if frame.is_empty() {
             self.broken += 1;
+        } else if self.verify && !offload::sum_holds(self.flags(), frame) {
+            self.bad_sums += 1;
+            return &[];
         } else if frame.len() < 512 {
             self.advertisement = ra::parse(frame).or(self.advertisement);
             self.neighbour = neighbour::answer(frame).or(self.neighbour);
         }
+        frame
+    }
+
+    /// The flags in the header of the next frame.
+    fn flags(&self) -> u8 {
+        let first = self.queue.peek(0).and_then(|(id, length)| self.bytes(id, length).first());
+        first.copied().unwrap_or(0)
     }
 }
 
