@@ -123,11 +123,17 @@ impl Checks<'_, '_> {
         false
     }
     /// What the rings saw: a frame without its header, too long to merge, or with a wrong checksum that the device neither
-    /// left open nor vouched for, is a mistake of its side.
+    /// left open nor vouched for, is a mistake of its side. Where an address was to be had, no frame at all is one too.
     pub(super) fn device(&mut self) {
         let nic = &self.stack.nic;
         let ([received, merged, broken, bad, sent], kicks) = (nic.counters(), nic.kicks());
-        let state = if broken == 0 && bad == 0 { State::Ok } else { State::Failed };
+        let addressed = !self.options.without.dhcp || self.options.ip.is_some();
+        let state = match received {
+            _ if broken > 0 || bad > 0 => State::Failed,
+            0 if addressed => State::Failed,
+            0 => State::Absent,
+            _ => State::Ok,
+        };
         self.report.check(
             "device",
             state,
