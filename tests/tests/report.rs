@@ -5,8 +5,10 @@ use anyhow::{Context, Result, ensure};
 use minivmm_tests::cli::{Minivmm, Outcome};
 
 /// What must hold on a machine without internet.
-const MUST_HOLD: [&str; 9] =
-    ["boot", "link", "lease", "gateway", "udp", "tcp", "latency", "upload", "download"];
+const MUST_HOLD: [&str; 12] = [
+    "boot", "link", "lease", "gateway", "mtu", "dns", "udp", "tcp", "latency", "upload",
+    "download", "device",
+];
 
 fn complete(outcome: &Outcome) -> Result<()> {
     let lines = outcome.json();
@@ -72,6 +74,9 @@ fn expectations() {
         (none, "probe=none probe.expect=boot,link", &["link"]),
         (nat, "probe.without=ipv6,bulk probe.expect=boot,ipv6,upload", &["upload", "ipv6"]),
         (nat, "probe.without=dhcp,bulk probe.expect=mtu", &["mtu"]),
+        (nat, "probe.without=dhcp,bulk", &[]),
+        (none, "probe.want=dns,udp", &["dns", "udp"]),
+        (none, "probe.want=dns,ipv6 probe.without=dhcp,ipv6", &[]),
         (nat, "probe=none probe.expect=dsn", &["cmdline"]),
         (nat, "probe=none probe.name=a..b", &["cmdline"]),
         (nat, "probe=none probe.wait=99999999", &["cmdline"]),

@@ -5,12 +5,15 @@ use std::net::SocketAddr;
 /// A static ELF with a PVH note: `resources/probe`.
 pub const ELF: &[u8] = include_bytes!(env!("MINIVMM_PROBE"));
 
-/// The part of the probe's command line that the monitor writes: where its peer is, and how to
-/// report.
+/// What is absent only where our own gateway, or the peer, does not do its work.
+const WANT: &str = "link,lease,gateway,mtu,dns,udp,tcp";
+
+/// The part of the probe's command line that the monitor writes: where its peer is, what
+/// must be there then, and how to report.
 pub fn cmdline(peer: Option<SocketAddr>, json: bool) -> String {
     let mut line = String::from("probe=report");
     if let Some(peer) = peer {
-        line.push_str(&format!(" probe.peer={peer}"));
+        line.push_str(&format!(" probe.peer={peer} probe.want={WANT}"));
     }
     if json {
         line.push_str(" probe.json");

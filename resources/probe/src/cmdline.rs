@@ -3,7 +3,7 @@
 use core::net::{Ipv4Addr, SocketAddr};
 
 use crate::dns;
-use crate::names::Names;
+use crate::names::{NAMES, Names};
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +107,8 @@ pub struct Options<'a> {
     pub name: Option<&'a str>,
     /// `probe.expect=`: the checks that must be `ok`, else the run fails.
     pub expect: Names,
+    /// `probe.want=`: the same, but for what the user leaves out. See [`Options::expected`].
+    pub want: Names,
     /// `probe.seconds=`: how long each bulk transfer takes, in milliseconds here.
     pub bulk_ms: u32,
     /// `probe.bytes=`: how much each bulk transfer moves at most, 0 for no bound but the time.
@@ -136,6 +138,7 @@ impl<'a> Options<'a> {
             ip: None,
             name: None,
             expect: Names::NONE,
+            want: Names::NONE,
             bulk_ms: 300,
             bulk_bytes: 0,
             wait_ms: 5000,
@@ -210,6 +213,7 @@ impl<'a> Options<'a> {
             ".name" if value.is_empty() => self.name = None,
             ".name" if dns::is_name(value) => self.name = Some(value),
             ".expect" => self.expect = self.expect.with(Names::parse(value)?),
+            ".want" => self.want = self.want.with(Names::parse(value)?),
             ".seconds" => self.bulk_ms = millis(value)?,
             ".bytes" => self.bulk_bytes = value.parse().ok()?,
             ".wait" => self.wait_ms = millis(value)?,
@@ -234,6 +238,22 @@ impl<'a> Options<'a> {
             _ => return None,
         }
         Some(())
+    }
+
+    /// The checks that must be `ok`: what is expected, and of what is wanted that which the mode and `probe.without=` have not
+    /// taken the ground from.
+    pub fn expected(&self) -> Names {
+        let left_out = [
+            (self.mode != Mode::Report, &NAMES[..]),
+            (self.without.dhcp, &["lease", "gateway", "mtu", "dns", "udp", "tcp"]),
+            (self.without.ipv6, &["ipv6"]),
+            (self.without.bulk, &["upload", "download"]),
+        ];
+        let mut want = self.want;
+        for (_, names) in left_out.iter().filter(|(left_out, _)| *left_out) {
+            names.iter().for_each(|name| want.remove(name));
+        }
+        self.expect.with(want)
     }
 }
 
@@ -349,6 +369,7 @@ mod tests {
             "probe.name=a..b",
             "probe.expect=dsn",
             "probe.expect=",
+            "probe.want=dsn",
         ] {
             assert_eq!(Options::parse(word).unknown, Some(word));
         }
@@ -360,6 +381,19 @@ mod tests {
             Options::parse("probe.expect=dns probe.without=tso probe.expect=tcp probe.without=irq");
         assert_eq!(Some(o.expect), Names::parse("dns,tcp"));
         assert!(o.without.tso && o.without.irq);
+    }
+
+    #[test]
+    fn what_is_wanted_yields_to_what_is_left_out() {
+        for (line, expected) in [
+            ("probe.want=link,dns,ipv6 probe.expect=tcp", "link,dns,tcp,ipv6"),
+            ("probe.want=link,dns,ipv6 probe.without=dhcp,ipv6", "link"),
+            ("probe.want=link,dns,ipv6 probe.without=dhcp,ipv6 probe.expect=dns", "link,dns"),
+            ("probe.want=link,upload probe.without=bulk,tso", "link"),
+            ("probe.want=link,dns probe=hold probe.expect=lease", "lease"),
+        ] {
+            assert_eq!(Some(Options::parse(line).expected()), Names::parse(expected), "{line}");
+        }
     }
 
     #[test]

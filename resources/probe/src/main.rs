@@ -57,13 +57,7 @@ extern "C" fn ring3_main(tsc: u64) -> ! {
     power::end(if report.ok() { Outcome::Ok } else { Outcome::Failed }, options.end)
 }
 
-fn say_up(
-    report: &mut Report<'_>,
-    options: &Options<'_>,
-    clock: &Clock,
-    info: &BootInfo,
-    linux: bool,
-) {
+fn say_up(report: &mut Report, options: &Options<'_>, clock: &Clock, info: &BootInfo, linux: bool) {
     let micros = clock.micros();
     let (protocol, mhz) = (if linux { "linux" } else { "pvh" }, clock.khz() / 1000);
     // The firmware's part of the first MiB is none of the map's RAM.
@@ -91,9 +85,9 @@ fn say_up(
 }
 
 /// Brings the NIC up and does what the mode asks for. Returns when the run is over.
-fn network<'o>(
-    report: &mut Report<'o>,
-    options: &'o Options<'o>,
+fn network(
+    report: &mut Report,
+    options: &Options<'_>,
     clock: Clock,
     info: &BootInfo,
     facts: &Facts,
@@ -126,9 +120,9 @@ fn network<'o>(
 }
 
 /// `None` if memory is short.
-fn use_network<'o>(
-    report: &mut Report<'o>,
-    options: &'o Options<'o>,
+fn use_network(
+    report: &mut Report,
+    options: &Options<'_>,
     nic: Nic,
     clock: Clock,
     apic: Apic,

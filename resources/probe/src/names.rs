@@ -24,6 +24,11 @@ impl Names {
         self.0 |= bit(name).unwrap_or(0);
     }
 
+    /// Takes a check away.
+    pub fn remove(&mut self, name: &str) {
+        self.0 &= !bit(name).unwrap_or(0);
+    }
+
     /// Whether a check is among them.
     pub fn has(self, name: &str) -> bool {
         bit(name).is_some_and(|bit| self.0 & bit != 0)

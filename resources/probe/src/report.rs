@@ -40,19 +40,25 @@ impl Value<'_> {
 }
 
 /// Counts and prints checks.
-pub struct Report<'a> {
+pub struct Report {
     json: bool,
-    options: &'a Options<'a>,
+    expected: Names,
     checks: u32,
     failed: u32,
     /// What ended as `ok` or failed.
     settled: Names,
 }
 
-impl<'a> Report<'a> {
+impl Report {
     /// An empty report.
-    pub fn new(options: &'a Options<'a>) -> Self {
-        Self { json: options.json, options, checks: 0, failed: 0, settled: Names::NONE }
+    pub fn new(options: &Options<'_>) -> Self {
+        Self {
+            json: options.json,
+            expected: options.expected(),
+            checks: 0,
+            failed: 0,
+            settled: Names::NONE,
+        }
     }
 
     /// Whether nothing failed.
@@ -60,7 +66,7 @@ impl<'a> Report<'a> {
         self.failed == 0
     }
 
-    /// Adds and prints a check. One that is expected (`probe.expect=`) fails if it is absent.
+    /// Adds and prints a check. One that is expected fails if it is absent.
     pub fn check(
         &mut self,
         name: &str,
@@ -68,11 +74,8 @@ impl<'a> Report<'a> {
         detail: Arguments<'_>,
         members: &[(&str, Value<'_>)],
     ) {
-        let state = if state == State::Absent && self.options.expect.has(name) {
-            State::Failed
-        } else {
-            state
-        };
+        let state =
+            if state == State::Absent && self.expected.has(name) { State::Failed } else { state };
         self.checks += 1;
         self.failed += u32::from(state == State::Failed);
         if state != State::Absent {
@@ -101,7 +104,7 @@ impl<'a> Report<'a> {
 
     /// Fails what is expected and did not come up. To be called when nothing more will.
     pub fn settle(&mut self) {
-        for name in self.options.expect.without(self.settled).iter() {
+        for name in self.expected.without(self.settled).iter() {
             self.check(name, State::Failed, format_args!("expected, but not checked"), &[]);
         }
     }

@@ -31,7 +31,7 @@ impl Display for Features<'_> {
     }
 }
 /// The NIC itself.
-pub fn link(report: &mut Report<'_>, nic: &Nic, micros: u64) {
+pub fn link(report: &mut Report, nic: &Nic, micros: u64) {
     let mac = Mac(nic.mac);
     let state = if nic.link { State::Ok } else { State::Failed };
     let down = if nic.link { "" } else { "link is down, " };
@@ -52,7 +52,7 @@ pub fn link(report: &mut Report<'_>, nic: &Nic, micros: u64) {
     );
 }
 
-impl Checks<'_, '_> {
+impl Checks<'_> {
     /// Waits for an IPv4 configuration and reports it. `false` if there is none.
     pub fn lease(&mut self) -> bool {
         let start = self.stack.clock.micros();

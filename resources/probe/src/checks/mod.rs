@@ -22,15 +22,15 @@ const PEER: [&str; 5] = ["udp", "tcp", "latency", "upload", "download"];
 const NOT_WANTED: &str = "left alone by probe.without";
 
 /// What the checks share.
-pub struct Checks<'a, 'o> {
+pub struct Checks<'a> {
     /// The network.
     pub stack: &'a mut Stack,
     /// Memory for sockets.
     pub arena: &'a mut Arena,
     /// Where results go.
-    pub report: &'a mut Report<'o>,
+    pub report: &'a mut Report,
     /// The command line.
-    pub options: &'o Options<'o>,
+    pub options: &'a Options<'a>,
 }
 
 /// A MAC address.
@@ -59,7 +59,7 @@ fn text<T: Display>(value: &Option<T>) -> Value<'_> {
     value.as_ref().map_or(Value::None, |value| Value::Text(value))
 }
 
-impl Checks<'_, '_> {
+impl Checks<'_> {
     /// Everything after the lease.
     pub fn all(&mut self, ipv4: bool, started: u64) -> Option<()> {
         let udp = self.stack.add_udp(self.arena, SMALL_BUFFER)?;

@@ -14,7 +14,7 @@ use crate::report::{State, Value};
 /// Buffer of a bulk transfer.
 const BULK_BUFFER: usize = 2 << 20;
 
-impl Checks<'_, '_> {
+impl Checks<'_> {
     pub(super) fn peer(&mut self, udp: SocketHandle, peer: IpEndpoint) -> Option<()> {
         let payload = *b"minivmm-probe udp echo check 01\n";
         let same = |data: &[u8]| (data == payload).then_some(());

@@ -16,7 +16,7 @@ const DEFAULT_NAME: &str = "gateway.minivmm.internal";
 /// How long after the start of the network a router advertisement is still waited for, microseconds.
 const ADVERTISEMENT: u64 = 500_000;
 
-impl Checks<'_, '_> {
+impl Checks<'_> {
     pub(super) fn gateway(&mut self, pinger: &mut Pinger, router: Option<IpAddress>) {
         let Some(router) = router else {
             self.report.absent(&["gateway", "mtu"], format_args!("the lease names no router"));
