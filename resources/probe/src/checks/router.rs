@@ -1,5 +1,7 @@
 //! What the network offers by itself: the router, its resolver, IPv6.
 
+use core::fmt::Arguments;
+
 use minivmm_probe::dns;
 use smoltcp::iface::SocketHandle;
 use smoltcp::wire::{IpAddress, IpEndpoint};
@@ -142,7 +144,12 @@ impl Checks<'_> {
         let _ = neighbour::resolve(self.stack, IpAddress::Ipv6(ra.router));
         let samples = pinger.measure(self.stack, IpAddress::Ipv6(ra.router));
         let (min, mean) = (samples.min(), samples.mean());
-        let state = if samples.is_empty() { State::Failed } else { State::Ok };
+        // The router is reached from our link-local address. One in the prefix is reached from that which was advertised.
+        let inside = ra.dns.filter(|dns| address.contains_addr(dns)).map(IpAddress::Ipv6);
+        let answer = inside.and_then(|dns| {
+            let _ = neighbour::resolve(self.stack, dns);
+            (0..2).find_map(|_| pinger.once(self.stack, dns, 32))
+        });
         let router = ra.router;
         let members = [
             ("address", Value::Text(&address)),
@@ -151,16 +158,31 @@ impl Checks<'_> {
             ("mtu", Value::optional(ra.mtu.map(u64::from))),
             ("lifetime_s", Value::Number(ra.lifetime.into())),
             ("rtt_us", if samples.is_empty() { Value::None } else { Value::Number(min.into()) }),
+            ("dns_rtt_us", Value::optional(answer)),
         ];
-        if samples.is_empty() {
-            let detail = format_args!("{address}, but router {router} answers no ping");
+        let mut result = |state, detail: Arguments<'_>| {
             self.report.check("ipv6", state, detail, &members);
-        } else {
-            let detail = format_args!(
-                "{address}, router {router}, dns {}, rtt {min}/{mean} us",
-                Maybe(ra.dns)
-            );
-            self.report.check("ipv6", state, detail, &members);
+        };
+        match inside {
+            _ if samples.is_empty() => {
+                result(
+                    State::Failed,
+                    format_args!("{address}, but router {router} answers no ping"),
+                );
+            }
+            Some(dns) if answer.is_none() => {
+                result(
+                    State::Failed,
+                    format_args!("{address}, router {router}, but {dns} answers no ping"),
+                );
+            }
+            _ => {
+                let dns = Maybe(ra.dns);
+                result(
+                    State::Ok,
+                    format_args!("{address}, router {router}, dns {dns}, rtt {min}/{mean} us"),
+                );
+            }
         }
     }
 }
