@@ -56,6 +56,33 @@ fn failed_check() {
     Probe::new().end("probe=report probe.expect=link", 1);
 }
 
+/// Without a NIC there is nothing to serve, ever; what is to hold says what it holds, and does.
+#[test]
+fn staying_without_a_nic() {
+    let probe = Probe::new();
+    for cmdline in ["probe=serve", "probe=sink", "probe=hold probe.nic=1"] {
+        let outcome = probe.end(cmdline, 1);
+        assert!(outcome.stdout.contains("link      FAILED"), "{outcome}");
+    }
+    let mut running = probe.run("probe=hold").start().unwrap();
+    running.wait_for("ready     ok      without a NIC").unwrap();
+    running.signal(Signal::TERM).unwrap();
+    running.finish().unwrap().expect_status(143).unwrap();
+}
+
+/// A guest that has no address yet is not ready. Below this MTU the probe's DHCP can't work.
+#[test]
+fn not_ready_without_an_address() {
+    let probe = Probe::new();
+    let run = probe.run("probe=hold probe.wait=0.1").args(["--net", "nat,mtu=300"]);
+    let mut running = run.start().unwrap();
+    running.wait_for("ready     absent").unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    running.signal(Signal::TERM).unwrap();
+    let outcome = running.finish().unwrap().expect_status(143).unwrap();
+    assert!(!outcome.stdout.contains("ready     ok"), "{outcome}");
+}
+
 fn holding(probe: &Probe, args: &[&str]) -> Running {
     let run = probe.run("probe=hold").args(args).patience(Duration::from_secs(20));
     let mut running = run.start().unwrap();

@@ -94,12 +94,7 @@ fn network(
 ) {
     let apic = Apic::new();
     let Some(transport) = virtio::find::find(info.cmdline(), facts, &apic, options.nic) else {
-        report.check("link", State::Absent, format_args!("no virtio-net device"), &[]);
-        if options.mode.stays() {
-            loop {
-                apic.sleep(0);
-            }
-        }
+        no_nic(report, options, clock, &apic);
         return;
     };
     // SAFETY: RAM by the VMM's map; what it left there was read before, and only we run.
@@ -117,6 +112,33 @@ fn network(
         let left = arena.left() >> 10;
         report.check("memory", State::Failed, format_args!("too little: {left} KiB left"), &[]);
     }
+}
+
+/// NICs are there from the start or never. One that was asked for, or that is needed to serve, fails the run; only what is to
+/// hold does so without.
+fn no_nic(report: &mut Report, options: &Options<'_>, clock: Clock, apic: &Apic) {
+    let needed = options.nic > 0 || (options.mode.stays() && options.mode != Mode::Hold);
+    let state = if needed { State::Failed } else { State::Absent };
+    match options.nic {
+        0 => report.check("link", state, format_args!("no virtio-net device"), &[]),
+        n => report.check(
+            "link",
+            state,
+            format_args!("no virtio-net device {n} (counted from 0)"),
+            &[],
+        ),
+    }
+    if options.mode.stays() && !needed {
+        report.settle();
+        ready(report, clock, "without a NIC, answering nothing");
+        loop {
+            apic.sleep(0);
+        }
+    }
+}
+
+fn ready(report: &mut Report, clock: Clock, what: &str) {
+    report.note("ready", format_args!("{what}"), &[("at_us", Value::Number(clock.micros()))]);
 }
 
 /// `None` if memory is short.
@@ -138,11 +160,17 @@ fn use_network(
     }
     let mut services = Services::new(options.mode, &mut stack, arena, !options.json)?;
     let scratch = arena.take(64 << 10, 64)?;
-    report.note(
-        "ready",
-        format_args!("{}", options.mode.services()),
-        &[("at_us", Value::Number(clock.micros()))],
-    );
+    report.settle();
+    if !ipv4 && !options.without.dhcp {
+        // A lease, or a prefix, may still come; until then nobody gets here.
+        let waits = format_args!("not before there is an address");
+        report.check("ready", State::Absent, waits, &[]);
+        stack.run(u64::MAX, |stack| {
+            services.serve(stack, scratch);
+            (stack.ipv4().is_some() || stack.ipv6().is_some()).then_some(())
+        });
+    }
+    ready(report, clock, options.mode.services());
     loop {
         stack.run(u64::MAX, |stack| {
             services.serve(stack, scratch);
