@@ -4,6 +4,7 @@
 
 pub mod acpi;
 pub mod cmdline;
+pub mod crc;
 pub mod dns;
 pub mod json;
 pub mod names;

@@ -62,6 +62,7 @@ fn say_up(report: &mut Report, options: &Options<'_>, clock: &Clock, info: &Boot
     let (protocol, mhz) = (if linux { "linux" } else { "pvh" }, clock.khz() / 1000);
     // The firmware's part of the first MiB is none of the map's RAM.
     let mib = info.ram_total.div_ceil(1 << 20);
+    let initrd = info.initrd.map(|initrd| (initrd.size, initrd.crc32()));
     if options.json {
         report.note(
             "boot",
@@ -72,6 +73,8 @@ fn say_up(report: &mut Report, options: &Options<'_>, clock: &Clock, info: &Boot
                 ("tsc_mhz", Value::Number(mhz)),
                 ("clock", Value::Text(&clock.source)),
                 ("memory_mib", Value::Number(mib)),
+                ("initrd_bytes", Value::optional(initrd.map(|(size, _)| size))),
+                ("initrd_crc32", Value::optional(initrd.map(|(_, sum)| sum.into()))),
             ],
         );
     } else {
@@ -81,6 +84,9 @@ fn say_up(report: &mut Report, options: &Options<'_>, clock: &Clock, info: &Boot
             "probe: up {} after entry ({protocol}, {mib} MiB, TSC {mhz} MHz by {source})",
             Millis(micros)
         );
+        if let Some((size, sum)) = initrd {
+            say!("probe: initrd of {size} bytes, CRC-32 {sum:08x}");
+        }
     }
 }
 
