@@ -141,10 +141,9 @@ impl Ctx<'_, '_> {
             };
             sum.bytes(header);
             sum.bytes(payload);
-            // 0 means "no checksum" in UDP; its complement is the same number (RFC 768).
-            let sum = match sum.finish() {
-                0 if envelope.protocol == protocol::UDP => 0xffff,
-                sum => sum,
+            let sum = match envelope.protocol {
+                protocol::UDP => sum.finish_udp(),
+                _ => sum.finish(),
             };
             top[lower + at..lower + at + 2].copy_from_slice(&sum.to_be_bytes());
         }

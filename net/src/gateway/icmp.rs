@@ -12,7 +12,7 @@ use crate::addr::MacAddr;
 use crate::frame::TxOutcome;
 use crate::stats::DropReason;
 use crate::wire::checksum::Sum;
-use crate::wire::{IPV4_LEN, IPV6_LEN, protocol};
+use crate::wire::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, protocol};
 
 /// Bytes of an ICMP header.
 pub const ICMP_LEN: usize = 8;
@@ -151,6 +151,27 @@ pub fn relay(ctx: &mut Ctx<'_, '_>, from: IpAddr, guest: IpAddr, message: Messag
         let quote = &quote[..quote.len().min(quote_room(guest.is_ipv4()))];
         send(ctx, mac, from, guest, message, quote);
     }
+}
+
+/// The same about a packet that was sent in `envelope`, and began with `header` and `data` behind
+/// it.
+pub fn relay_sent(
+    ctx: &mut Ctx<'_, '_>,
+    from: IpAddr,
+    envelope: &Envelope,
+    message: Message,
+    header: &[u8],
+    data: &[u8],
+) {
+    let mut quote = [0; ETHERNET_LEN + ERROR6_MAX];
+    let lower = envelope.write(ctx.core.link.mac, header.len() + data.len(), &mut quote);
+    let len = lower + header.len() + data.len();
+    let room = quote.len();
+    let (header_to, rest) = quote[lower..].split_at_mut(header.len());
+    header_to.copy_from_slice(header);
+    let n = data.len().min(rest.len());
+    rest[..n].copy_from_slice(&data[..n]);
+    relay(ctx, from, envelope.src, message, &quote[ETHERNET_LEN..len.min(room)]);
 }
 
 fn admit(ctx: &mut Ctx<'_, '_>) -> bool {

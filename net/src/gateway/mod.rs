@@ -136,7 +136,7 @@ impl Gateway {
     /// [`GatewayError`]
     pub fn new(config: GatewayConfig) -> Result<Self, GatewayError> {
         Ok(Self {
-            services: Services::new(&config),
+            services: Services::new(),
             tcp: Tcp::bind(&config)?,
             udp: Udp::bind(&config)?,
             ping: Ping::new(&config),

@@ -7,8 +7,8 @@ use vm_memory::VolatileSlice;
 use crate::addr::MacAddr;
 use crate::frame::{Offload, TxFrame};
 use crate::stats::DropReason;
-use crate::wire::checksum::checksum;
-use crate::wire::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, ethertype, u16_at, u32_at};
+use crate::wire::checksum::{Sum, checksum};
+use crate::wire::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, UDP_LEN, ethertype, protocol, u16_at, u32_at};
 
 /// IPv6 extension headers that may stand before the transport header: more are an attack.
 const EXTENSIONS_MAX: usize = 8;
@@ -281,6 +281,39 @@ impl<'a> Packet<'a> {
         }
         let head = self.head.get(header_len..).ok_or(DropReason::HeadersTooLong)?;
         Ok(Payload { head, tail: self.tail, len: self.len - header_len })
+    }
+
+    /// The ports and the payload of a UDP datagram, checked.
+    ///
+    /// # Errors
+    /// The reason to drop it.
+    pub fn udp(&self) -> Result<(u16, u16, Payload<'a>), DropReason> {
+        let mut payload = self.payload(UDP_LEN)?;
+        let header = &self.head[..UDP_LEN];
+        let (src, dst) = (u16_at(header, 0), u16_at(header, 2));
+        let len = usize::from(u16_at(header, 4));
+        // Port 0 as a source means that no answer is wanted (RFC 768); all that is answered, or
+        // becomes a flow, needs one.
+        if len < UDP_LEN || len > self.len || src == 0 || dst == 0 {
+            return Err(DropReason::Malformed);
+        }
+        payload.len = len - UDP_LEN;
+        payload.head = &payload.head[..payload.head.len().min(payload.len)];
+        if self.offload.checksum.is_none() && !self.offload.validated {
+            // The host makes a checksum of its own: one that is wrong must not become right.
+            // None is allowed in IPv4 (RFC 768), not in IPv6 (RFC 8200 §8.1).
+            let absent = u16_at(header, 6) == 0;
+            let mut sum = Sum::pseudo_header(self.src, self.dst, protocol::UDP, len);
+            if !absent {
+                sum.bytes(header);
+                sum.bytes(payload.head);
+                sum.volatile(payload.tail, 0, payload.tail_len());
+            }
+            if if absent { self.src.is_ipv6() } else { sum.finish() != 0 } {
+                return Err(DropReason::BadChecksum);
+            }
+        }
+        Ok((src, dst, payload))
     }
 }
 

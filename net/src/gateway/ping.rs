@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::config::GatewayConfig;
-use super::emit::{Envelope, LOWER_MAX};
+use super::emit::Envelope;
 use super::icmp::{self, ECHO_REQUEST, ECHO_REQUEST6, Echo, ICMP_LEN, Message, Why, icmp_protocol};
 use super::packet::Packet;
 use super::target::{is_forbidden, is_gateway};
@@ -18,7 +18,7 @@ use crate::frame::TxOutcome;
 use crate::poll::{Owner, Poller, Ready, Token};
 use crate::stats::DropReason;
 use crate::sys::dgram::{Dgram, Header, Origin};
-use crate::wire::{ETHERNET_LEN, u16_at};
+use crate::wire::u16_at;
 
 /// How long an identifier lives without a request or reply (RFC 5508 §3.2: at least 60 s).
 const LIFETIME: Duration = Duration::from_secs(60);
@@ -280,14 +280,11 @@ impl Ping {
             }
             data[0] = if ipv4 { ECHO_REQUEST } else { ECHO_REQUEST6 };
             data[4..6].copy_from_slice(&flow.id.to_be_bytes());
-            let mut quote = [0; LOWER_MAX + QUOTE_MAX];
-            let mac = ctx.core.link.mac;
-            let envelope = Envelope::new(mac, flow.guest, flow.remote, icmp_protocol(flow.remote));
-            let lower = envelope.write(mac, len, &mut quote);
-            quote[lower..lower + len].copy_from_slice(&data[..len]);
+            let (guest, remote) = (flow.guest, flow.remote);
             let from = error.offender.filter(|ip| !ip.is_loopback() && !ip.is_unspecified());
-            let (from, guest) = (from.unwrap_or(flow.remote), flow.guest);
-            icmp::relay(ctx, from, guest, message, &quote[ETHERNET_LEN..lower + len]);
+            let envelope = Envelope::new(ctx.core.link.mac, guest, remote, icmp_protocol(remote));
+            let (header, data) = data[..len].split_at(ICMP_LEN);
+            icmp::relay_sent(ctx, from.unwrap_or(remote), &envelope, message, header, data);
         }
         mtu
     }

@@ -10,11 +10,10 @@ use super::dns::Dns;
 use super::ndp::Ndp;
 use super::packet::Packet;
 use super::target::is_gateway;
-use super::{Core, Ctx, GatewayConfig, Handled, dhcp6};
+use super::{Core, Ctx, Handled, dhcp6};
 use crate::host::reach::{Reach, Watch};
 use crate::poll::{Owner, Poller, Ready, Token};
 use crate::stats::DropReason;
-use crate::wire::checksum::Sum;
 use crate::wire::{UDP_LEN, protocol, u16_at};
 
 /// The longest request of any service: an EDNS query is never near it, DHCP ends at 1,472.
@@ -49,29 +48,12 @@ impl<'a> Datagram<'a> {
     /// # Errors
     /// The reason to drop it.
     fn read(packet: &Packet<'_>, buffer: &'a mut [u8]) -> Result<Self, DropReason> {
-        let mut payload = packet.payload(UDP_LEN)?;
-        let header = &packet.head[..UDP_LEN];
-        let len = usize::from(u16_at(header, 4));
-        if len < UDP_LEN || len > packet.len {
-            return Err(DropReason::Malformed);
-        }
-        payload.len = len - UDP_LEN;
-        payload.head = &payload.head[..payload.head.len().min(payload.len)];
+        let (src_port, dst_port, payload) = packet.udp()?;
         let buffer = buffer.get_mut(..payload.len).ok_or(DropReason::TooBig)?;
         payload.copy_to(buffer);
-        if packet.offload.checksum.is_none() && !packet.offload.validated {
-            // Without one: allowed in IPv4 (RFC 768), forbidden in IPv6 (RFC 8200 §8.1).
-            let absent = u16_at(header, 6) == 0;
-            let mut sum = Sum::pseudo_header(packet.src, packet.dst, protocol::UDP, len);
-            sum.bytes(header);
-            sum.bytes(buffer);
-            if if absent { packet.src.is_ipv6() } else { sum.finish() != 0 } {
-                return Err(DropReason::BadChecksum);
-            }
-        }
         Ok(Self {
-            src: (packet.src, u16_at(header, 0)).into(),
-            dst: (packet.dst, u16_at(header, 2)).into(),
+            src: (packet.src, src_port).into(),
+            dst: (packet.dst, dst_port).into(),
             payload: buffer,
         })
     }
@@ -102,7 +84,7 @@ pub struct Services {
 
 impl Services {
     /// Services that nobody has asked yet.
-    pub fn new(_config: &GatewayConfig) -> Self {
+    pub fn new() -> Self {
         Self {
             ndp: Ndp::new(),
             dhcp4: Dhcp4::new(),
@@ -230,7 +212,7 @@ impl Services {
     pub fn host_changed(&mut self, ctx: &mut Ctx<'_, '_>, reach: Reach) {
         let before = ctx.core.ipv6_offered();
         if ctx.core.reach != reach {
-            tracing::info!(ipv4 = reach.ipv4, ipv6 = reach.ipv6, "the host's routes have changed");
+            tracing::info!(ipv6 = reach.ipv6, "the host's routes have changed");
             ctx.core.reach = reach;
         }
         if ctx.core.ipv6_offered() != before && self.attached {

@@ -130,8 +130,8 @@ impl Bed {
     }
 
     /// The host's routes change.
-    pub fn reach(&mut self, ipv4: bool, ipv6: bool) {
-        let reach = Reach { ipv4, ipv6 };
+    pub fn reach(&mut self, ipv6: bool) {
+        let reach = Reach { ipv6 };
         self.run(|gateway, io| {
             let ctx = &mut Ctx { io, core: &mut gateway.core };
             gateway.services.host_changed(ctx, reach);
@@ -216,10 +216,6 @@ pub fn udp_frame(mac: MacAddr, src: SocketAddr, dst: SocketAddr, payload: &[u8])
     f.extend(payload);
     let mut sum = Sum::pseudo_header(src.ip(), dst.ip(), protocol::UDP, len);
     sum.bytes(&f[at..]);
-    let sum = match sum.finish() {
-        0 => 0xffff,
-        sum => sum,
-    };
-    f[at + 6..at + 8].copy_from_slice(&sum.to_be_bytes());
+    f[at + 6..at + 8].copy_from_slice(&sum.finish_udp().to_be_bytes());
     f
 }

@@ -1,7 +1,7 @@
-//! Whether the host reaches the Internet by IPv4 and IPv6, and when that may have changed.
+//! Whether the host reaches the Internet by IPv6, and when that may have changed.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
@@ -11,11 +11,8 @@ use rustix::net::{
     socket_with,
 };
 
-/// Stand for the whole Internet: addresses of two root servers. Nothing is ever sent to them.
-const FAR: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(198, 41, 0, 4)),
-    IpAddr::V6(Ipv6Addr::new(0x2001, 0x503, 0xba3e, 0, 0, 0, 2, 0x30)),
-];
+/// Stands for the whole Internet: the address of a root server. Nothing is ever sent to it.
+const FAR: Ipv6Addr = Ipv6Addr::new(0x2001, 0x503, 0xba3e, 0, 0, 0, 2, 0x30);
 
 /// The multicast groups of rtnetlink(7) that tell of changes to routes, rules and addresses, as
 /// bits: `RTNLGRP_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`,
@@ -28,8 +25,6 @@ const READS_MAX: usize = 256;
 /// What the host has routes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Reach {
-    /// The IPv4 Internet.
-    pub ipv4: bool,
     /// The IPv6 Internet, from an address that is good for more than its link.
     pub ipv6: bool,
 }
@@ -38,25 +33,24 @@ impl Reach {
     /// Asks the kernel for the routes it would take. That follows all tables, rules and address
     /// selection, which a look at the list of routes would have to repeat.
     pub fn probe() -> Self {
-        Self { ipv4: has_route(FAR[0]), ipv6: has_route(FAR[1]) }
+        Self { ipv6: has_route(FAR) }
     }
 }
 
 /// True if a datagram to `ip` would have a way and a source address to go from. Connecting a UDP
 /// socket finds out without sending any.
-fn has_route(ip: IpAddr) -> bool {
+fn has_route(ip: Ipv6Addr) -> bool {
     let source = || -> rustix::io::Result<SocketAddr> {
-        let family = if ip.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        let flags = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::INET6, SocketType::DGRAM, flags, None)?;
         connect(&socket, &SocketAddr::from((ip, 53)))?;
         SocketAddr::try_from(getsockname(&socket)?)
     };
     match source().map(|source| source.ip()) {
-        Ok(IpAddr::V4(source)) => !source.is_loopback() && !source.is_unspecified(),
         Ok(IpAddr::V6(source)) => {
             !source.is_loopback() && !source.is_unspecified() && !source.is_unicast_link_local()
         }
-        Err(_) => false,
+        _ => false,
     }
 }
 

@@ -84,6 +84,15 @@ impl Sum {
         }
     }
 
+    /// The checksum as UDP writes it: 0 would mean "none", and its complement is the same number
+    /// (RFC 768).
+    pub fn finish_udp(self) -> u16 {
+        match self.finish() {
+            0 => 0xffff,
+            sum => sum,
+        }
+    }
+
     /// The sum in 16 bits, not complemented: what an open checksum's field holds.
     pub fn folded(self) -> u16 {
         let mut sum = self.sum;

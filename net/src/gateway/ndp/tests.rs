@@ -236,15 +236,15 @@ fn lifetimes(frame: &[u8]) -> (u16, u32, u32, u32) {
 #[test]
 fn what_the_host_cannot_route_is_withdrawn_and_refused_at_once() {
     let mut bed = Bed::with(GatewayConfig { ipv6: Ipv6Mode::Auto, ..config() });
-    bed.reach(true, true);
+    bed.reach(true);
     bed.advance(Duration::from_secs(100));
     let offered = (1800, 5400, 2700, 1800);
     assert!(bed.received_all().iter().all(|f| lifetimes(f) == offered));
-    bed.reach(true, true);
+    bed.reach(true);
     bed.advance(Duration::from_secs(1));
     assert!(bed.received_all().is_empty());
 
-    bed.reach(true, false);
+    bed.reach(false);
     bed.advance(Duration::ZERO);
     assert_eq!(lifetimes(&one(&mut bed)), (0, 0, 0, 0));
     let udp = |bed: &mut Bed, dst: &str| {
@@ -261,7 +261,7 @@ fn what_the_host_cannot_route_is_withdrawn_and_refused_at_once() {
     assert_eq!(bed.received_all().len(), 2);
     assert_eq!(bed.gateway.deadline(), None);
 
-    bed.reach(true, true);
+    bed.reach(true);
     bed.advance(Duration::from_secs(3));
     assert_eq!(lifetimes(&one(&mut bed)), offered);
 }
@@ -290,7 +290,7 @@ fn without_ipv6_there_is_no_router() {
         GatewayConfig { mtu: 1279, ipv6: Ipv6Mode::Off, ..config() },
     ] {
         let mut bed = Bed::with(config);
-        bed.reach(true, true);
+        bed.reach(true);
         let solicitation = frame(GUEST_LL, "ff02::2", &[133, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bed.send(&solicitation), TxOutcome::Sent);
         bed.advance(Duration::from_secs(1000));
@@ -303,7 +303,7 @@ fn a_guest_that_is_gone_is_not_told() {
     let mut bed = Bed::new();
     bed.detach();
     assert_eq!(bed.gateway.deadline(), None);
-    bed.reach(false, false);
+    bed.reach(false);
     bed.advance(Duration::from_secs(1000));
     assert!(bed.received_all().is_empty());
 }

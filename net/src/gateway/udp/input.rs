@@ -9,16 +9,16 @@ use super::table::{Class, Flow};
 use super::{Udp, without_label};
 use crate::frame::TxOutcome;
 use crate::gateway::config::Transport;
-use crate::gateway::emit::{Envelope, LOWER_MAX};
+use crate::gateway::emit::Envelope;
 use crate::gateway::icmp::{self, Message, Why};
-use crate::gateway::packet::{Packet, Payload};
+use crate::gateway::packet::Packet;
+use crate::gateway::services::udp_header;
 use crate::gateway::target;
 use crate::gateway::{Ctx, Handled};
 use crate::poll::Poller;
 use crate::stats::DropReason;
 use crate::sys::dgram::{Dgram, Header, Origin, SocketError};
-use crate::wire::checksum::Sum;
-use crate::wire::{ETHERNET_LEN, UDP_LEN, protocol, u16_at};
+use crate::wire::protocol;
 
 /// Entries taken from an error queue at a time: it is watched by edges, so mostly all there are.
 const ERRORS_MAX: usize = 256;
@@ -29,8 +29,9 @@ const DNS: u16 = 53;
 const QUOTE_MAX: usize = 512;
 
 impl Udp {
-    pub(super) fn forward(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
-        let (src_port, dst_port, payload) = parse(packet)?;
+    /// A datagram from the guest.
+    pub fn input(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
+        let (src_port, dst_port, payload) = packet.udp()?;
         let link_local = match packet.src {
             IpAddr::V4(_) => false,
             IpAddr::V6(src) => src.is_unicast_link_local(),
@@ -185,15 +186,10 @@ impl Udp {
             _ => remote.ip(),
         };
         let data = &payload[..error.len.min(QUOTE_MAX)];
-        let mut quote = [0; LOWER_MAX + UDP_LEN + QUOTE_MAX];
-        let envelope = Envelope::new(ctx.core.link.mac, guest.ip(), remote.ip(), protocol::UDP);
-        let len = UDP_LEN + data.len();
-        let lower = envelope.write(ctx.core.link.mac, len, &mut quote);
-        quote[lower..lower + 2].copy_from_slice(&guest.port().to_be_bytes());
-        quote[lower + 2..lower + 4].copy_from_slice(&remote.port().to_be_bytes());
-        quote[lower + 4..lower + 6].copy_from_slice(&(len as u16).to_be_bytes());
-        quote[lower + UDP_LEN..lower + len].copy_from_slice(data);
-        icmp::relay(ctx, from, guest.ip(), message, &quote[ETHERNET_LEN..lower + len]);
+        let header = udp_header(guest.port(), remote.port(), data.len());
+        let (guest, remote) = (guest.ip(), remote.ip());
+        let envelope = Envelope::new(ctx.core.link.mac, guest, remote, protocol::UDP);
+        icmp::relay_sent(ctx, from, &envelope, message, &header, data);
     }
 }
 
@@ -240,37 +236,4 @@ fn is_pending(error: &io::Error, mtu: Option<u32>) -> bool {
                     | libc::ENONET
             )
         )
-}
-
-/// The ports and the payload, checked.
-fn parse<'a>(packet: &Packet<'a>) -> Result<(u16, u16, Payload<'a>), DropReason> {
-    let mut payload = packet.payload(UDP_LEN)?;
-    let header = &packet.head[..UDP_LEN];
-    let (src, dst) = (u16_at(header, 0), u16_at(header, 2));
-    let len = usize::from(u16_at(header, 4));
-    // Port 0 as a source means that no answer is wanted (RFC 768); no flow can be made of that.
-    if len < UDP_LEN || len > packet.len || src == 0 || dst == 0 {
-        return Err(DropReason::Malformed);
-    }
-    payload.len = len - UDP_LEN;
-    payload.head = &payload.head[..payload.head.len().min(payload.len)];
-    if packet.offload.checksum.is_none() && !packet.offload.validated {
-        // The host makes a checksum of its own: one that is wrong must not become right.
-        // None is allowed in IPv4 (RFC 768), not in IPv6 (RFC 8200 §8.1).
-        if u16_at(header, 6) == 0 {
-            return if packet.src.is_ipv4() {
-                Ok((src, dst, payload))
-            } else {
-                Err(DropReason::BadChecksum)
-            };
-        }
-        let mut sum = Sum::pseudo_header(packet.src, packet.dst, protocol::UDP, len);
-        sum.bytes(header);
-        sum.bytes(payload.head);
-        sum.volatile(payload.tail, 0, payload.tail_len());
-        if sum.finish() != 0 {
-            return Err(DropReason::BadChecksum);
-        }
-    }
-    Ok((src, dst, payload))
 }

@@ -18,10 +18,9 @@ use std::time::Instant;
 use self::output::Large;
 use self::sockets::{Sockets, Use};
 use self::table::{Flow, Table};
+use super::Ctx;
 use super::config::{GatewayConfig, Transport};
 use super::error::GatewayError;
-use super::packet::Packet;
-use super::{Ctx, Handled};
 use crate::poll::{Poller, Ready, Token};
 use crate::sys::dgram::Dgram;
 
@@ -75,11 +74,6 @@ impl Udp {
     /// Those of `epoll_ctl(2)`.
     pub fn start(&mut self, poll: &Poller) -> io::Result<()> {
         self.sockets.indices().try_for_each(|i| self.sockets.watch(i, poll))
-    }
-
-    /// A datagram from the guest.
-    pub fn input(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
-        self.forward(ctx, packet)
     }
 
     /// A socket is ready.

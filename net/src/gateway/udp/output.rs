@@ -6,16 +6,15 @@ use std::net::{IpAddr, SocketAddr};
 use super::sockets::Use;
 use super::table::{Class, Flow, Table};
 use super::{BUDGET, TURN, Udp, without_label};
-use crate::addr::MacAddr;
 use crate::frame::Offload;
 use crate::gateway::emit::{Envelope, LOWER_MAX, open_checksum};
 use crate::gateway::frag::Outgoing;
+use crate::gateway::services::udp_header;
 use crate::gateway::target::is_forbidden;
 use crate::gateway::{Core, Ctx};
 use crate::rx::RxSlot;
 use crate::stats::DropReason;
 use crate::sys::dgram::Datagram;
-use crate::wire::checksum::Sum;
 use crate::wire::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, UDP_LEN, protocol};
 
 /// The longest UDP datagram, header on.
@@ -118,7 +117,7 @@ impl Udp {
                 return Pulled::Datagram;
             }
         };
-        let Some(mac) = guest_mac(ctx.core, guest.ip()) else {
+        let Some(mac) = ctx.core.link.neighbor(guest.ip()) else {
             drop(slot);
             ctx.io.stats.dropped(DropReason::NoNeighbor);
             return Pulled::Datagram;
@@ -128,10 +127,7 @@ impl Udp {
             ..Envelope::new(mac, remote.ip(), guest.ip(), protocol::UDP)
         };
         let len = UDP_LEN + got.len;
-        let mut header = [0; UDP_LEN];
-        header[0..2].copy_from_slice(&remote.port().to_be_bytes());
-        header[2..4].copy_from_slice(&guest.port().to_be_bytes());
-        header[4..6].copy_from_slice(&(len as u16).to_be_bytes());
+        let mut header = udp_header(remote.port(), guest.port(), got.len);
         let mut top = [0; LOWER_MAX + UDP_LEN];
         if got.len <= room && guest.is_ipv4() == ipv4 {
             let lower = envelope.write(ctx.core.link.mac, len, &mut top);
@@ -143,7 +139,7 @@ impl Udp {
                 let mut sum = envelope.pseudo_header(len);
                 sum.bytes(&header);
                 sum.volatile(slot.slices(), at, got.len);
-                header[6..8].copy_from_slice(&udp_checksum(sum).to_be_bytes());
+                header[6..8].copy_from_slice(&sum.finish_udp().to_be_bytes());
             }
             top[lower..at].copy_from_slice(&header);
             slot.write_at(0, &top[..at]);
@@ -158,7 +154,7 @@ impl Udp {
             self.large.buffer[..UDP_LEN].copy_from_slice(&header);
             let mut sum = envelope.pseudo_header(len);
             sum.bytes(&self.large.buffer[..len]);
-            self.large.buffer[6..8].copy_from_slice(&udp_checksum(sum).to_be_bytes());
+            self.large.buffer[6..8].copy_from_slice(&sum.finish_udp().to_be_bytes());
             self.large.id = self.large.id.wrapping_add(1);
             self.large.outgoing = Some((Outgoing::new(envelope, len, self.large.id), len));
         }
@@ -194,14 +190,6 @@ impl Udp {
     }
 }
 
-fn udp_checksum(sum: Sum) -> u16 {
-    // 0 means "no checksum"; its complement is the same number (RFC 768).
-    match sum.finish() {
-        0 => 0xffff,
-        sum => sum,
-    }
-}
-
 fn copy_out(slot: &RxSlot<'_>, mut at: usize, mut to: &mut [u8]) {
     for slice in slot.slices() {
         if at >= slice.len() {
@@ -222,12 +210,6 @@ pub(super) fn published_guest(core: &Core, ipv4: bool) -> IpAddr {
         Some(guest6) if !ipv4 => guest6.into(),
         _ => core.guest4().into(),
     }
-}
-
-fn guest_mac(core: &Core, ip: IpAddr) -> Option<MacAddr> {
-    core.link
-        .neighbor(ip)
-        .or_else(|| core.config.guest_mac.filter(|_| ip == IpAddr::V4(core.config.guest4)))
 }
 
 /// The guest's endpoint and the remote one as the guest sees it, and the flow where there is one.

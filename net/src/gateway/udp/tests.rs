@@ -392,7 +392,7 @@ fn a_client_is_served_on_in_the_family_that_it_began_in() {
 /// A gateway that offers IPv6 while the host has it.
 fn auto(config: GatewayConfig) -> Bed {
     let mut bed = Bed::with(GatewayConfig { ipv6: Ipv6Mode::Auto, ..config });
-    bed.reach(true, true);
+    bed.reach(true);
     bed
 }
 
@@ -412,7 +412,7 @@ fn flows_live_on_when_ipv6_goes() {
     early.send_to(b"ping", at).unwrap();
     assert_eq!(next(&mut bed).1, addr("[fd00:2::2]:80"));
 
-    bed.reach(true, false);
+    bed.reach(false);
     bed.advance(Duration::ZERO);
     bed.received();
     assert_eq!(bed.send_udp(guest, from, b"x"), TxOutcome::Sent);

@@ -94,7 +94,7 @@ fn no_route_is_told_by_icmp() {
 fn ipv6_that_is_not_offered_is_told_by_icmp() {
     let auto = GatewayConfig { ipv6: Ipv6Mode::Auto, ..config() };
     let mut guest = Guest::new(auto, "[fd00:2::2]:1000", "[2001:db8::1]:80");
-    guest.bed.reach(true, false);
+    guest.bed.reach(false);
     assert_eq!(guest.syn(), TxOutcome::Dropped(DropReason::NoRoute));
     let frames = guest.bed.received();
     // Destination unreachable, no route, about the SYN.
