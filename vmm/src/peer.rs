@@ -8,10 +8,13 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 #[path = "../../resources/probe/src/pattern.rs"]
 mod pattern;
@@ -44,6 +47,8 @@ struct Shared {
     udp: UdpSocket,
     served: Mutex<Vec<Arc<TcpStream>>>,
     ended: AtomicBool,
+    /// Readable from the end on.
+    end: OwnedFd,
 }
 
 impl Shared {
@@ -72,8 +77,11 @@ impl Peer {
             );
             return Ok(None);
         }
+        // Between its readiness and its reading a datagram may be found broken and be dropped.
+        udp.set_nonblocking(true)?;
+        let end = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let (served, ended) = (Mutex::default(), AtomicBool::new(false));
-        let shared = Arc::new(Shared { tcp, udp, served, ended });
+        let shared = Arc::new(Shared { tcp, udp, served, ended, end });
         let mut peer = Self { address, shared, threads: Vec::new() };
         for (name, run) in [("peer-udp", echo_datagrams as fn(&Shared)), ("peer-tcp", accept)] {
             let shared = Arc::clone(&peer.shared);
@@ -84,8 +92,9 @@ impl Peer {
     }
 }
 
-impl Drop for Peer {
-    fn drop(&mut self) {
+impl Peer {
+    /// Ends the service, and waits for its threads.
+    fn stop(&mut self) -> thread::Result<()> {
         let shared = &self.shared;
         {
             // Under the lock: no connection is added to the list that has been gone through.
@@ -96,12 +105,18 @@ impl Drop for Peer {
                 let _ = stream.shutdown(Shutdown::Both);
             }
         }
-        // Wakes those who wait in a call, though it is an error for sockets without a connection.
+        // Wakes who waits for a connection; that of a listener can't fail.
         let _ = rustix::net::shutdown(&shared.tcp, rustix::net::Shutdown::Both);
-        let _ = rustix::net::shutdown(&shared.udp, rustix::net::Shutdown::Both);
-        for thread in self.threads.drain(..) {
-            // A panic aborts the process in release builds; in others it has been printed.
-            let _ = thread.join();
+        // Nobody else writes to it, so its counter can't overflow.
+        let _ = rustix::io::write(&shared.end, &1u64.to_ne_bytes());
+        self.threads.drain(..).try_for_each(JoinHandle::join)
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        if self.stop().is_err() {
+            tracing::error!("the probe's peer had panicked");
         }
     }
 }
@@ -121,10 +136,16 @@ fn bind() -> io::Result<(TcpListener, UdpSocket)> {
 
 fn echo_datagrams(shared: &Shared) {
     let mut buffer = vec![0; 65536];
-    while !shared.has_ended() {
+    loop {
+        let (udp, end) = (&shared.udp, &shared.end);
+        // Fails only by a signal; there is nothing to be read then.
+        let _ = poll(&mut [PollFd::new(udp, PollFlags::IN), PollFd::new(end, PollFlags::IN)], None);
+        if shared.has_ended() {
+            break;
+        }
         // Errors are a peer's ICMP messages; the next datagram may fare better.
-        if let Ok((n, from)) = shared.udp.recv_from(&mut buffer) {
-            let _ = shared.udp.send_to(&buffer[..n], from);
+        if let Ok((n, from)) = udp.recv_from(&mut buffer) {
+            let _ = udp.send_to(&buffer[..n], from);
         }
     }
 }
@@ -260,7 +281,7 @@ mod tests {
     /// Whatever it is at: a connection that idles, one that sends, none at all.
     #[test]
     fn it_ends() {
-        let peer = Peer::start().unwrap().unwrap();
+        let mut peer = Peer::start().unwrap().unwrap();
         let mut open = Vec::new();
         for line in ["ECHO\n", "SOURCE 99999999999\n", "SINK\n", "EC"] {
             let mut stream = TcpStream::connect(peer.address).unwrap();
@@ -271,9 +292,10 @@ mod tests {
         while shared.served().len() < open.len() {
             thread::sleep(Duration::from_millis(1));
         }
+        peer.stop().unwrap();
         drop(peer);
         assert_eq!(Arc::strong_count(&shared), 1);
         assert!(shared.served().is_empty());
-        drop(Peer::start().unwrap());
+        Peer::start().unwrap().unwrap().stop().unwrap();
     }
 }
