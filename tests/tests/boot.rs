@@ -85,13 +85,19 @@ fn bzimage_xz() {
     boots_all_ways(&bzimage(Compression::Xz));
 }
 
-/// Memory on both sides of the hole below 4 GiB, populated lazily. The probe uses, and counts, what
-/// is below.
+/// Memory on both sides of the hole below 4 GiB, populated lazily. All of it is told, by either
+/// protocol.
 #[test]
 fn memory_above_four_gib() {
-    let run = Minivmm::run().args(["--memory", "6G", "--json"]);
-    let outcome = run.finish().unwrap().expect_status(0).unwrap();
-    assert_eq!(line(&outcome, "boot").unwrap()["memory_mib"], 3072, "{outcome}");
+    for protocol in ["pvh", "linux64"] {
+        for (size, mib) in [("256M", 256), ("3G", 3072), ("6G", 6144)] {
+            let args = ["--memory", size, "--json", "--boot-protocol", protocol];
+            let run = Minivmm::run().args(args).args(["--cmdline", "probe=none"]);
+            let outcome = run.finish().unwrap().expect_status(0).unwrap();
+            let told = &line(&outcome, "boot").unwrap()["memory_mib"];
+            assert_eq!(told, mib, "{protocol}, {size}: {outcome}");
+        }
+    }
 }
 
 #[test]

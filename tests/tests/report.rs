@@ -90,18 +90,3 @@ fn expectations() {
         assert_eq!(names.collect::<Vec<_>>(), failed, "{outcome}");
     }
 }
-
-/// All of the guest's memory is told, also what lies above the hole below 4 GiB, by either protocol.
-#[test]
-fn memory_beyond_the_hole() {
-    for protocol in ["pvh", "linux64"] {
-        for (size, mib) in [("256M", 256), ("3G", 3072), ("5G", 5120)] {
-            let args = ["--memory", size, "--json", "--boot-protocol", protocol];
-            let run = Minivmm::run().args(args).args(["--cmdline", "probe=none"]);
-            let outcome = run.finish().unwrap().expect_status(0).unwrap();
-            let lines = outcome.json();
-            let boot = lines.iter().find(|l| l["check"] == "boot").unwrap();
-            assert_eq!(boot["memory_mib"], mib, "{protocol}, {size}: {outcome}");
-        }
-    }
-}
