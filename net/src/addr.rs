@@ -3,11 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
 /// An EUI-48 address.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct MacAddr(pub [u8; 6]);
 
 impl MacAddr {
@@ -68,20 +65,6 @@ impl FromStr for MacAddr {
             None => Ok(Self(mac)),
             Some(_) => Err(error()),
         }
-    }
-}
-
-impl TryFrom<String> for MacAddr {
-    type Error = ParseMacError;
-
-    fn try_from(s: String) -> Result<Self, ParseMacError> {
-        s.parse()
-    }
-}
-
-impl From<MacAddr> for String {
-    fn from(mac: MacAddr) -> Self {
-        mac.to_string()
     }
 }
 
