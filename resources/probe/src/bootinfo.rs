@@ -56,14 +56,8 @@ impl BootInfo {
     pub fn read(facts: &BootFacts) -> Self {
         let m = Physical;
         let at = facts.info;
-        let mut info = Self {
-            cmdline: [0; 2048],
-            used: 0,
-            rsdp: 0,
-            ram_end: 0,
-            ram_total: 0,
-            initrd: None,
-        };
+        let mut info =
+            Self { cmdline: [0; 2048], used: 0, rsdp: 0, ram_end: 0, ram_total: 0, initrd: None };
         if facts.linux {
             // boot_params: Documentation/arch/x86/zero-page.rst
             info.rsdp = m.number::<8>(at + 0x70);
