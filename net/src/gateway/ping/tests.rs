@@ -9,6 +9,7 @@ use rustix::net::{AddressFamily, SendFlags, SocketType, bind, ipproto, sendto, s
 use super::*;
 use crate::gateway::testing::{Bed, GATEWAY_MAC, GUEST_MAC, config};
 use crate::stats::DropReason;
+use crate::wire::ETHERNET_LEN;
 use crate::wire::checksum::{Sum, checksum};
 
 const INSIDE: &str = "MINIVMM_PING_INSIDE";
