@@ -201,7 +201,7 @@ fn send(
 }
 
 /// The gateway's address of the family of `guest`.
-fn gateway_address(ctx: &Ctx<'_, '_>, guest: IpAddr) -> IpAddr {
+pub fn gateway_address(ctx: &Ctx<'_, '_>, guest: IpAddr) -> IpAddr {
     match guest {
         IpAddr::V4(_) => ctx.core.config.gateway4.into(),
         IpAddr::V6(_) => ctx.core.config.gateway6.into(),

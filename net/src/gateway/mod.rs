@@ -258,7 +258,9 @@ impl Backend for Gateway {
     }
 
     fn batch_end(&mut self, io: &mut Cx<'_>) {
-        self.tcp.batch_end(&mut Ctx { io, core: &mut self.core });
+        let ctx = &mut Ctx { io, core: &mut self.core };
+        self.tcp.batch_end(ctx);
+        self.udp.batch_end(ctx);
         self.levels(io.stats);
     }
 

@@ -166,7 +166,9 @@ impl Bed {
             IpAddr::V6(ip) => ip.is_multicast(),
         };
         let mac = if group { MacAddr::BROADCAST } else { GATEWAY_MAC };
-        self.send(&udp_frame(mac, src, dst, payload))
+        let outcome = self.send(&udp_frame(mac, src, dst, payload));
+        self.run(|gateway, cx| gateway.batch_end(cx));
+        outcome
     }
 
     /// What the guest got since the last call, without the router's advertisements.

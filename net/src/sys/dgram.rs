@@ -23,6 +23,50 @@ const CONTROL_LEN: usize = 192;
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_LEN]);
 
+impl Control {
+    /// Writes a control message behind the first `used` bytes, which are others, and returns how
+    /// many are used then.
+    fn put<T: Copy>(&mut self, used: usize, level: c_int, kind: c_int, value: T) -> usize {
+        let len = size_of::<T>() as u32;
+        // SAFETY: this one only counts.
+        let (len, space) = unsafe { (libc::CMSG_LEN(len), libc::CMSG_SPACE(len) as usize) };
+        let to = &mut self.0[used..used + space];
+        let c = to.as_mut_ptr().cast::<cmsghdr>();
+        // SAFETY: `to` has the room of a header and the value behind it, both are written without
+        // asking for alignment, and CMSG_DATA only adds to the pointer.
+        unsafe {
+            let mut header: cmsghdr = zeroed();
+            header.cmsg_len = len as _;
+            header.cmsg_level = level;
+            header.cmsg_type = kind;
+            c.write_unaligned(header);
+            libc::CMSG_DATA(c).cast::<T>().write_unaligned(value);
+        }
+        used + space
+    }
+
+    /// Writes the one that sets a datagram's source.
+    fn put_source(&mut self, used: usize, local: IpAddr) -> usize {
+        match local {
+            IpAddr::V4(ip) => {
+                let info = libc::in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: libc::in_addr { s_addr: u32::from(ip).to_be() },
+                    ipi_addr: libc::in_addr { s_addr: 0 },
+                };
+                self.put(used, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+            }
+            IpAddr::V6(ip) => {
+                let info = libc::in6_pktinfo {
+                    ipi6_addr: libc::in6_addr { s6_addr: ip.octets() },
+                    ipi6_ifindex: 0,
+                };
+                self.put(used, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+            }
+        }
+    }
+}
+
 /// What of a datagram's IP header a socket sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
@@ -203,6 +247,33 @@ impl Dgram {
         let mut iov = Iov::new();
         iov.push(head.as_ptr().cast_mut(), head.len())?;
         iov.push_slices(tail, 0, len)?;
+        self.sendmsg(&mut iov, to, local, None)
+    }
+
+    /// Sends `bytes` as datagrams of `size` bytes each, the last with what is left, all of them or
+    /// none (`UDP_SEGMENT`, `udp(7)`).
+    ///
+    /// # Errors
+    /// Those of `sendmsg(2)`: where the path's MTU is too small, or the kernel too old, among them.
+    pub fn send_segments(
+        &self,
+        bytes: &[u8],
+        size: u16,
+        to: SocketAddr,
+        local: Option<IpAddr>,
+    ) -> io::Result<usize> {
+        let mut iov = Iov::new();
+        iov.push(bytes.as_ptr().cast_mut(), bytes.len())?;
+        self.sendmsg(&mut iov, to, local, Some(size))
+    }
+
+    fn sendmsg(
+        &self,
+        iov: &mut Iov,
+        to: SocketAddr,
+        local: Option<IpAddr>,
+        size: Option<u16>,
+    ) -> io::Result<usize> {
         let (mut name, name_len) = to_sockaddr(to);
         let mut control = Control([0; CONTROL_LEN]);
         // SAFETY: an all-zero msghdr is valid: no name, no data, no control message.
@@ -211,11 +282,16 @@ impl Dgram {
         msg.msg_namelen = name_len;
         msg.msg_iov = iov.ptr();
         msg.msg_iovlen = iov.len;
+        let mut len = 0;
         if let Some(local) = local {
+            len = control.put_source(len, local);
+        }
+        if let Some(size) = size {
+            len = control.put(len, libc::SOL_UDP, libc::UDP_SEGMENT, size);
+        }
+        if len > 0 {
             msg.msg_control = (&raw mut control).cast();
-            msg.msg_controllen = CONTROL_LEN;
-            // SAFETY: the control buffer is aligned, large enough and borrowed by `msg` alone.
-            msg.msg_controllen = unsafe { put_source(&msg, local) };
+            msg.msg_controllen = len;
         }
         let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
         // SAFETY: name, iovecs and control message point to live memory that sendmsg only reads.
@@ -317,46 +393,6 @@ fn set(fd: &OwnedFd, level: c_int, option: c_int) -> io::Result<()> {
         libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const on).cast(), len)
     };
     result(n as isize).map(drop)
-}
-
-/// Writes the control message that sets a datagram's source, and returns its length.
-///
-/// # Safety
-/// `msg` has a control buffer of [`CONTROL_LEN`] bytes, aligned for control messages, that nobody
-/// else uses.
-unsafe fn put_source(msg: &msghdr, local: IpAddr) -> usize {
-    // SAFETY: the caller's promise; both kinds of packet information fit the buffer, and the
-    // unaligned write needs no alignment.
-    unsafe {
-        let c = libc::CMSG_FIRSTHDR(msg);
-        match local {
-            IpAddr::V4(ip) => {
-                let info = libc::in_pktinfo {
-                    ipi_ifindex: 0,
-                    ipi_spec_dst: libc::in_addr { s_addr: u32::from(ip).to_be() },
-                    ipi_addr: libc::in_addr { s_addr: 0 },
-                };
-                let len = size_of_val(&info) as u32;
-                (*c).cmsg_level = libc::IPPROTO_IP;
-                (*c).cmsg_type = libc::IP_PKTINFO;
-                (*c).cmsg_len = libc::CMSG_LEN(len) as usize;
-                libc::CMSG_DATA(c).cast::<libc::in_pktinfo>().write_unaligned(info);
-                libc::CMSG_SPACE(len) as usize
-            }
-            IpAddr::V6(ip) => {
-                let info = libc::in6_pktinfo {
-                    ipi6_addr: libc::in6_addr { s6_addr: ip.octets() },
-                    ipi6_ifindex: 0,
-                };
-                let len = size_of_val(&info) as u32;
-                (*c).cmsg_level = libc::IPPROTO_IPV6;
-                (*c).cmsg_type = libc::IPV6_PKTINFO;
-                (*c).cmsg_len = libc::CMSG_LEN(len) as usize;
-                libc::CMSG_DATA(c).cast::<libc::in6_pktinfo>().write_unaligned(info);
-                libc::CMSG_SPACE(len) as usize
-            }
-        }
-    }
 }
 
 /// A control message from the kernel.
@@ -493,6 +529,26 @@ mod tests {
                 let got = socket.recv(&[], 0, 0, &mut [0; 8]).unwrap();
                 assert_eq!((got.len, got.traffic_class), (1, traffic_class));
             }
+        }
+    }
+
+    #[test]
+    fn segments_arrive_as_datagrams_from_the_address_that_was_asked_for() {
+        for (any, local) in [("0.0.0.0:0", "127.0.0.9"), ("[::]:0", "::1")] {
+            let local: IpAddr = local.parse().unwrap();
+            let socket = Dgram::listen(any.parse().unwrap()).unwrap();
+            let port = socket.local_addr().unwrap().port();
+            let peer = UdpSocket::bind((local, 0)).unwrap();
+            let to = peer.local_addr().unwrap();
+            assert_eq!(socket.send_segments(b"aabbc", 2, to, Some(local)).unwrap(), 5);
+            for want in [&b"aa"[..], b"bb", b"c"] {
+                let mut buffer = [0; 8];
+                let (n, from) = peer.recv_from(&mut buffer).unwrap();
+                assert_eq!((&buffer[..n], from), (want, (local, port).into()));
+            }
+            // All or none.
+            let error = socket.send_segments(&[0; 65400], 1, to, None).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
         }
     }
 

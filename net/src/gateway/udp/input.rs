@@ -11,7 +11,7 @@ use crate::frame::TxOutcome;
 use crate::gateway::config::Transport;
 use crate::gateway::emit::Envelope;
 use crate::gateway::icmp::{self, Message, Why};
-use crate::gateway::packet::Packet;
+use crate::gateway::packet::{Packet, Payload};
 use crate::gateway::services::udp_header;
 use crate::gateway::target;
 use crate::gateway::{Ctx, Handled};
@@ -46,38 +46,64 @@ impl Udp {
             icmp::unreachable(ctx, packet, Why::HopLimit);
             return Err(DropReason::HopLimit);
         }
-        let flow = match self.table.find(guest, remote) {
-            Some(flow) => flow,
-            None => self.open_for_guest(ctx, packet, guest, remote)?,
+        let i = match self.table.find(guest, remote) {
+            Some(i) => i,
+            None => {
+                self.give(ctx);
+                self.open_for_guest(ctx, packet, guest, remote)?
+            }
         };
-        let Flow { socket, host, local, .. } = *self.table.get(flow);
+        let socket = self.table.get(i).socket;
         let published = self.sockets.get(socket).is_some_and(|s| s.is_published());
-        self.table.sent(flow, published, ctx.io.now);
+        self.table.sent(i, published, ctx.io.now);
         let header = Header {
             hop_limit: if here { packet.hop_limit.max(1) } else { packet.hop_limit - 1 },
             traffic_class: packet.traffic_class,
             dont_fragment: packet.dont_fragment,
         };
+        if self.gather.push(i, header, &payload) {
+            return Ok(TxOutcome::Sent);
+        }
+        self.give(ctx);
+        if self.gather.push(i, header, &payload) {
+            return Ok(TxOutcome::Sent);
+        }
+        let flow = self.table.get(i).clone();
+        match self.send(ctx, &flow, header, &payload) {
+            Ok(()) => Ok(TxOutcome::Sent),
+            Err((why, reason)) => {
+                if let Some(why) = why {
+                    icmp::unreachable(ctx, packet, why);
+                }
+                Err(reason)
+            }
+        }
+    }
+
+    /// Sends one datagram of `flow`, or says why it did not go: to the guest, and to us.
+    pub(super) fn send(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        flow: &Flow,
+        header: Header,
+        payload: &Payload<'_>,
+    ) -> Result<(), (Option<Why>, DropReason)> {
         let mut again = true;
         loop {
-            let Some(socket_ref) = self.sockets.get(socket) else {
-                return Err(DropReason::SocketFailed);
+            let Some(socket) = self.sockets.get(flow.socket) else {
+                return Err((None, DropReason::SocketFailed));
             };
-            let sent = socket_ref.dgram.set_header(header).and_then(|()| {
-                let dgram = &socket_ref.dgram;
-                dgram.send(payload.head, payload.tail, payload.tail_len(), host, local)
+            let sent = socket.dgram.set_header(header).and_then(|()| {
+                let (tail, len) = (payload.tail, payload.tail_len());
+                socket.dgram.send(payload.head, tail, len, flow.host, flow.local)
             });
-            match sent {
-                Ok(_) => return Ok(TxOutcome::Sent),
-                Err(error) => {
-                    let mtu = self.errors(ctx, socket);
-                    // An error of an earlier datagram is told by the next call, whatever that sends.
-                    if again && is_pending(&error, mtu) {
-                        again = false;
-                    } else {
-                        return Err(send_failed(ctx, packet, mtu, &error));
-                    }
-                }
+            let Err(error) = sent else { return Ok(()) };
+            let mtu = self.errors(ctx, flow.socket);
+            // An error of an earlier datagram is told by the next call, whatever that sends.
+            if again && is_pending(&error, mtu) {
+                again = false;
+            } else {
+                return Err(send_failed(mtu.unwrap_or(ctx.core.config.mtu.into()), &error));
             }
         }
     }
@@ -193,28 +219,22 @@ impl Udp {
     }
 }
 
-/// Tells the guest why its datagram did not go, and us what it counts as.
-fn send_failed(
-    ctx: &mut Ctx<'_, '_>,
-    packet: &Packet<'_>,
-    mtu: Option<u32>,
-    error: &io::Error,
-) -> DropReason {
+/// What a datagram that did not go is to the guest, and to us. `mtu` is the path's.
+fn send_failed(mtu: u32, error: &io::Error) -> (Option<Why>, DropReason) {
     let (why, reason) = match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => return DropReason::SendBufferFull,
-        Some(libc::EMSGSIZE) => {
-            (Why::TooBig(mtu.unwrap_or(ctx.core.config.mtu.into())), DropReason::TooBig)
+        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => {
+            return (None, DropReason::SendBufferFull);
         }
+        Some(libc::EMSGSIZE) => (Why::TooBig(mtu), DropReason::TooBig),
         Some(libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::ENETDOWN) => {
             (Why::Network, DropReason::NoRoute)
         }
         Some(libc::EHOSTUNREACH) => (Why::Host, DropReason::NoRoute),
         // A rule of the host's firewall, or a broadcast address of one of its networks.
         Some(libc::EACCES | libc::EPERM) => (Why::Prohibited, DropReason::DestinationForbidden),
-        _ => return DropReason::SendFailed,
+        _ => return (None, DropReason::SendFailed),
     };
-    icmp::unreachable(ctx, packet, why);
-    reason
+    (Some(why), reason)
 }
 
 /// Errors that `sendmsg` tells of earlier datagrams: those that ICMP brings. One that is too big

@@ -2,9 +2,11 @@
 //!
 //! Each endpoint of the guest's has one unconnected socket, whatever it speaks with, and hears
 //! from the addresses that it has sent to. A published port is a socket too; who speaks to it is
-//! a flow like any other, that the remote side has begun. Datagrams go from the guest's memory to
-//! the socket and back with nothing in between.
+//! a flow like any other, that the remote side has begun. Large datagrams go from the guest's
+//! memory to the socket with nothing in between, small ones of a batch together ([`gather`]); the
+//! way back ends in the guest's memory.
 
+mod gather;
 mod input;
 mod output;
 mod sockets;
@@ -15,6 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use self::gather::Gather;
 use self::output::Large;
 use self::sockets::{Sockets, Use};
 use self::table::{Flow, Table};
@@ -42,6 +45,7 @@ pub struct Udp {
     /// The queue goes on at once.
     again: Option<Instant>,
     large: Large,
+    gather: Gather,
 }
 
 impl Udp {
@@ -65,6 +69,7 @@ impl Udp {
             blocked: false,
             again: None,
             large: Large::default(),
+            gather: Gather::new(),
         })
     }
 
@@ -74,6 +79,11 @@ impl Udp {
     /// Those of `epoll_ctl(2)`.
     pub fn start(&mut self, poll: &Poller) -> io::Result<()> {
         self.sockets.indices().try_for_each(|i| self.sockets.watch(i, poll))
+    }
+
+    /// The batch of packets from the guest is over.
+    pub fn batch_end(&mut self, ctx: &mut Ctx<'_, '_>) {
+        self.give(ctx);
     }
 
     /// A socket is ready.
@@ -110,6 +120,7 @@ impl Udp {
 
     /// The guest is gone, and its flows with it.
     pub fn detached(&mut self, poll: &Poller) {
+        self.gather.clear();
         while let Some(i) = self.table.any() {
             self.close(i, poll);
         }

@@ -232,6 +232,83 @@ fn a_datagram_larger_than_the_link_comes_in_fragments() {
 }
 
 #[test]
+fn a_batch_arrives_as_it_was_sent() {
+    for (guest, remotes, loopback) in [
+        ("10.0.2.2:4000", ["192.0.2.1:7", "192.0.2.2:7"], "127.0.0.1:0"),
+        ("[fd00:2::2]:4000", ["[2001:db8::1]:7", "[2001:db8::2]:7"], "[::1]:0"),
+    ] {
+        let host = peer(loopback);
+        let mut bed = redirected(&[(remotes[0], &host), (remotes[1], &host)]);
+        // Equal ones, a shorter and a longer one, an empty one, one that is too large to be copied;
+        // then more than one call takes. Every third is another flow's of the same socket.
+        let mixed = [100, 100, 100, 100, 40, 100, 0, 101, 20000, 5, 5, 4, 4].to_vec();
+        for (sizes, flows) in
+            [(mixed.clone(), 1), (mixed, 3), (vec![300; 100], 1), (vec![1; 70], 3)]
+        {
+            for (n, size) in sizes.iter().enumerate() {
+                let remote = addr(remotes[usize::from(n % flows == 1)]);
+                let f = udp_frame(GATEWAY_MAC, addr(guest), remote, &vec![n as u8; *size]);
+                assert_eq!(bed.send(&f), TxOutcome::Sent);
+            }
+            bed.run(|gateway, cx| gateway.batch_end(cx));
+            for (n, size) in sizes.iter().enumerate() {
+                let mut buffer = [0; 30000];
+                let (len, _) = host.recv_from(&mut buffer).unwrap();
+                assert_eq!(buffer[..len], vec![n as u8; *size], "datagram {n}");
+            }
+        }
+        assert_eq!(bed.stats.total_drops(), 0);
+    }
+}
+
+#[test]
+fn headers_are_not_mixed() {
+    let host = Dgram::listen(addr("127.0.0.1:0")).unwrap();
+    let mut config = config();
+    let (from, to) = (addr("192.0.2.1:7"), host.local_addr().unwrap());
+    config.redirects.push(Redirect { transport: Transport::Udp, from, to });
+    let mut bed = Bed::with(config);
+    let classes = [0, 0, 0xb8, 0xb8, 0];
+    for class in classes {
+        let mut f = udp_frame(GATEWAY_MAC, addr("10.0.2.2:4000"), addr("192.0.2.1:7"), b"same");
+        f[15] = class;
+        f[24..26].fill(0);
+        let sum = checksum(&f[14..34]);
+        f[24..26].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!(bed.send(&f), TxOutcome::Sent);
+    }
+    bed.run(|gateway, cx| gateway.batch_end(cx));
+    for class in classes {
+        let got = host.recv(&[], 0, 0, &mut [0; 8]).unwrap();
+        assert_eq!((got.len, got.traffic_class), (4, class));
+    }
+}
+
+#[test]
+fn each_datagram_of_a_batch_has_its_own_error() {
+    // The loopback takes 64 KiB, but no datagram for a broadcast address.
+    let mut config = config();
+    let (from, to) = (addr("192.0.2.1:7"), addr("255.255.255.255:9"));
+    config.redirects.push(Redirect { transport: Transport::Udp, from, to });
+    let mut bed = Bed::with(config);
+    for n in 0..3u8 {
+        let f = udp_frame(GATEWAY_MAC, addr("10.0.2.2:4000"), from, &[n; 40]);
+        assert_eq!(bed.send(&f), TxOutcome::Sent);
+    }
+    bed.run(|gateway, cx| gateway.batch_end(cx));
+    assert_eq!(bed.stats.drops(DropReason::DestinationForbidden), 3);
+    let frames = bed.received();
+    assert_eq!(frames.len(), 3);
+    for (n, frame) in frames.iter().enumerate() {
+        // Prohibited, by the gateway, about that datagram.
+        assert_eq!((&frame[26..30], &frame[34..36]), (&[10, 0, 2, 1][..], &[3, 13][..]));
+        assert_eq!(frame[54..62], [10, 0, 2, 2, 192, 0, 2, 1]);
+        assert_eq!((u16_at(frame, 62), u16_at(frame, 64)), (4000, 7));
+        assert_eq!(frame[70..], [n as u8; 40]);
+    }
+}
+
+#[test]
 fn a_closed_port_is_told() {
     let closed = peer("127.0.0.1:0");
     let mut bed = redirected(&[("192.0.2.1:7", &closed)]);
@@ -283,6 +360,7 @@ fn a_wrong_checksum_or_length_is_dropped() {
     assert_eq!(bed.send(&f), TxOutcome::Dropped(DropReason::Malformed));
     f[38..40].copy_from_slice(&7u16.to_be_bytes());
     assert_eq!(bed.send(&f), TxOutcome::Dropped(DropReason::Malformed));
+    bed.run(|gateway, cx| gateway.batch_end(cx));
     let (n, _) = host.recv_from(&mut [0; 16]).unwrap();
     assert_eq!(n, 5);
 }
