@@ -230,7 +230,8 @@ impl VirtQueue {
     ///
     /// # Errors
     /// [`QueueError`]; `segments` is then as it was. A fatal error repeats for ever.
-    #[inline]
+    // Once for each chain, and by itself the compiler leaves it out of line.
+    #[inline(always)]
     pub fn pop(&mut self, segments: &mut Segments) -> Result<Option<Chain>, QueueError> {
         if self.next_avail == self.avail_idx && self.available()? == 0 {
             return Ok(None);
@@ -361,12 +362,12 @@ impl VirtQueue {
         let mut split = None;
         let (mut readable_len, mut writable_len) = (0u32, 0u32);
         let (mut index, mut seen, mut in_table) = (head, 0, false);
-        let mut descriptors = 0;
+        // Those before the table, the one that points to it included.
+        let mut direct = 0;
         loop {
             let d = if in_table {
                 descriptor(self.table.as_slice()[0], index)
             } else {
-                descriptors += 1;
                 descriptor(self.desc.as_volatile(), index)
             }
             .ok_or(ChainFault::NextOutOfRange)?;
@@ -383,6 +384,7 @@ impl VirtQueue {
                 }
                 // After direct descriptors (§2.7.5.3.2 allows it) the chain goes on in the table.
                 (index, in_table) = (0, true);
+                direct = seen + 1;
                 continue;
             }
 
@@ -409,6 +411,7 @@ impl VirtQueue {
         }
         let end = out.len();
         let split = split.unwrap_or(end);
+        let descriptors = if in_table { direct } else { seen };
         Ok(Chain { head, readable_len, writable_len, descriptors, start, split, end })
     }
 }

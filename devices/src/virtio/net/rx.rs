@@ -28,7 +28,7 @@ struct Buffer {
     /// How many slices of the list are its own.
     slices: usize,
     /// How many descriptors of the ring it takes.
-    descriptors: usize,
+    descriptors: u16,
 }
 
 /// What [`RxRing::slices`] refers to.
@@ -58,8 +58,6 @@ pub struct RxQueue {
     buffers: VecDeque<Buffer>,
     /// Bytes of `buffers` together.
     room: usize,
-    /// Descriptors of `buffers` together.
-    descriptors: usize,
     /// The memory of `buffers`, in order, from number `first` on. Without its first 12 bytes, if
     /// `header` has these.
     segments: Segments,
@@ -87,7 +85,6 @@ impl RxQueue {
             mergeable,
             buffers: VecDeque::with_capacity(size),
             room: 0,
-            descriptors: 0,
             segments: Segments::with_capacity(COMPACT + 2 * size),
             first: 0,
             header: Segments::with_capacity(VNET_HEADER_LEN),
@@ -136,9 +133,16 @@ impl RxQueue {
         self.irq.raise();
     }
 
-    /// Pops chains until `enough` or there are none.
-    fn fill(&mut self, enough: impl Fn(&Self) -> bool) -> Result<bool, QueueError> {
-        while !enough(self) {
+    /// Whether there are buffers for `len` bytes, or one that more buffers would not make larger.
+    fn has(&self, len: usize) -> bool {
+        if self.mergeable { self.room >= len + VNET_HEADER_LEN } else { !self.buffers.is_empty() }
+    }
+
+    /// Pops chains until it [`has`](Self::has) `len` or there are none.
+    // The path of each frame; the other use of it waits.
+    #[inline(always)]
+    fn fill(&mut self, len: usize) -> Result<bool, QueueError> {
+        while !self.has(len) {
             let before = self.segments.len();
             let chain = match self.queue.pop(&mut self.segments) {
                 Ok(Some(chain)) => chain,
@@ -157,10 +161,9 @@ impl RxQueue {
                 continue;
             }
             let slices = self.segments.len() - before;
-            let descriptors = usize::from(chain.descriptors);
+            let descriptors = chain.descriptors;
             self.buffers.push_back(Buffer { head: chain.head, len, slices, descriptors });
             self.room += len;
-            self.descriptors += descriptors;
         }
         Ok(true)
     }
@@ -171,9 +174,9 @@ impl RxQueue {
     }
 
     /// As `fill`, and asks for a kick where that is not enough.
-    fn fill_or_wait(&mut self, enough: impl Fn(&Self) -> bool) -> Result<bool, QueueError> {
+    fn fill_or_wait(&mut self, len: usize) -> Result<bool, QueueError> {
         loop {
-            if self.fill(&enough)? {
+            if self.fill(len)? {
                 return Ok(true);
             }
             self.waiting = true;
@@ -210,35 +213,41 @@ impl RxQueue {
     }
 
     fn try_reserve(&mut self, most: usize, least: usize) -> Result<Option<usize>, QueueError> {
-        let mergeable = self.mergeable;
-        let enough = |len: usize| {
-            move |q: &Self| {
-                if mergeable { q.room >= len + VNET_HEADER_LEN } else { !q.buffers.is_empty() }
-            }
-        };
-        self.fill(enough(most))?;
-        let room = if mergeable { Some(self.room) } else { self.buffers.front().map(|b| b.len) };
-        if let Some(room) = room.and_then(|room| room.checked_sub(VNET_HEADER_LEN)) {
-            let len = most.min(room);
-            if len >= least && self.is_callable(len) {
-                return Ok(Some(self.lend(len)));
-            }
+        self.fill(most)?;
+        let len = most.min(self.fits());
+        if len < least || self.buffers.is_empty() || !self.is_callable(len) {
+            return self.reserve_least(least);
         }
-        if !(self.fill_or_wait(enough(least))? || mergeable && self.is_full()) {
+        self.lend();
+        Ok(Some(len))
+    }
+
+    /// Reserves `len` bytes, ours where the guest's will never do, or asks for a kick.
+    #[cold]
+    fn reserve_least(&mut self, len: usize) -> Result<Option<usize>, QueueError> {
+        let filled = self.fill_or_wait(len)?;
+        if !(filled || self.mergeable && self.is_full()) {
             return Ok(None);
         }
         // Waiting does not make the first buffer larger, nor a full ring.
-        let room = if mergeable { self.room } else { self.buffers.front().map_or(0, |b| b.len) };
-        if room >= least + VNET_HEADER_LEN && self.is_callable(least) {
-            return Ok(Some(self.lend(least)));
+        if self.fits() >= len && self.is_callable(len) {
+            self.lend();
+        } else {
+            self.own.get_or_insert_with(|| HostBuffer::new(FRAME_MAX));
+            self.reservation = Reservation::Own;
         }
-        self.own.get_or_insert_with(|| HostBuffer::new(FRAME_MAX));
-        self.reservation = Reservation::Own;
-        Ok(Some(least))
+        Ok(Some(len))
     }
 
-    /// Reserves the first buffers of the guest, which hold `len` bytes or more.
-    fn lend(&mut self, len: usize) -> usize {
+    /// The longest frame that the buffers hold.
+    fn fits(&self) -> usize {
+        let room =
+            if self.mergeable { self.room } else { self.buffers.front().map_or(0, |b| b.len) };
+        room.saturating_sub(VNET_HEADER_LEN)
+    }
+
+    /// Reserves the guest's first buffers.
+    fn lend(&mut self) {
         self.open_header();
         let slices = if self.mergeable {
             self.segments.len() - self.first
@@ -246,12 +255,12 @@ impl RxQueue {
             self.buffers.front().map_or(0, |b| b.slices)
         };
         self.reservation = Reservation::Guest { slices };
-        len
     }
 
     /// The driver has no descriptors left that it could add buffers with.
     fn is_full(&self) -> bool {
-        self.descriptors >= usize::from(self.queue.size())
+        let taken: usize = self.buffers.iter().map(|b| usize::from(b.descriptors)).sum();
+        taken >= usize::from(self.queue.size())
     }
 
     /// Splits the header's place from the first buffer.
@@ -272,7 +281,6 @@ impl RxQueue {
             self.queue.push_used(buffer.head, u32::try_from(used).unwrap_or(u32::MAX));
             left -= used;
             self.room -= buffer.len;
-            self.descriptors -= buffer.descriptors;
             slices += buffer.slices;
             count += 1;
         }
