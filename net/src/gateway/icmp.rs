@@ -225,7 +225,9 @@ fn copy_start(payload: &Payload<'_>, to: &mut [u8]) -> usize {
     len
 }
 
-fn may_answer(config: &GatewayConfig, packet: &Packet<'_>) -> bool {
+/// True if a packet is to or from no single node, by its addresses or its frame's: whoever answered
+/// it would answer for many, or to many.
+pub fn is_group_traffic(config: &GatewayConfig, packet: &Packet<'_>) -> bool {
     let group = |ip: IpAddr| match ip {
         IpAddr::V4(ip) => {
             ip.is_unspecified()
@@ -235,6 +237,10 @@ fn may_answer(config: &GatewayConfig, packet: &Packet<'_>) -> bool {
         }
         IpAddr::V6(ip) => ip.is_unspecified() || ip.is_multicast(),
     };
+    packet.group || group(packet.src) || group(packet.dst)
+}
+
+fn may_answer(config: &GatewayConfig, packet: &Packet<'_>) -> bool {
     let error = match (packet.protocol, packet.head.first()) {
         (protocol::ICMP, Some(kind)) => !matches!(*kind, ECHO_REPLY | ECHO_REQUEST | 13..=18),
         (protocol::ICMPV6, Some(kind)) => *kind < 128,
@@ -242,7 +248,7 @@ fn may_answer(config: &GatewayConfig, packet: &Packet<'_>) -> bool {
         _ => false,
     };
     let later = packet.fragment.is_some_and(|f| f.offset != 0);
-    !error && !later && !packet.group && !group(packet.src) && !group(packet.dst)
+    !error && !later && !is_group_traffic(config, packet)
 }
 
 /// An echo request of the guest's, copied out of its memory and checked.

@@ -1,11 +1,10 @@
 //! Resets for the guest.
 
-use std::net::IpAddr;
-
 use super::Tcp;
 use super::segment::{ACK, FIN, Fields, Header, RST, SYN};
 use crate::gateway::Ctx;
 use crate::gateway::emit::Envelope;
+use crate::gateway::icmp;
 use crate::gateway::packet::Packet;
 use crate::stats::DropReason;
 use crate::wire::protocol;
@@ -26,11 +25,7 @@ impl Tcp {
     /// A segment that belongs to no connection is answered with a reset, unless it is one
     /// (RFC 9293 §3.10.7.1).
     pub(super) fn answer_stray(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>, h: &Header) {
-        let group = match packet.dst {
-            IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
-            IpAddr::V6(ip) => ip.is_multicast(),
-        };
-        if h.has(RST) || group {
+        if h.has(RST) || icmp::is_group_traffic(&ctx.core.config, packet) {
             return;
         }
         let f = &h.fields;

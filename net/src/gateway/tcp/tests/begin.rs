@@ -197,6 +197,23 @@ fn what_belongs_to_no_connection_is_reset() {
 }
 
 #[test]
+fn what_is_for_many_is_answered_by_nobody() {
+    for to in ["10.0.2.255:80", "255.255.255.255:80", "224.0.0.1:80"] {
+        let mut guest = Guest::new(config(), "10.0.2.2:1000", to);
+        for flags in [SYN, ACK] {
+            assert_ne!(guest.send(flags, b""), TxOutcome::Sent, "{to}");
+        }
+        guest.silence();
+    }
+    // One node's address, in a frame to all.
+    let mut guest = Guest::new(config(), "10.0.2.2:1000", "198.51.100.1:80");
+    let mut all = frame(guest.local, guest.remote, guest.fields(ACK), &[], b"");
+    all[..6].fill(0xff);
+    assert_ne!(guest.bed.send(&all), TxOutcome::Sent);
+    guest.silence();
+}
+
+#[test]
 fn resets_wait_for_receive_buffers() {
     let mut guest = Guest::new(config(), "10.0.2.2:1000", "198.51.100.1:80");
     guest.bed.ring.full = true;
