@@ -1,10 +1,10 @@
-//! The data path of the NAT allocates nothing: a TCP flow that exists is served from what exists.
+//! The data path of the NAT allocates nothing: a flow that exists is served from what exists.
 #![expect(unsafe_code, reason = "a global allocator is unsafe by its trait")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
 use minivmm_net::addr::MacAddr;
@@ -50,6 +50,7 @@ struct Ring {
     /// Payload bytes that came.
     payload: u32,
     frames: u32,
+    datagrams: u32,
 }
 
 impl RxRing for Ring {
@@ -67,8 +68,9 @@ impl RxRing for Ring {
 
     fn commit(&mut self, len: usize, _: Offload) {
         self.slices[0].copy_to(&mut self.last);
-        let ours = self.last[12..14] == [8, 0] && self.last[23] == 6;
-        if ours && len >= 54 {
+        let ipv4 = self.last[12..14] == [8, 0];
+        self.datagrams += u32::from(ipv4 && self.last[23] == 17);
+        if ipv4 && self.last[23] == 6 && len >= 54 {
             let header = usize::from(self.last[46] >> 4) * 4;
             self.payload = self.payload.wrapping_add((len - 34 - header) as u32);
             self.frames += 1;
@@ -127,13 +129,35 @@ impl Guest {
         f[50..52].copy_from_slice(&checksum);
         self.seq = self.seq.wrapping_add(len as u32 + u32::from(flags & 2 != 0));
 
-        let mut frame = self.frame;
-        let (head, tail) = frame[..54 + len].split_at_mut((54 + len).min(HEAD_MAX));
-        let tail = [VolatileSlice::from(tail)];
-        let offload = Offload::default();
-        let frame = TxFrame { head, tail: &tail, len: 54 + len, offload };
-        assert_eq!(self.with(|gateway, cx| gateway.send(cx, &frame)), TxOutcome::Sent);
+        self.give(54 + len);
         self.with(|gateway, cx| gateway.batch_end(cx));
+    }
+
+    /// A datagram, of a batch that goes on.
+    fn queue_datagram(&mut self, len: usize) {
+        let f = &mut self.frame[..42 + len];
+        f[..6].copy_from_slice(&GATEWAY.0);
+        f[6..12].copy_from_slice(&GUEST.0);
+        f[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17]);
+        f[16..18].copy_from_slice(&(28 + len as u16).to_be_bytes());
+        f[24..26].fill(0);
+        f[26..34].copy_from_slice(&[10, 0, 2, 2, 198, 51, 100, 1]);
+        let checksum = finish(sum(&f[14..34]));
+        f[24..26].copy_from_slice(&checksum);
+        f[34..38].copy_from_slice(&[4, 0, 0, 80]);
+        f[38..40].copy_from_slice(&(8 + len as u16).to_be_bytes());
+        // None (RFC 768).
+        f[40..42].fill(0);
+        self.give(42 + len);
+    }
+
+    /// Sends the first bytes of `frame`.
+    fn give(&mut self, len: usize) {
+        let mut frame = self.frame;
+        let (head, tail) = frame[..len].split_at_mut(len.min(HEAD_MAX));
+        let tail = [VolatileSlice::from(tail)];
+        let frame = TxFrame { head, tail: &tail, len, offload: Offload::default() };
+        assert_eq!(self.with(|gateway, cx| gateway.send(cx, &frame)), TxOutcome::Sent);
     }
 
     /// Handles events until `done`.
@@ -150,11 +174,9 @@ impl Guest {
     }
 }
 
-#[test]
-fn an_open_flow_allocates_nothing() {
-    let server = TcpListener::bind("127.0.0.1:0").expect("a port");
+/// A guest whose 198.51.100.1:80 is `to`.
+fn guest(transport: Transport, to: SocketAddr) -> Guest {
     let from: SocketAddr = "198.51.100.1:80".parse().expect("an address");
-    let to = server.local_addr().expect("its address");
     let gateway = Gateway::new(GatewayConfig {
         mac: GATEWAY,
         guest_mac: Some(GUEST),
@@ -168,7 +190,7 @@ fn an_open_flow_allocates_nothing() {
         hostname: "guest".into(),
         host_access: false,
         publish: Vec::new(),
-        redirects: vec![Redirect { transport: Transport::Tcp, from, to }],
+        redirects: vec![Redirect { transport, from, to }],
         resolv_conf: "/nonexistent".into(),
         limits: FlowLimits::default(),
     });
@@ -176,7 +198,7 @@ fn an_open_flow_allocates_nothing() {
     let slices = [VolatileSlice::from(memory)];
     let mut guest = Guest {
         gateway: gateway.expect("a gateway"),
-        ring: Ring { slices, last: [0; 54], payload: 0, frames: 0 },
+        ring: Ring { slices, last: [0; 54], payload: 0, frames: 0, datagrams: 0 },
         poll: Poller::new().expect("epoll"),
         stats: Stats::default(),
         frame: [0x5a; 54 + 1400],
@@ -184,6 +206,13 @@ fn an_open_flow_allocates_nothing() {
         iss: 0,
     };
     guest.gateway.start(&guest.poll).expect("started");
+    guest
+}
+
+#[test]
+fn an_open_tcp_flow_allocates_nothing() {
+    let server = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut guest = guest(Transport::Tcp, server.local_addr().expect("its address"));
     guest.send(2, 0);
     guest.until("the answer to the SYN", |ring| ring.frames > 0);
     assert_eq!(guest.ring.last[47], 0x12, "SYN-ACK");
@@ -200,6 +229,37 @@ fn an_open_flow_allocates_nothing() {
         stream.write_all(&buffer).expect("room");
         guest.until("the echo", |ring| ring.payload.wrapping_sub(before) >= 1400);
         guest.send(16, 0);
+    };
+    for _ in 0..100 {
+        round(&mut guest);
+    }
+    let before = ALLOCATIONS.get();
+    for _ in 0..2000 {
+        round(&mut guest);
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+}
+
+#[test]
+fn a_udp_flow_allocates_nothing() {
+    let server = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    server.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    let mut guest = guest(Transport::Udp, server.local_addr().expect("its address"));
+    let mut buffer = [0; 2000];
+
+    let mut round = |guest: &mut Guest| {
+        // Some that go together, and one of another size that does not.
+        for len in [1200, 1200, 1200, 1400] {
+            guest.queue_datagram(len);
+        }
+        guest.with(|gateway, cx| gateway.batch_end(cx));
+        let before = guest.ring.datagrams;
+        for len in [1200, 1200, 1200, 1400] {
+            let (n, from) = server.recv_from(&mut buffer).expect("what the guest sent");
+            assert_eq!(n, len);
+            server.send_to(&buffer[..n], from).expect("sent");
+        }
+        guest.until("the echoes", |ring| ring.datagrams - before >= 4);
     };
     for _ in 0..100 {
         round(&mut guest);
