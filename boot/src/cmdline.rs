@@ -125,6 +125,8 @@ pub fn virtio_mmio_parameter(device: &MmioDevice) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -161,5 +163,23 @@ mod tests {
         // As `--help` and README.md tell users of kernels without ACPI.
         let second = virtio_mmio_parameter(&layout::virtio_mmio_slot(1).unwrap());
         assert_eq!(second, "virtio_mmio.device=4K@0xd0001000:6");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_pushed_the_line_stays_one(
+            pieces in proptest::collection::vec("[ -~\t]{0,700}|\\PC{0,40}|[\0-\x1f]{0,4}", 0..6),
+        ) {
+            let mut line = Cmdline::default();
+            for piece in pieces {
+                let before = line.as_str().to_owned();
+                match line.push(&piece) {
+                    Ok(()) => prop_assert!(line.as_str().ends_with(piece.trim_matches([' ', '\t']))),
+                    Err(_) => prop_assert_eq!(line.as_str(), &before),
+                }
+                prop_assert!(line.as_str().len() <= MAX_LEN);
+                prop_assert!(!line.as_str().bytes().any(|b| b.is_ascii_control() && b != b'\t'));
+            }
+        }
     }
 }

@@ -5,6 +5,8 @@
 pub mod acpi;
 pub mod cmdline;
 pub mod crc;
+#[cfg(test)]
+mod damaged;
 pub mod dns;
 pub mod json;
 pub mod names;

@@ -208,6 +208,8 @@ fn list<'t, 'a>(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::config::{Console, Size};
 
@@ -288,5 +290,40 @@ mod tests {
     fn what_is_no_configuration_is_not_read_for_ever() {
         let error = MachineConfig::read(Path::new("/dev/zero")).unwrap_err().to_string();
         assert!(error.contains("longer than 1 MiB"), "{error}");
+    }
+
+    /// A line that may belong into a file.
+    fn line() -> impl Strategy<Value = String> {
+        let keys: Vec<_> = MachineConfig::KEYS.iter().map(|key| (*key).to_owned()).collect();
+        let key = prop_oneof![
+            4 => proptest::sample::select(keys),
+            2 => Just("mode".to_owned()),
+            1 => "[a-z-]{1,8}"
+        ];
+        let value = prop_oneof![
+            "-?[0-9]{1,20}",
+            "'[a-z0-9:/=,. -]{0,16}'",
+            "\\['(nat|tap=t|8080:80|x)'\\]",
+            "true|1\\.5|\\{\\}|\\[\\]"
+        ];
+        prop_oneof![
+            6 => (key, value).prop_map(|(key, value)| format!("{key} = {value}")),
+            1 => Just("[[net]]".to_owned()),
+            1 => "\\PC{0,20}"
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_file_is_taken_or_refused_by_a_line_of_it(
+            lines in proptest::collection::vec(line(), 0..8),
+        ) {
+            if let Err(error) = parse(&lines.join("\n")) {
+                let at = error.strip_prefix("vm.toml:").and_then(|e| e.split_once(':'));
+                let at = at.and_then(|(line, _)| line.parse().ok());
+                prop_assert!(at.is_some_and(|at| (1..=lines.len()).contains(&at)), "{}", error);
+                prop_assert!(!error.contains('\n'), "{}", error);
+            }
+        }
     }
 }

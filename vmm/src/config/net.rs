@@ -266,6 +266,8 @@ impl FromStr for NetConfig {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn parse(s: &str) -> Result<NetConfig, String> {
@@ -334,6 +336,29 @@ mod tests {
             let error = parse(text).unwrap_err();
             assert!(error.contains(want), "{text}: {error}");
             assert!(!error.contains('\n'), "{error}");
+        }
+    }
+
+    /// Something like what users write, or anything.
+    fn words() -> impl Strategy<Value = String> {
+        let mode = prop_oneof!["nat", "tap", "tap=[a-z0-9 ]{0,20}", "bridge", "\\PC{0,8}"];
+        let key = prop_oneof!["subnet", "mtu", "mac", "host", "ipv6", "engine", "fd", "\\PC{0,6}"];
+        let value = prop_oneof!["[0-9]{0,6}", "[0-9a-f:./]{0,20}", "auto|on|allow", "\\PC{0,12}"];
+        (mode, proptest::collection::vec((key, value), 0..4)).prop_map(|(mode, pairs)| {
+            pairs.iter().fold(mode, |text, (key, value)| format!("{text},{key}={value}"))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_words_are_taken_or_refused_in_one_line(text in words()) {
+            match text.parse::<NetConfig>() {
+                Ok(net) => {
+                    prop_assert!(net.mtu().is_none_or(|mtu| mtu >= 68));
+                    prop_assert!(net.mac().is_none_or(|mac| mac.0[0] & 1 == 0));
+                }
+                Err(e) => prop_assert!(!e.to_string().contains('\n')),
+            }
         }
     }
 }

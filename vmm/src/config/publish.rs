@@ -87,6 +87,8 @@ impl fmt::Display for PublishConfig {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -115,5 +117,31 @@ mod tests {
         assert!(!collides("0.0.0.0:80:1", "[::1]:80:2"));
         assert!(!collides("80:1", "80:1/udp"));
         assert!(!collides("10.0.0.1:80:1", "127.0.0.1:80:2"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            address in proptest::option::of(any::<IpAddr>()),
+            host in 1u16..,
+            guest in 1u16..,
+            udp: bool,
+        ) {
+            let transport = if udp { Transport::Udp } else { Transport::Tcp };
+            let at = match address {
+                None => String::new(),
+                Some(IpAddr::V4(ip)) => format!("{ip}:"),
+                Some(IpAddr::V6(ip)) => format!("[{ip}]:"),
+            };
+            let text = format!("{at}{host}:{guest}{}", if udp { "/udp" } else { "" });
+            prop_assert_eq!(text.parse(), Ok(PublishConfig { address, host, guest, transport }));
+        }
+
+        #[test]
+        fn anything_is_taken_or_refused(text in "[0-9a-z:./\\[\\]]{0,24}|\\PC{0,24}") {
+            if let Ok(port) = text.parse::<PublishConfig>() {
+                prop_assert!(port.host != 0 && port.guest != 0);
+            }
+        }
     }
 }

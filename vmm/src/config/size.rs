@@ -64,6 +64,8 @@ impl FromStr for Size {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -95,5 +97,20 @@ mod tests {
         assert_eq!(Size::mib(256).to_string(), "256 MiB");
         assert_eq!(Size::mib(10 << 20).to_string(), "10 TiB");
         assert_eq!(Size::mib(0).to_string(), "0 bytes");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_said_is_read(n in 0u64..1 << 40, unit in 0usize..4) {
+            let (letter, shift) = UNITS[unit];
+            let want = u64::checked_mul(n, 1 << shift).map(Size);
+            prop_assert_eq!(format!("{n}{letter}").parse::<Size>().ok(), want);
+        }
+
+        #[test]
+        fn anything_is_taken_or_refused(text in "[0-9]{0,24}[KMGTiB]{0,3}|\\PC{0,24}") {
+            let digits = text.bytes().next().is_some_and(|b| b.is_ascii_digit());
+            prop_assert!(digits || text.parse::<Size>().is_err());
+        }
     }
 }
