@@ -62,6 +62,18 @@ impl Shell {
         self.session.see(format!("{}:", 1_000_000 + asked).as_bytes());
     }
 
+    /// Ends the job from its console: keys without a line's end, which no cooked terminal would
+    /// pass on.
+    fn escape(&mut self, job: i32) {
+        eventually("the escape is heard", || {
+            self.session.type_in(b"\x01x");
+            thread::sleep(Duration::from_millis(100));
+            is_gone(job)
+        });
+        self.session.type_in(b"\n");
+        self.obeys();
+    }
+
     fn job(&self) -> i32 {
         let shell = self.session.child.id() as i32;
         let mut found = None;
@@ -133,14 +145,7 @@ fn in_the_background_on_a_terminal() {
         shell.obeys();
         assert!(!is_stopped(job));
         shell.say("fg");
-        // Keys without a line's end, which no cooked terminal would pass on.
-        eventually("the escape is heard", || {
-            shell.session.type_in(b"\x01x");
-            thread::sleep(Duration::from_millis(100));
-            is_gone(job)
-        });
-        shell.session.type_in(b"\n");
-        shell.obeys();
+        shell.escape(job);
         shell.end();
     }
 }
@@ -157,13 +162,7 @@ fn stopped_without_a_say() {
     send(job, Signal::STOP);
     shell.obeys();
     shell.say("fg");
-    eventually("the escape is heard", || {
-        shell.session.type_in(b"\x01x");
-        thread::sleep(Duration::from_millis(100));
-        is_gone(job)
-    });
-    shell.session.type_in(b"\n");
-    shell.obeys();
+    shell.escape(job);
     shell.end();
 }
 
