@@ -48,6 +48,12 @@ fn set_options(fd: &OwnedFd) -> io::Result<()> {
     Ok(set_socket_keepalive(fd, true)?)
 }
 
+/// Has the kernel send what it holds back since it was told that more follows (`MSG_MORE`).
+pub fn push(fd: impl AsFd) {
+    // What was set already pushes all the same (`tcp(7)`). It fails only for what is no TCP socket.
+    let _ = set_tcp_nodelay(fd, true);
+}
+
 /// A non-blocking socket that connects to `to`, and whether it has already.
 ///
 /// # Errors

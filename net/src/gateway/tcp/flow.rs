@@ -17,6 +17,7 @@ use crate::gateway::Ctx;
 use crate::gateway::emit::Envelope;
 use crate::poll::{Poller, Ready, Token};
 use crate::stats::DropReason;
+use crate::sys::stream;
 use crate::wire::protocol;
 
 /// What a flow's socket is watched for, by edges: each condition is told once.
@@ -87,6 +88,8 @@ pub struct Up {
     pub full: bool,
     /// Bytes of the guest's were dropped because of that.
     pub lost: bool,
+    /// The socket was told that more follows: it may hold back less than a segment.
+    pub more: bool,
     /// The guest's FIN was taken.
     pub fin: bool,
 }
@@ -207,6 +210,7 @@ impl Flow {
             armed: false,
             full: false,
             lost: false,
+            more: false,
             fin: false,
         };
         let down = Down {
@@ -381,6 +385,11 @@ impl Flow {
     /// Keeps the socket in step with what the guest has said. Needs no room with the guest.
     pub fn upkeep(&mut self, poll: &Poller) {
         if self.state == State::Open {
+            if std::mem::take(&mut self.up.more)
+                && let Some(socket) = &self.socket
+            {
+                stream::push(socket);
+            }
             self.refresh_window(poll);
             self.discard();
         }

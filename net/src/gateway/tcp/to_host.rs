@@ -7,7 +7,7 @@ use vm_memory::VolatileSlice;
 
 use super::flow::{End, Flow, State};
 use super::gather::Gather;
-use super::segment::{ACK, FIN, Header, RST, SYN, before, later};
+use super::segment::{ACK, FIN, Header, PSH, RST, SYN, before, later};
 use crate::frame::TxOutcome;
 use crate::gateway::packet::Payload;
 use crate::gateway::{Ctx, Handled};
@@ -208,7 +208,9 @@ impl Flow {
         // Past the payload where only the FIN is new.
         let len = payload.len.saturating_sub(skip);
         if len > 0 {
-            let taken = self.pass(ctx, payload, skip, len, gather)?;
+            // Without a push more follows, most likely in this very batch (RFC 9293 §3.9.1.2).
+            let more = !h.has(PSH | FIN);
+            let taken = self.pass(ctx, payload, skip, len, gather, more)?;
             self.up.nxt = self.up.nxt.wrapping_add(taken as u32);
             if taken < len {
                 return SENT;
@@ -224,7 +226,7 @@ impl Flow {
     }
 
     /// Has the socket take `len` bytes of `payload` from `skip` on, now or with others when the
-    /// batch is over. Returns how many it takes, at least one.
+    /// batch is over; `more` says that others follow. Returns how many it takes, at least one.
     fn pass(
         &mut self,
         ctx: &mut Ctx<'_, '_>,
@@ -232,6 +234,7 @@ impl Flow {
         skip: usize,
         len: usize,
         gather: &mut Gather,
+        more: bool,
     ) -> Result<usize, DropReason> {
         if gather.push(self.token.id, payload, skip, len) {
             return Ok(len);
@@ -246,7 +249,7 @@ impl Flow {
         }
         let head = payload.head.get(skip..).unwrap_or_default();
         let offset = skip.saturating_sub(payload.head.len());
-        match self.send(ctx, head, payload.tail, offset, len - head.len())? {
+        match self.send(ctx, head, payload.tail, offset, len - head.len(), more)? {
             0 => Err(DropReason::SendBufferFull),
             sent => Ok(sent),
         }
@@ -258,7 +261,7 @@ impl Flow {
             return;
         }
         let bytes = gather.take();
-        let (sent, reason) = match self.send(ctx, bytes, &[], 0, 0) {
+        let (sent, reason) = match self.send(ctx, bytes, &[], 0, 0, false) {
             Ok(sent) => (sent, DropReason::SendBufferFull),
             Err(reason) => (0, reason),
         };
@@ -269,7 +272,9 @@ impl Flow {
         }
     }
 
-    /// Gives bytes to the socket and returns how many it took.
+    /// Gives bytes to the socket and returns how many it took. Where `more` follow, what does not
+    /// fill a segment of the host's waits for them, until the batch is over at most: a frame's
+    /// payload is seldom a multiple of that, and its rest would be a small segment for each frame.
     fn send(
         &mut self,
         ctx: &mut Ctx<'_, '_>,
@@ -277,11 +282,14 @@ impl Flow {
         tail: &[VolatileSlice<'_>],
         offset: usize,
         tail_len: usize,
+        more: bool,
     ) -> Result<usize, DropReason> {
         let Some(socket) = &self.socket else { return Err(DropReason::NoConnection) };
         let len = head.len() + tail_len;
-        let error = match sys::send(socket, head, tail, offset, tail_len, None, 0) {
+        let flags = if more { libc::MSG_MORE } else { 0 };
+        let error = match sys::send(socket, head, tail, offset, tail_len, None, flags) {
             Ok(sent) => {
+                self.up.more = more;
                 if sent < len {
                     self.refused(ctx.io.poll, false);
                 }

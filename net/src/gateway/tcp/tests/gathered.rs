@@ -121,3 +121,44 @@ fn a_socket_that_fails_with_gathered_bytes_resets_the_guest() {
     assert_eq!(guest.flows(), 0);
     assert_eq!(guest.drops(DropReason::SendFailed), 1);
 }
+
+/// Bytes that the kernel has not sent yet (`SIOCOUTQNSD`, `tcp(7)`).
+#[expect(unsafe_code, reason = "an ioctl without a wrapper")]
+fn unsent(guest: &mut Guest) -> i32 {
+    use std::os::fd::AsRawFd;
+    let id = guest.bed.gateway.tcp.table.ids().start;
+    let flow = guest.bed.gateway.tcp.table.get(id).unwrap();
+    let mut bytes = 0;
+    // SAFETY: it writes one int, which lives here.
+    let done =
+        unsafe { libc::ioctl(flow.socket.as_ref().unwrap().as_raw_fd(), 0x894b, &raw mut bytes) };
+    assert_eq!(done, 0);
+    bytes
+}
+
+#[test]
+fn less_than_a_segment_waits_for_the_rest_of_the_batch_and_no_longer() {
+    for i in 0..2 {
+        let (mut guest, server) = Guest::connected(i);
+        let data = pattern(60_000);
+        // Too large to be copied, and less than a segment of the loopback's 64 KiB.
+        guest.queue(ACK, &data[..20_000]);
+        assert_eq!(unsent(&mut guest), 20_000);
+        // A push is not held back.
+        guest.queue(ACK | PSH, &data[20_000..]);
+        assert_eq!(unsent(&mut guest), 0);
+        assert_eq!(read_all(&server, data.len()), data);
+
+        guest.queue(ACK, &data[..20_000]);
+        assert_eq!(unsent(&mut guest), 20_000);
+        guest.batch_end();
+        assert_eq!(unsent(&mut guest), 0);
+        assert_eq!(read_all(&server, 20_000), data[..20_000]);
+
+        // The end of the stream pushes too.
+        guest.queue(ACK, &data[..20_000]);
+        guest.queue(FIN | ACK, b"");
+        assert_eq!(unsent(&mut guest), 0);
+        assert_eq!(read_all(&server, 20_000), data[..20_000]);
+    }
+}
