@@ -1,6 +1,8 @@
 //! Datagram sockets of the host: what `sendmsg(2)` and `recvmsg(2)` say beside the payload.
 #![expect(unsafe_code, reason = "control messages and iovecs over guest memory are raw")]
 
+mod batch;
+
 use std::io;
 use std::mem::{MaybeUninit, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,6 +15,7 @@ use rustix::net::sockopt::{
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, bind, ipproto, socket_with};
 use vm_memory::VolatileSlice;
 
+pub use self::batch::{Batch, HEADROOM};
 use super::{Iov, from_sockaddr, result, to_sockaddr};
 
 /// Room for the control messages of one call: the most are an extended error with an IPv6 address,
@@ -138,6 +141,7 @@ impl Dgram {
     /// Those of `socket(2)`.
     pub fn udp(ipv4: bool) -> io::Result<Self> {
         let socket = Self::open(ipv4, ipproto::UDP)?;
+        socket.receive_together();
         let any: IpAddr =
             if ipv4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         bind(&socket.fd, &SocketAddr::new(any, 0))?;
@@ -150,6 +154,7 @@ impl Dgram {
     /// Those of `bind(2)`.
     pub fn listen(listen: SocketAddr) -> io::Result<Self> {
         let socket = Self::open(listen.is_ipv4(), ipproto::UDP)?;
+        socket.receive_together();
         let (level, option) = if listen.is_ipv4() {
             (libc::IPPROTO_IP, libc::IP_PKTINFO)
         } else {
@@ -166,6 +171,13 @@ impl Dgram {
     /// `EACCES` where this user may have none.
     pub fn ping(ipv4: bool) -> io::Result<Self> {
         Self::open(ipv4, if ipv4 { ipproto::ICMP } else { ipproto::ICMPV6 })
+    }
+
+    /// Has the kernel hand over equal datagrams of one sender together, where it can: each receives
+    /// by [`Batch`] then.
+    fn receive_together(&self) {
+        // Before Linux 5.0 they come one by one.
+        let _ = set(&self.fd, libc::SOL_UDP, libc::UDP_GRO);
     }
 
     fn open(ipv4: bool, protocol: Protocol) -> io::Result<Self> {

@@ -3,8 +3,8 @@
 //! Each endpoint of the guest's has one unconnected socket, whatever it speaks with, and hears
 //! from the addresses that it has sent to. A published port is a socket too; who speaks to it is
 //! a flow like any other, that the remote side has begun. Large datagrams go from the guest's
-//! memory to the socket with nothing in between, small ones of a batch together ([`gather`]); the
-//! way back ends in the guest's memory.
+//! memory to the socket with nothing in between, small ones of a batch together ([`gather`]). On the
+//! way back a system call takes many at once, and each is copied to the guest from there.
 
 mod gather;
 mod input;
@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use self::gather::Gather;
-use self::output::Large;
+use self::output::Inbox;
 use self::sockets::{Sockets, Use};
 use self::table::{Flow, Table};
 use super::Ctx;
@@ -29,9 +29,6 @@ use crate::sys::dgram::Dgram;
 
 /// Datagrams delivered to the guest before others get their turn.
 const BUDGET: usize = 64;
-
-/// Datagrams of one socket before the next one's.
-const TURN: usize = 16;
 
 /// All UDP flows of a gateway.
 #[derive(Debug)]
@@ -44,7 +41,7 @@ pub struct Udp {
     blocked: bool,
     /// The queue goes on at once.
     again: Option<Instant>,
-    large: Large,
+    inbox: Inbox,
     gather: Gather,
 }
 
@@ -68,7 +65,7 @@ impl Udp {
             queue: VecDeque::new(),
             blocked: false,
             again: None,
-            large: Large::default(),
+            inbox: Inbox::default(),
             gather: Gather::new(),
         })
     }
@@ -124,7 +121,7 @@ impl Udp {
         while let Some(i) = self.table.any() {
             self.close(i, poll);
         }
-        self.large = Large::default();
+        self.inbox.clear();
         self.blocked = false;
         self.again = None;
     }
@@ -152,6 +149,7 @@ impl Udp {
                 if socket.queued {
                     self.queue.retain(|i| *i != index);
                 }
+                self.inbox.forget(index);
                 self.sockets.remove(index, poll);
             }
         }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::sockets::Use;
 use super::table::{Class, Flow, Table};
-use super::{BUDGET, TURN, Udp, without_label};
+use super::{BUDGET, Udp, without_label};
 use crate::frame::Offload;
 use crate::gateway::emit::{Envelope, LOWER_MAX, open_checksum};
 use crate::gateway::frag::Outgoing;
@@ -14,193 +14,213 @@ use crate::gateway::target::is_forbidden;
 use crate::gateway::{Core, Ctx};
 use crate::rx::RxSlot;
 use crate::stats::DropReason;
-use crate::sys::dgram::Datagram;
-use crate::wire::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, UDP_LEN, protocol};
+use crate::sys::dgram::{Batch, Datagram, HEADROOM};
+use crate::wire::{ETHERNET_LEN, UDP_LEN, protocol};
 
-/// The longest UDP datagram, header on.
-const DATAGRAM_MAX: usize = 65535;
+// A frame is made where its payload was received.
+const _: () = assert!(LOWER_MAX + UDP_LEN <= HEADROOM);
 
 /// Ports tried for a client of the host's own whose port is taken on the guest's side.
 const PORTS_TRIED: u16 = 256;
 
-/// A datagram that does not go straight to the guest's memory: larger than the link, mostly.
+/// Datagrams of one socket that are on their way to the guest.
 #[derive(Debug, Default)]
-pub struct Large {
-    /// UDP header and payload; empty until it is needed.
-    buffer: Box<[u8]>,
-    outgoing: Option<(Outgoing, usize)>,
+pub struct Inbox {
+    batch: Batch,
+    /// The index of the socket that they came from.
+    socket: u32,
+    /// What is left of the current one, which is larger than the link.
+    cut: Option<Outgoing>,
+    /// Identifies the last one that was cut.
     id: u32,
 }
 
-/// How an attempt to read a datagram went.
-enum Pulled {
-    Datagram,
-    Empty,
-    NoRoom,
+impl Inbox {
+    /// True when there is nothing left.
+    fn is_empty(&self) -> bool {
+        self.batch.current().is_none()
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.batch.clear();
+        self.cut = None;
+    }
+
+    /// Forgets those of a socket that is closed.
+    pub fn forget(&mut self, socket: u32) {
+        if self.socket == socket {
+            self.clear();
+        }
+    }
 }
+
+/// The current datagram does not fit into the guest's receive buffers now.
+struct NoRoom;
 
 impl Udp {
     /// Reads datagrams to the guest, socket by socket, until there are none, the guest has no
     /// room or the budget is used up.
     pub(super) fn pump(&mut self, ctx: &mut Ctx<'_, '_>) {
         self.again = None;
-        if self.blocked || !self.finish_large(ctx) {
-            return;
-        }
         let mut budget = BUDGET;
-        while budget > 0 {
-            let Some(&index) = self.queue.front() else { return };
-            let mut turn = TURN.min(budget);
-            loop {
-                if turn == 0 {
-                    self.queue.rotate_left(1);
-                    break;
-                }
-                match self.pull(ctx, index) {
-                    Pulled::Datagram => {
-                        turn -= 1;
-                        budget -= 1;
-                    }
-                    Pulled::Empty => {
-                        self.queue.pop_front();
-                        if let Some(socket) = self.sockets.get(index) {
-                            socket.queued = false;
-                        }
-                        break;
-                    }
-                    Pulled::NoRoom => {
-                        self.blocked = true;
-                        return;
-                    }
-                }
+        while !self.blocked && budget > 0 {
+            if self.inbox.is_empty() && !self.refill(ctx) {
+                return;
             }
+            match self.deliver(ctx) {
+                Ok(()) => self.inbox.batch.advance(),
+                Err(NoRoom) => self.blocked = true,
+            }
+            budget -= 1;
         }
         // The sockets are watched by edges: nobody else comes back to them.
-        self.again = (!self.queue.is_empty()).then_some(ctx.io.now);
+        let more = !self.blocked && (!self.queue.is_empty() || !self.inbox.is_empty());
+        self.again = more.then_some(ctx.io.now);
     }
 
-    fn pull(&mut self, ctx: &mut Ctx<'_, '_>, index: u32) -> Pulled {
-        let Some(socket) = self.sockets.get(index) else { return Pulled::Empty };
-        let guest_ip = match socket.owner {
-            Use::Guest(guest) => guest.ip(),
-            Use::Published { .. } => published_guest(ctx.core, socket.dgram.is_ipv4()),
-        };
-        let ipv4 = guest_ip.is_ipv4();
-        let ip_len = if ipv4 { IPV4_LEN } else { IPV6_LEN };
-        let at = ETHERNET_LEN + ip_len + UDP_LEN;
-        let room = usize::from(ctx.core.config.mtu).saturating_sub(ip_len + UDP_LEN);
-        if self.large.buffer.is_empty() {
-            self.large.buffer = vec![0; DATAGRAM_MAX + 1].into_boxed_slice();
-        }
-        let offloaded = ctx.io.rx.offloads().checksum;
-        let Some(slot) = RxSlot::reserve(ctx.io.rx, at + room) else { return Pulled::NoRoom };
-        let spill = &mut self.large.buffer[UDP_LEN + room..];
-        let got = match socket.dgram.recv(slot.slices(), at, room, spill) {
-            Ok(got) => got,
-            Err(error) => {
-                drop(slot);
-                // Errors of earlier datagrams are told here too; the error queue has the rest.
-                if error.kind() == io::ErrorKind::WouldBlock {
-                    return Pulled::Empty;
+    /// Reads a batch of the socket whose turn it is. False if there is none to be had, or the guest
+    /// has no room for the smallest frame.
+    fn refill(&mut self, ctx: &mut Ctx<'_, '_>) -> bool {
+        while let Some(&index) = self.queue.front() {
+            match RxSlot::reserve(ctx.io.rx, LOWER_MAX + UDP_LEN) {
+                Some(slot) => drop(slot),
+                None => {
+                    self.blocked = true;
+                    return false;
                 }
-                self.errors(ctx, index);
-                return Pulled::Datagram;
             }
-        };
-        let owner = socket.owner;
-        let to = accept(&self.table, ctx.core, owner, index, guest_ip, &got);
-        let (guest, remote, known) = match to {
+            let Some(socket) = self.sockets.get(index) else {
+                self.queue.pop_front();
+                continue;
+            };
+            self.inbox.socket = index;
+            match self.inbox.batch.receive(&socket.dgram) {
+                Ok(()) => {
+                    // The next one's turn, before this one is asked for more.
+                    self.queue.rotate_left(1);
+                    return true;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    socket.queued = false;
+                    self.queue.pop_front();
+                }
+                // Errors of earlier datagrams are told here too; the error queue has the rest.
+                Err(_) => {
+                    self.errors(ctx, index);
+                    self.queue.rotate_left(1);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Delivers the current datagram, or drops it with a reason.
+    fn deliver(&mut self, ctx: &mut Ctx<'_, '_>) -> Result<(), NoRoom> {
+        if self.inbox.cut.is_some() {
+            return self.deliver_pieces(ctx);
+        }
+        let Some(got) = self.inbox.batch.current() else { return Ok(()) };
+        let index = self.inbox.socket;
+        let Some(socket) = self.sockets.get(index) else { return Ok(()) };
+        let (owner, ipv4) = (socket.owner, socket.dgram.is_ipv4());
+        let to = match accept(&self.table, ctx.core, owner, ipv4, index, &got) {
             Ok(to) => to,
             Err(reason) => {
-                drop(slot);
                 ctx.io.stats.dropped(reason);
-                return Pulled::Datagram;
+                return Ok(());
             }
         };
+        let Accepted { guest, remote, .. } = to;
         let Some(mac) = ctx.core.link.neighbor(guest.ip()) else {
-            drop(slot);
             ctx.io.stats.dropped(DropReason::NoNeighbor);
-            return Pulled::Datagram;
+            return Ok(());
         };
         let envelope = Envelope {
             traffic_class: got.traffic_class,
             ..Envelope::new(mac, remote.ip(), guest.ip(), protocol::UDP)
         };
+        let header = udp_header(remote.port(), guest.port(), got.len);
         let len = UDP_LEN + got.len;
-        let mut header = udp_header(remote.port(), guest.port(), got.len);
-        let mut top = [0; LOWER_MAX + UDP_LEN];
-        if got.len <= room && guest.is_ipv4() == ipv4 {
-            let lower = envelope.write(ctx.core.link.mac, len, &mut top);
-            let mut offload = Offload::default();
-            if offloaded {
-                header[6..8].copy_from_slice(&envelope.pseudo_header(len).folded().to_be_bytes());
-                offload.checksum = open_checksum(lower, protocol::UDP);
-            } else {
-                let mut sum = envelope.pseudo_header(len);
-                sum.bytes(&header);
-                sum.volatile(slot.slices(), at, got.len);
-                header[6..8].copy_from_slice(&sum.finish_udp().to_be_bytes());
-            }
-            top[lower..at].copy_from_slice(&header);
-            slot.write_at(0, &top[..at]);
-            slot.commit(at + got.len, offload);
+        if envelope.len() - ETHERNET_LEN + len <= ctx.core.config.mtu.into() {
+            self.deliver_whole(ctx, &envelope, header)?;
         } else {
-            // Cut it: the part that lies in the guest's memory goes before the rest. A flow that
-            // the guest has in the other family (a client over IPv6 from before it had IPv6) takes
-            // this way as well, for its headers have another length.
-            let part = room.min(got.len);
-            copy_out(&slot, at, &mut self.large.buffer[UDP_LEN..UDP_LEN + part]);
-            drop(slot);
-            self.large.buffer[..UDP_LEN].copy_from_slice(&header);
-            let mut sum = envelope.pseudo_header(len);
-            sum.bytes(&self.large.buffer[..len]);
-            self.large.buffer[6..8].copy_from_slice(&sum.finish_udp().to_be_bytes());
-            self.large.id = self.large.id.wrapping_add(1);
-            self.large.outgoing = Some((Outgoing::new(envelope, len, self.large.id), len));
+            self.cut(&envelope, header);
         }
-        match known {
+        self.book(ctx, owner, to, &got);
+        if self.inbox.cut.is_some() { self.deliver_pieces(ctx) } else { Ok(()) }
+    }
+
+    /// Delivers the current datagram as one frame.
+    fn deliver_whole(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        envelope: &Envelope,
+        header: [u8; UDP_LEN],
+    ) -> Result<(), NoRoom> {
+        let lower = envelope.len();
+        let open = ctx.io.rx.offloads().checksum;
+        let frame = self.inbox.batch.frame(lower + UDP_LEN);
+        let slot = RxSlot::reserve(ctx.io.rx, frame.len()).ok_or(NoRoom)?;
+        let len = frame.len() - lower;
+        envelope.write(ctx.core.link.mac, len, frame);
+        frame[lower..lower + UDP_LEN].copy_from_slice(&header);
+        let mut sum = envelope.pseudo_header(len);
+        let mut offload = Offload::default();
+        let sum = if open {
+            offload.checksum = open_checksum(lower, protocol::UDP);
+            sum.folded()
+        } else {
+            sum.bytes(&frame[lower..]);
+            sum.finish_udp()
+        };
+        frame[lower + 6..lower + 8].copy_from_slice(&sum.to_be_bytes());
+        slot.write_at(0, frame);
+        slot.commit(frame.len(), offload);
+        Ok(())
+    }
+
+    /// Makes the current datagram ready to be cut.
+    fn cut(&mut self, envelope: &Envelope, header: [u8; UDP_LEN]) {
+        let inbox = &mut self.inbox;
+        let datagram = inbox.batch.frame(UDP_LEN);
+        datagram[..UDP_LEN].copy_from_slice(&header);
+        let mut sum = envelope.pseudo_header(datagram.len());
+        sum.bytes(datagram);
+        datagram[6..8].copy_from_slice(&sum.finish_udp().to_be_bytes());
+        inbox.id = inbox.id.wrapping_add(1);
+        inbox.cut = Some(Outgoing::new(*envelope, datagram.len(), inbox.id));
+    }
+
+    /// Delivers what is left of the datagram that is being cut.
+    fn deliver_pieces(&mut self, ctx: &mut Ctx<'_, '_>) -> Result<(), NoRoom> {
+        let Inbox { batch, cut, .. } = &mut self.inbox;
+        if let Some(outgoing) = cut {
+            outgoing.send(ctx, batch.frame(UDP_LEN)).map_err(|_| NoRoom)?;
+        }
+        *cut = None;
+        Ok(())
+    }
+
+    /// Notes in its flow that a datagram came; the first one from somebody begins one.
+    fn book(&mut self, ctx: &mut Ctx<'_, '_>, owner: Use, to: Accepted, got: &Datagram) {
+        let Accepted { guest, remote, flow } = to;
+        let flow = match flow {
             Some(flow) => {
                 self.table.received(flow, ctx.io.now);
-                if matches!(owner, Use::Published { .. }) {
-                    self.table.set_local(flow, got.local);
-                }
+                flow
             }
             None => {
                 let host = without_label(got.from);
-                let flow = Flow::new(index, guest, remote, host, Class::Inbound, ctx.io.now);
-                let flow = self.open(flow, ctx.io.poll);
-                if matches!(owner, Use::Published { .. }) {
-                    self.table.set_local(flow, got.local);
-                }
+                let socket = self.inbox.socket;
+                let flow = Flow::new(socket, guest, remote, host, Class::Inbound, ctx.io.now);
+                self.open(flow, ctx.io.poll)
             }
+        };
+        if matches!(owner, Use::Published { .. }) {
+            self.table.set_local(flow, got.local);
         }
-        if self.finish_large(ctx) { Pulled::Datagram } else { Pulled::NoRoom }
-    }
-
-    /// Delivers what is left of a datagram that is being cut. False when the guest has no room.
-    fn finish_large(&mut self, ctx: &mut Ctx<'_, '_>) -> bool {
-        if let Some((outgoing, len)) = &mut self.large.outgoing
-            && outgoing.send(ctx, &self.large.buffer[..*len]).is_err()
-        {
-            self.blocked = true;
-            return false;
-        }
-        self.large.outgoing = None;
-        true
-    }
-}
-
-fn copy_out(slot: &RxSlot<'_>, mut at: usize, mut to: &mut [u8]) {
-    for slice in slot.slices() {
-        if at >= slice.len() {
-            at -= slice.len();
-            continue;
-        }
-        let part = slice.offset(at).expect("the offset lies in the slice");
-        let n = part.len().min(to.len());
-        part.copy_to(&mut to[..n]);
-        to = &mut to[n..];
-        at = 0;
     }
 }
 
@@ -212,34 +232,41 @@ pub(super) fn published_guest(core: &Core, ipv4: bool) -> IpAddr {
     }
 }
 
-/// The guest's endpoint and the remote one as the guest sees it, and the flow where there is one.
-type Accepted = (SocketAddr, SocketAddr, Option<u32>);
-
 /// Whom a datagram is for.
+#[derive(Debug, Clone, Copy)]
+struct Accepted {
+    guest: SocketAddr,
+    /// Who sent it, as the guest sees that one.
+    remote: SocketAddr,
+    /// The flow that it belongs to; none yet where it is the first.
+    flow: Option<u32>,
+}
+
 fn accept(
     table: &Table,
     core: &Core,
     owner: Use,
+    ipv4: bool,
     socket: u32,
-    guest_ip: IpAddr,
     got: &Datagram,
 ) -> Result<Accepted, DropReason> {
     let from = without_label(got.from);
     if let Some(i) = table.find_host(socket, from) {
         let flow = table.get(i);
-        return Ok((flow.guest, flow.remote, Some(i)));
+        return Ok(Accepted { guest: flow.guest, remote: flow.remote, flow: Some(i) });
     }
     match owner {
         Use::Guest(guest) => {
             let solicited = table.knows_address(socket, from.ip())
                 && from.is_ipv4() == guest.is_ipv4()
                 && table.find(guest, from).is_none();
-            if solicited { Ok((guest, from, None)) } else { Err(DropReason::Unsolicited) }
+            let accepted = Accepted { guest, remote: from, flow: None };
+            solicited.then_some(accepted).ok_or(DropReason::Unsolicited)
         }
         Use::Published { port, .. } => {
-            let guest = SocketAddr::new(guest_ip, port);
+            let guest = SocketAddr::new(published_guest(core, ipv4), port);
             let remote = shown(table, core, guest, from).ok_or(DropReason::FlowTableFull)?;
-            Ok((guest, remote, None))
+            Ok(Accepted { guest, remote, flow: None })
         }
     }
 }
