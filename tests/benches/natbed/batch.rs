@@ -7,8 +7,8 @@ use std::os::fd::AsRawFd;
 
 use libc::{c_int, c_uint, iovec, mmsghdr};
 
-/// Datagrams in a batch: as many as the gateway takes from a socket before it looks elsewhere.
-pub const BATCH: usize = 64;
+/// Datagrams in a batch: as many as the gateway takes from a socket with one call.
+pub const BATCH: usize = 16;
 
 /// Room for each datagram, in bytes.
 const ROOM: usize = 2048;

@@ -105,8 +105,8 @@ impl Carriers {
             Kind::Relay => Ok(threads_time("self", relay::THREAD)? + relay::ended_threads_time()),
             Kind::Pasta => {
                 let mut sum = Duration::ZERO;
-                for pid in processes("pasta")? {
-                    sum += threads_time(&pid, "pasta")?;
+                for pid in processes("pas")? {
+                    sum += threads_time(&pid, "pas")?;
                 }
                 Ok(sum)
             }
