@@ -3,11 +3,16 @@
 //! for each frame. Where QEMU is installed, its microvm starts the same probe beside it.
 //!
 //! Figures are medians; nothing here judges a slow machine. It fails where a figure can't be had.
+//!
+//! It runs in a network namespace of its own, whose loopback and congestion control are its own.
 #![expect(unsafe_code, reason = "an allocator that counts")]
+
+mod traffic;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,11 +57,27 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 fn main() -> Result<()> {
+    if std::env::var_os(INSIDE).is_none() {
+        isolate()?;
+    }
     // First, while this process has one thread.
     allocations()?;
     start()?;
-    traffic()?;
+    traffic::measure()?;
     memory()
+}
+
+/// Set for the program that runs in a namespace of its own.
+const INSIDE: &str = "MINIVMM_BENCH_INSIDE";
+
+/// Goes on as the same program in new user and network namespaces, where it may change sysctls;
+/// returns there, never here.
+fn isolate() -> Result<()> {
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--net", "--", "sh", "-c"]);
+    command.args(["ip link set lo up && exec \"$@\"", "sh"]).arg(std::env::current_exe()?);
+    command.args(std::env::args_os().skip(1)).env(INSIDE, "1");
+    Err(command.exec()).context("cannot run unshare (sudo apt-get install util-linux)")
 }
 
 fn median(values: &mut [f64]) -> f64 {
@@ -154,37 +175,6 @@ fn qemu_microvm(kernel: &Path) -> Option<Command> {
         .args(["-serial", "stdio", "-append", "probe=none", "-kernel"])
         .arg(kernel);
     Some(command)
-}
-
-/// TCP through the NAT as the probe measures it against the peer on this host.
-fn traffic() -> Result<()> {
-    for mtu in ["1500", "65520"] {
-        let mut figures: [Vec<f64>; 3] = Default::default();
-        for _ in 0..3 {
-            let run = cli::Minivmm::run()
-                .args(["--net", &format!("nat,mtu={mtu}"), "--json"])
-                .args(["--cmdline", "probe.seconds=1"])
-                .finish()?
-                .expect_status(0)?;
-            let lines = run.json();
-            let read = |check: &str, member: &str| {
-                let line = lines.iter().find(|l| l["check"] == check);
-                line.and_then(|l| l[member].as_f64()).with_context(|| format!("no {check}: {run}"))
-            };
-            figures[0].push(read("upload", "mbit_per_s")?);
-            figures[1].push(read("download", "mbit_per_s")?);
-            figures[2].push(read("latency", "p50_us")?);
-        }
-        let [up, down, rtt] = &mut figures;
-        println!(
-            "probe through the NAT, MTU {mtu}: up {:.0} Mbit/s, down {:.0} Mbit/s, request and \
-             response {:.0} us",
-            median(up),
-            median(down),
-            median(rtt)
-        );
-    }
-    Ok(())
 }
 
 /// Resident memory of a machine at rest, without the pages of its guest.
