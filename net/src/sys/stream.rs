@@ -10,8 +10,8 @@ use std::time::Duration;
 use libc::{c_int, c_void, socklen_t};
 use rustix::io::Errno;
 use rustix::net::sockopt::{
-    set_ipv6_v6only, set_socket_keepalive, set_socket_linger, set_socket_oobinline,
-    set_socket_reuseaddr, set_tcp_nodelay,
+    set_ip_tos, set_ipv6_tclass, set_ipv6_v6only, set_socket_keepalive, set_socket_linger,
+    set_socket_oobinline, set_socket_reuseaddr, set_tcp_nodelay, socket_domain,
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 
@@ -54,13 +54,18 @@ pub fn push(fd: impl AsFd) {
     let _ = set_tcp_nodelay(fd, true);
 }
 
-/// A non-blocking socket that connects to `to`, and whether it has already.
+/// A non-blocking socket that connects to `to`, its SYN in that traffic class, and whether it has
+/// already.
 ///
 /// # Errors
 /// Those of `socket(2)` and `connect(2)`.
-pub fn connect(to: SocketAddr) -> io::Result<(OwnedFd, bool)> {
+pub fn connect(to: SocketAddr, class: u8) -> io::Result<(OwnedFd, bool)> {
     let fd = socket(to.is_ipv4())?;
     set_options(&fd)?;
+    if class != 0 {
+        // It is only a wish.
+        let _ = set_traffic_class(&fd, class);
+    }
     match rustix::net::connect(&fd, &to) {
         Ok(()) => Ok((fd, true)),
         Err(Errno::INPROGRESS) => Ok((fd, false)),
@@ -95,6 +100,19 @@ pub fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, SocketAddr)> {
     let (fd, peer) = rustix::net::acceptfrom_with(listener, flags)?;
     let peer = peer.and_then(|p| SocketAddr::try_from(p).ok());
     Ok((fd, peer.ok_or(io::ErrorKind::ConnectionAborted)?))
+}
+
+/// Sets the type of service or traffic class of what a socket sends from now on. Of the ECN bits
+/// the kernel takes no notice: in TCP they are its own business (`ip(7)`, `IP_TOS`).
+///
+/// # Errors
+/// Those of `setsockopt(2)`.
+pub fn set_traffic_class(fd: impl AsFd, class: u8) -> io::Result<()> {
+    match socket_domain(&fd)? {
+        AddressFamily::INET => set_ip_tos(fd, class)?,
+        _ => set_ipv6_tclass(fd, class.into())?,
+    }
+    Ok(())
 }
 
 /// Closes a connection with a reset.
@@ -202,6 +220,41 @@ mod tests {
             assert_eq!(peek(8), b"ef");
             set_peek_offset(&b, 0).unwrap();
             assert_eq!(peek(8), b"def");
+        }
+    }
+
+    /// The traffic class of the SYN that a connection of `listener`'s began with.
+    fn syn_class(listener: &TcpListener, class: u8) -> u8 {
+        let on: c_int = 1;
+        let len = size_of::<c_int>() as socklen_t;
+        let (at, listener_fd) = (listener.local_addr().unwrap(), listener.as_raw_fd());
+        // SAFETY: setsockopt reads one int, which lives here.
+        let n = unsafe {
+            let (tcp, save) = (libc::IPPROTO_TCP, libc::TCP_SAVE_SYN);
+            libc::setsockopt(listener_fd, tcp, save, (&raw const on).cast(), len)
+        };
+        assert_eq!(n, 0);
+        let (_client, _) = connect(at, class).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let mut syn = [0u8; 128];
+        let mut len = syn.len() as socklen_t;
+        // SAFETY: `syn` is writable for `len` bytes.
+        let n = unsafe {
+            let (tcp, saved) = (libc::IPPROTO_TCP, libc::TCP_SAVED_SYN);
+            let to = syn.as_mut_ptr().cast::<c_void>();
+            libc::getsockopt(server.as_raw_fd(), tcp, saved, to, &raw mut len)
+        };
+        assert!(n == 0 && len >= 40);
+        if at.is_ipv4() { syn[1] } else { syn[0] << 4 | syn[1] >> 4 }
+    }
+
+    #[test]
+    fn a_syn_has_the_traffic_class_and_no_ecn_bits_of_ours() {
+        for at in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(at).unwrap();
+            for (class, want) in [(0, 0), (0xb8, 0xb8), (0xbb, 0xb8), (3, 0)] {
+                assert_eq!(syn_class(&listener, class), want, "{at}");
+            }
         }
     }
 

@@ -36,6 +36,10 @@ const MSS_MIN: u16 = 88;
 /// Bytes read at first; it grows with what there is to read.
 pub const READ_MIN: usize = 2048;
 
+/// The bits of a traffic class that are carried (RFC 2474 §3). The other two are ECN's: each of the
+/// two connections has that for itself (RFC 3168 §6.1).
+pub const DSCP: u8 = 0xfc;
+
 /// Between two answers to segments that should not be (RFC 5961 §7).
 const CHALLENGE_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -154,6 +158,8 @@ pub struct Flow {
     pub token: Token,
     /// The host's socket; gone in [`State::TimeWait`] only.
     pub socket: Option<OwnedFd>,
+    /// The traffic class of what the guest sends, without the ECN bits; the socket has it too.
+    pub class: u8,
     /// Where it is in its life.
     pub state: State,
     /// From the guest to the host.
@@ -242,6 +248,7 @@ impl Flow {
             mac,
             token,
             socket: Some(socket),
+            class: 0,
             state,
             up,
             down,
@@ -255,11 +262,21 @@ impl Flow {
         }
     }
 
-    /// A flow that the guest's SYN begins.
-    pub fn from_guest(seed: Seed, syn: &Header) -> Self {
+    /// A flow that the guest's SYN, in that traffic class, begins.
+    pub fn from_guest(seed: Seed, syn: &Header, class: u8) -> Self {
         let mut flow = Self::new(seed, State::Connecting);
+        flow.class = class;
         flow.learn_syn(syn);
         flow
+    }
+
+    /// What the guest sends is in another traffic class from here on.
+    pub fn set_class(&mut self, class: u8) {
+        self.class = class;
+        if let Some(socket) = &self.socket {
+            // It is only a wish.
+            let _ = stream::set_traffic_class(socket, class);
+        }
     }
 
     /// A flow that a published port's client begins.

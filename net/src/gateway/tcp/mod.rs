@@ -29,7 +29,7 @@ use std::hash::RandomState;
 use std::io;
 use std::time::Instant;
 
-use self::flow::{End, State};
+use self::flow::{DSCP, End, State};
 use self::gather::Gather;
 use self::lineup::Lineup;
 use self::listen::Listeners;
@@ -129,6 +129,11 @@ impl Tcp {
             && let Some(flow) = self.table.get(id)
         {
             flow.mac = packet.src_mac;
+            if flow.class != packet.traffic_class & DSCP {
+                // What came before goes in its own.
+                flow.give(ctx, &mut self.gather);
+                flow.set_class(packet.traffic_class & DSCP);
+            }
             match flow.input(ctx, &h, &payload, &mut self.gather) {
                 Taken::Done(handled) => {
                     self.settle(ctx, id);

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::socket_error;
 
 use super::Tcp;
-use super::flow::{End, Flow, INTEREST, Seed, State};
+use super::flow::{DSCP, End, Flow, INTEREST, Seed, State};
 use super::reset::Reset;
 use super::segment::{ACK, Fields, Header, RST, SYN};
 use super::table::Key;
@@ -62,7 +62,8 @@ impl Tcp {
             // The guest tries again.
             return Err(DropReason::FlowTableFull);
         }
-        let (socket, connected) = match self.connect(ctx, target) {
+        let class = packet.traffic_class & DSCP;
+        let (socket, connected) = match self.connect(ctx, target, class) {
             Ok(connection) => connection,
             Err(e) => {
                 let error = Errno::from_io_error(&e).unwrap_or(Errno::IO);
@@ -75,7 +76,7 @@ impl Tcp {
             }
         };
         let seed = self.seed(ctx, key, packet.src_mac, socket);
-        let flow = Box::new(Flow::from_guest(seed, syn));
+        let flow = Box::new(Flow::from_guest(seed, syn, class));
         let Some(id) = self.add(ctx, flow) else {
             self.answer_stray(ctx, packet, syn);
             return Err(DropReason::SocketFailed);
@@ -92,13 +93,14 @@ impl Tcp {
         &mut self,
         ctx: &mut Ctx<'_, '_>,
         to: SocketAddr,
+        class: u8,
     ) -> io::Result<(OwnedFd, bool)> {
-        let result = stream::connect(to);
+        let result = stream::connect(to, class);
         if let Err(e) = &result
             && is_exhausted(e)
             && self.evict(ctx, true)
         {
-            return stream::connect(to);
+            return stream::connect(to, class);
         }
         result
     }

@@ -2,6 +2,7 @@
 
 mod begin;
 mod bytes;
+mod class;
 mod end;
 mod flood;
 mod gathered;
@@ -105,6 +106,20 @@ fn frame(from: SocketAddr, to: SocketAddr, f: Fields, options: &[u8], payload: &
     frame
 }
 
+/// The frame in that traffic class.
+fn marked(mut frame: Vec<u8>, class: u8) -> Vec<u8> {
+    if u16_at(&frame, 12) == 0x0800 {
+        frame[15] = class;
+        frame[24..26].fill(0);
+        let sum = checksum(&frame[14..34]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    } else {
+        frame[14] = 0x60 | class >> 4;
+        frame[15] = class << 4 | frame[15] & 0xf;
+    }
+    frame
+}
+
 /// The guest's end of one connection.
 struct Guest {
     bed: Bed,
@@ -115,6 +130,8 @@ struct Guest {
     seq: u32,
     ack: u32,
     window: u16,
+    /// The traffic class of what it sends.
+    class: u8,
 }
 
 const SERVERS: [(&str, &str, &str); 2] = [
@@ -138,6 +155,7 @@ impl Guest {
             seq: 0xffff_ff00,
             ack: 0,
             window: 0xffff,
+            class: 0,
         }
     }
 
@@ -200,7 +218,7 @@ impl Guest {
     /// Sends a segment as it is.
     fn raw(&mut self, fields: Fields, options: &[u8], payload: &[u8]) -> TxOutcome {
         let frame = frame(self.local, self.remote, fields, options, payload);
-        let outcome = self.bed.send(&frame);
+        let outcome = self.bed.send(&marked(frame, self.class));
         self.batch_end();
         outcome
     }
@@ -210,7 +228,7 @@ impl Guest {
         let frame = frame(self.local, self.remote, self.fields(flags), &[], payload);
         let len = payload.len() as u32 + u32::from(flags & FIN != 0);
         self.seq = self.seq.wrapping_add(len);
-        self.bed.send(&frame)
+        self.bed.send(&marked(frame, self.class))
     }
 
     fn batch_end(&mut self) {

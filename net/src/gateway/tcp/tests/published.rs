@@ -54,6 +54,24 @@ fn a_client_reaches_the_guest() {
 }
 
 #[test]
+fn a_client_gets_the_guests_traffic_class() {
+    use rustix::net::sockopt::{ip_tos, ipv6_tclass};
+    // The third is IPv6 outside and IPv4 inside.
+    for (listen, ipv6) in [("127.0.0.1:0", true), ("[::1]:0", true), ("[::1]:0", false)] {
+        let (mut guest, _client, syn) = client(listen, ipv6);
+        guest.class = 0x88 | 1;
+        answer(&mut guest, &syn);
+        let (_, flow) = guest.bed.gateway.tcp.table.iter().next().unwrap();
+        let socket = flow.socket.as_ref().unwrap();
+        let class = match addr(listen).is_ipv4() {
+            true => ip_tos(socket).unwrap().into(),
+            false => ipv6_tclass(socket).unwrap(),
+        };
+        assert_eq!(class, 0x88, "{listen}");
+    }
+}
+
+#[test]
 fn a_client_over_ipv6_reaches_a_guest_without_it() {
     let (mut guest, client, syn) = client("[::1]:0", false);
     assert_eq!((syn.from.ip(), syn.to), (addr("10.0.2.1:1").ip(), addr("10.0.2.2:8080")));
