@@ -8,6 +8,7 @@ use std::ptr::null_mut;
 use std::time::Duration;
 
 use libc::{c_int, c_void, socklen_t};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{
     set_ip_tos, set_ipv6_tclass, set_ipv6_v6only, set_socket_keepalive, set_socket_linger,
@@ -24,6 +25,9 @@ const BACKLOG: i32 = 128;
 const MEMINFO_VARS: usize = 9;
 const MEMINFO_SNDBUF: usize = 3;
 const MEMINFO_WMEM_QUEUED: usize = 5;
+
+/// Asks whether a socket is at its urgent mark (`asm-generic/sockios.h`).
+const SIOCATMARK: libc::Ioctl = 0x8905;
 
 /// The memory of a socket's send side, in bytes as the kernel accounts them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,6 +139,19 @@ pub fn send_memory(fd: impl AsFd) -> Option<SendMemory> {
         )
     };
     (n == 0).then(|| SendMemory { size: vars[MEMINFO_SNDBUF], used: vars[MEMINFO_WMEM_QUEUED] })
+}
+
+/// True while there is an urgent byte that was not taken out.
+pub fn has_urgent(fd: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(&fd, PollFlags::PRI)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok() && fds[0].revents().contains(PollFlags::PRI)
+}
+
+/// True if the first byte that was not taken out is urgent (`sockatmark(3)`).
+pub fn is_at_mark(fd: impl AsFd) -> bool {
+    let mut at: c_int = 0;
+    // SAFETY: SIOCATMARK writes one int, which lives here.
+    unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), SIOCATMARK, &raw mut at) == 0 && at != 0 }
 }
 
 /// Sets where the next `MSG_PEEK` begins, in bytes from the first unread one (`SO_PEEK_OFF`).

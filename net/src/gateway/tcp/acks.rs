@@ -46,7 +46,7 @@ impl Flow {
                 self.rto.restart(now);
             }
             if down.urgent {
-                // A peek that begins at the start gets past that only when this is taken out.
+                // Only when all before it is taken out does the socket tell where it is.
                 self.discard();
                 self.down.readable = true;
             }
@@ -108,6 +108,9 @@ impl Flow {
     /// Not in silly pieces (RFC 9293 §3.8.6.2.1).
     fn may_send(&self) -> bool {
         let (usable, down) = (self.usable(), &self.down);
+        if down.urgent && down.nxt != down.una {
+            return false;
+        }
         usable > 0 && (down.nxt == down.una || usable >= u32::from(down.mss).min(down.max_wnd / 2))
     }
 }

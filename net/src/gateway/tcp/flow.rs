@@ -94,6 +94,8 @@ pub struct Up {
     pub lost: bool,
     /// The socket was told that more follows: it may hold back less than a segment.
     pub more: bool,
+    /// The guest's urgent byte, while it has not been taken.
+    pub urgent: Option<u32>,
     /// The guest's FIN was taken.
     pub fin: bool,
 }
@@ -139,8 +141,10 @@ pub struct Down {
     pub read_size: usize,
     /// The socket may have bytes from `nxt` on, or its end.
     pub readable: bool,
-    /// There was urgent data: a read may end where that is, with more behind it.
+    /// There is urgent data: a read ends before it, with more behind it.
     pub urgent: bool,
+    /// It is what the next read gives.
+    pub at_mark: bool,
     /// All that will ever come has come.
     pub hup: bool,
     /// The socket has failed.
@@ -217,6 +221,7 @@ impl Flow {
             full: false,
             lost: false,
             more: false,
+            urgent: None,
             fin: false,
         };
         let down = Down {
@@ -240,6 +245,7 @@ impl Flow {
             read_size: READ_MIN,
             readable: false,
             urgent: false,
+            at_mark: false,
             hup: false,
             failed: false,
         };

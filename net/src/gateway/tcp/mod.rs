@@ -22,6 +22,7 @@ mod table;
 mod timers;
 mod to_guest;
 mod to_host;
+mod urgent;
 mod window;
 
 use std::collections::VecDeque;

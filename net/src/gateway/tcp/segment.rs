@@ -13,6 +13,8 @@ pub const RST: u8 = 0x04;
 pub const PSH: u8 = 0x08;
 /// The acknowledgement field is significant.
 pub const ACK: u8 = 0x10;
+/// The urgent pointer is significant.
+pub const URG: u8 = 0x20;
 
 const OPT_END: u8 = 0;
 const OPT_NOP: u8 = 1;
@@ -66,6 +68,8 @@ pub struct Options {
 pub struct Header {
     /// Its fixed fields.
     pub fields: Fields,
+    /// The sequence number of the urgent byte, the one before what the pointer names (RFC 6093 §4).
+    pub urgent: Option<u32>,
     /// Bytes, options included.
     pub len: usize,
     /// Its options, where it has SYN.
@@ -102,7 +106,9 @@ impl Header {
         };
         let options =
             if fields.flags & SYN != 0 { Options::parse(options) } else { Options::default() };
-        Ok(Self { fields, len, options })
+        let pointer = if fields.flags & URG != 0 { u16_at(bytes, 18) } else { 0 };
+        let urgent = u32::from(pointer).checked_sub(1).map(|n| fields.seq.wrapping_add(n));
+        Ok(Self { fields, urgent, len, options })
     }
 
     /// True if any of `flags` is set.
@@ -198,7 +204,10 @@ mod tests {
             window: 0xfaf0,
         };
         let options = Options { mss: Some(1460), scale: Some(7) };
-        assert_eq!(Header::parse(&LINUX_SYN, 40), Ok(Header { fields, len: 40, options }));
+        assert_eq!(
+            Header::parse(&LINUX_SYN, 40),
+            Ok(Header { fields, urgent: None, len: 40, options })
+        );
     }
 
     #[test]
@@ -224,6 +233,20 @@ mod tests {
         let mut short = LINUX_SYN;
         short[12] = 0x40;
         assert_eq!(Header::parse(&short, 40), Err(DropReason::Malformed));
+    }
+
+    #[test]
+    fn the_urgent_byte_is_before_what_the_pointer_names() {
+        let mut h = LINUX_SYN;
+        h[13] = ACK;
+        h[18..20].copy_from_slice(&[0, 3]);
+        assert_eq!(Header::parse(&h, 40).unwrap().urgent, None);
+        h[13] = ACK | URG;
+        assert_eq!(Header::parse(&h, 40).unwrap().urgent, Some(0x1234_567a));
+        h[4..8].fill(0xff);
+        assert_eq!(Header::parse(&h, 40).unwrap().urgent, Some(1));
+        h[19] = 0;
+        assert_eq!(Header::parse(&h, 40).unwrap().urgent, None);
     }
 
     #[test]

@@ -66,6 +66,9 @@ impl Flow {
             return Turn::Idle;
         }
         let mut len = (self.usable() as usize).min(self.down.read_size);
+        if self.down.urgent {
+            self.find_mark(&mut len);
+        }
         let Some(skip) = self.seek(scratch, &mut len) else { return Turn::Idle };
         let offloads = ctx.io.rx.offloads();
         let tso = if self.is_ipv4() { offloads.tso4 } else { offloads.tso6 };
@@ -158,7 +161,10 @@ impl Flow {
             drop(slot);
             return Ok(self.ended(ctx));
         }
-        let header = self.fields(self.down.nxt, ACK | PSH).bytes();
+        let mut header = self.fields(self.down.nxt, ACK | PSH).bytes();
+        if self.down.urgent {
+            self.mark(&mut header);
+        }
         let mut top = [0; LOWER_MAX + TCP_LEN];
         envelope.write(ctx.core.link.mac, TCP_LEN + read, &mut top);
         let mut sum = envelope.pseudo_header(TCP_LEN + read);

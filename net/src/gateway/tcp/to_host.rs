@@ -2,6 +2,7 @@
 
 use std::io;
 
+use libc::c_int;
 use rustix::io::Errno;
 use vm_memory::VolatileSlice;
 
@@ -177,6 +178,9 @@ impl Flow {
         }
         self.active = ctx.io.now;
         self.acknowledge(h, len > 0, ctx.io.now);
+        if let Some(at) = h.urgent {
+            self.note_urgent(at);
+        }
         if len == 0 { SENT } else { self.take(ctx, h, payload, gather) }
     }
 
@@ -206,15 +210,8 @@ impl Flow {
         self.ack_due = true;
         let skip = self.up.nxt.wrapping_sub(f.seq) as usize;
         // Past the payload where only the FIN is new.
-        let len = payload.len.saturating_sub(skip);
-        if len > 0 {
-            // Without a push more follows, most likely in this very batch (RFC 9293 §3.9.1.2).
-            let more = !h.has(PSH | FIN);
-            let taken = self.pass(ctx, payload, skip, len, gather, more)?;
-            self.up.nxt = self.up.nxt.wrapping_add(taken as u32);
-            if taken < len {
-                return SENT;
-            }
+        if skip < payload.len && !self.take_payload(ctx, h, payload, skip, gather)? {
+            return SENT;
         }
         if h.has(FIN) {
             self.give(ctx, gather);
@@ -223,6 +220,36 @@ impl Flow {
             }
         }
         SENT
+    }
+
+    /// Gives the socket `payload` from `skip` on, its urgent byte by itself. False if it did not
+    /// take all of it.
+    fn take_payload(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        h: &Header,
+        payload: &Payload<'_>,
+        mut skip: usize,
+        gather: &mut Gather,
+    ) -> Result<bool, DropReason> {
+        // Without a push more follows, most likely in this very batch (RFC 9293 §3.9.1.2).
+        let more = !h.has(PSH | FIN);
+        while skip < payload.len {
+            let left = payload.len - skip;
+            let (len, taken) = match self.before_urgent() {
+                Some(0) => (1, self.pass_urgent(ctx, payload, skip, gather)?),
+                before => {
+                    let len = before.map_or(left, |n| n.min(left));
+                    (len, self.pass(ctx, payload, skip, len, gather, more)?)
+                }
+            };
+            self.up.nxt = self.up.nxt.wrapping_add(taken as u32);
+            skip += taken;
+            if taken < len {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Has the socket take `len` bytes of `payload` from `skip` on, now or with others when the
@@ -248,8 +275,10 @@ impl Flow {
             return Ok(len);
         }
         let head = payload.head.get(skip..).unwrap_or_default();
+        let head = &head[..head.len().min(len)];
         let offset = skip.saturating_sub(payload.head.len());
-        match self.send(ctx, head, payload.tail, offset, len - head.len(), more)? {
+        let flags = if more { libc::MSG_MORE } else { 0 };
+        match self.send(ctx, head, payload.tail, offset, len - head.len(), flags)? {
             0 => Err(DropReason::SendBufferFull),
             sent => Ok(sent),
         }
@@ -261,7 +290,7 @@ impl Flow {
             return;
         }
         let bytes = gather.take();
-        let (sent, reason) = match self.send(ctx, bytes, &[], 0, 0, false) {
+        let (sent, reason) = match self.send(ctx, bytes, &[], 0, 0, 0) {
             Ok(sent) => (sent, DropReason::SendBufferFull),
             Err(reason) => (0, reason),
         };
@@ -272,24 +301,23 @@ impl Flow {
         }
     }
 
-    /// Gives bytes to the socket and returns how many it took. Where `more` follow, what does not
-    /// fill a segment of the host's waits for them, until the batch is over at most: a frame's
+    /// Gives bytes to the socket and returns how many it took. With `MSG_MORE`, what does not
+    /// fill a segment of the host's waits for more, until the batch is over at most: a frame's
     /// payload is seldom a multiple of that, and its rest would be a small segment for each frame.
-    fn send(
+    pub(super) fn send(
         &mut self,
         ctx: &mut Ctx<'_, '_>,
         head: &[u8],
         tail: &[VolatileSlice<'_>],
         offset: usize,
         tail_len: usize,
-        more: bool,
+        flags: c_int,
     ) -> Result<usize, DropReason> {
         let Some(socket) = &self.socket else { return Err(DropReason::NoConnection) };
         let len = head.len() + tail_len;
-        let flags = if more { libc::MSG_MORE } else { 0 };
         let error = match sys::send(socket, head, tail, offset, tail_len, None, flags) {
             Ok(sent) => {
-                self.up.more = more;
+                self.up.more = flags & libc::MSG_MORE != 0;
                 if sent < len {
                     self.refused(ctx.io.poll, false);
                 }

@@ -183,19 +183,6 @@ impl Guest {
 }
 
 #[test]
-fn urgent_bytes_are_bytes_like_others() {
-    for peeks in [true, false] {
-        let (mut guest, mut server) = Guest::connected_with(0, peeks);
-        rustix::net::send(&server, b"abc!", rustix::net::SendFlags::OOB).unwrap();
-        assert_eq!(guest.receive(4), b"abc!");
-        server.write_all(b"more").unwrap();
-        assert_eq!(guest.receive(4), b"more");
-        drop(server);
-        assert_eq!(guest.next_with(FIN).h.fields.seq, guest.ack);
-    }
-}
-
-#[test]
 fn without_receive_buffers_sockets_are_looked_after_all_the_same() {
     let (mut guest, listener) = Guest::with_server(0);
     guest.bed.ring.offloads = TSO;

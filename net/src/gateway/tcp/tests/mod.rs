@@ -8,6 +8,7 @@ mod flood;
 mod gathered;
 mod lossy;
 mod published;
+mod urgent;
 mod windows;
 
 use std::collections::VecDeque;
