@@ -101,7 +101,8 @@ impl Tap {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = rustix::fs::open(DEV_NET_TUN, flags, Mode::empty()).map_err(|e| match e {
             Errno::ACCESS | Errno::PERM => TapError::NodeForbidden,
-            e => TapError::NoDriver(e.into()),
+            e @ (Errno::NOENT | Errno::NODEV | Errno::NXIO) => TapError::NoDriver(e.into()),
+            e => TapError::Setup { name: name.to_owned(), what: "open", source: e.into() },
         })?;
         sys::set_iff(fd.as_fd(), name, sys::IFF).map_err(|e| match Errno::from_io_error(&e) {
             Some(Errno::PERM) => TapError::NotPermitted(name.to_owned()),

@@ -49,6 +49,7 @@ pub struct Minivmm {
     patience: Duration,
     stdin: Stdio,
     as_user: bool,
+    limits: Vec<String>,
 }
 
 impl Minivmm {
@@ -61,6 +62,7 @@ impl Minivmm {
             patience: PATIENCE,
             stdin: Stdio::null(),
             as_user: false,
+            limits: vec![],
         }
     }
 
@@ -83,6 +85,15 @@ impl Minivmm {
     pub fn as_user(mut self) -> Self {
         self.as_user = true;
         self
+    }
+
+    /// Sets resource limits of it alone, by options of `prlimit(1)`, such as `--nproc=6`: it runs as
+    /// an ordinary user, in a user namespace of its own, where no other process counts.
+    #[must_use]
+    pub fn limits(mut self, options: &[&str]) -> Self {
+        let words = ["unshare", "--user", "--map-current-user", "prlimit"].iter().chain(options);
+        self.limits = words.map(|&word| word.to_owned()).collect();
+        self.as_user()
     }
 
     /// Sets a variable of its environment.
@@ -131,6 +142,7 @@ impl Minivmm {
             words.extend(prefix);
             program = path;
         }
+        words.extend(self.limits);
         words.push(program.to_string_lossy().into_owned());
         words.extend(self.args);
         let mut command = Command::new(&words[0]);

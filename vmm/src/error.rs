@@ -52,7 +52,7 @@ pub enum Error {
         status: u8,
     },
     /// The host refused something else.
-    #[error("cannot {what}: {source}")]
+    #[error("cannot {what}: {source}{}", limit_cure(source))]
     Host {
         /// What was tried.
         what: &'static str,
@@ -84,14 +84,27 @@ impl Error {
     }
 }
 
-/// What can be done where this process, or the host, has no more descriptors.
-pub(crate) fn descriptor_cure(source: &io::Error) -> &'static str {
+/// What can be done where this process, or the host, has no more of what is counted: descriptors,
+/// threads. Nothing for other errors.
+pub(crate) fn limit_cure(source: &io::Error) -> &'static str {
     match source.raw_os_error() {
         Some(libc::EMFILE) => " (allow more open files: ulimit -n)",
         Some(libc::ENFILE) => " (the host has too many files open: sysctl fs.file-max)",
+        // Of all that is called here, only the creation of a thread fails so: clone(2), and KVM's own.
+        Some(libc::EAGAIN) => THREAD_CURE,
         _ => "",
     }
 }
+
+/// The same for an error that an [`io::Error`] lies behind.
+pub(crate) fn limit_cure_of(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    chain.filter_map(|error| error.downcast_ref()).map(limit_cure).next().unwrap_or_default()
+}
+
+/// What can be done where no thread can be made.
+pub(crate) const THREAD_CURE: &str =
+    " (allow this user more processes: ulimit -u; or its control group: pids.max)";
 
 /// What can be done about a file that can't be opened.
 fn cure(source: &io::Error, what: &str) -> String {
@@ -100,7 +113,7 @@ fn cure(source: &io::Error, what: &str) -> String {
         io::ErrorKind::PermissionDenied => {
             " (make it readable for this user, or use a copy that is)".into()
         }
-        _ => descriptor_cure(source).into(),
+        _ => limit_cure(source).into(),
     }
 }
 
@@ -123,6 +136,11 @@ mod tests {
         let kvm = Error::from(KvmError::Open { path: "/dev/kvm".into(), source });
         assert!(kvm.to_string().contains("ulimit -n"), "{kvm}");
         assert_eq!(kvm.status(), exit::HOST);
+        let source = io::Error::from_raw_os_error(libc::EMFILE);
+        let ioctl = Error::from(KvmError::Ioctl { what: "create an interrupt line", source });
+        assert!(ioctl.to_string().contains("ulimit -n"), "{ioctl}");
+        let host = Error::host("start a thread")(io::Error::from_raw_os_error(libc::EAGAIN));
+        assert!(host.to_string().contains("ulimit -u"), "{host}");
         let policy = Error::from(KvmError::Policy { path: "/dev/kvm".into() });
         assert_eq!(policy.status(), exit::NO_PERMISSION);
     }

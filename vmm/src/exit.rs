@@ -33,6 +33,8 @@ pub enum Exit {
     Panic,
     /// The guest crashed; the text says how.
     Crash(String),
+    /// The host refused what it takes to run the guest; the text says what, and what to do.
+    Refused(String),
     /// A signal to the monitor ended it.
     Signal(i32),
     /// The user left by the console's escape.
@@ -57,6 +59,7 @@ impl fmt::Display for Exit {
             Self::Reset => f.write_str("the guest asked for a reset"),
             Self::Panic => f.write_str("the guest's kernel panicked; its console says why"),
             Self::Crash(how) => write!(f, "the guest crashed: {how}"),
+            Self::Refused(what) => f.write_str(what),
             Self::Signal(libc::SIGPIPE) => f.write_str("the reader of standard output has gone"),
             Self::Signal(signal) => write!(f, "ended by signal {signal}"),
             Self::Quit => f.write_str("ended from the console"),
@@ -85,6 +88,7 @@ impl Outcome {
                 (status, _) => status,
             },
             Exit::Panic | Exit::Crash(_) => GUEST_CRASH,
+            Exit::Refused(_) => HOST,
             Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
             Exit::Quit => OK,
         }
@@ -110,6 +114,7 @@ mod tests {
         assert_eq!(status(Exit::Reset, None), 0);
         assert_eq!(status(Exit::Crash("triple fault".into()), Some(0)), 70);
         assert_eq!(status(Exit::Panic, Some(0)), 70);
+        assert_eq!(status(Exit::Refused("no memory".into()), Some(0)), 71);
         assert_eq!(status(Exit::Signal(15), None), 143);
     }
 

@@ -50,7 +50,9 @@ fn end(style: Style, verbose: u8, outcome: &Outcome) -> u8 {
     let reason = outcome.reason();
     match (&outcome.exit, style) {
         (_, Style::Json) => show_exit(status, &reason),
-        (Exit::Panic | Exit::Crash(_), Style::Text) => log::message(style, "error", &reason),
+        (Exit::Panic | Exit::Crash(_) | Exit::Refused(_), Style::Text) => {
+            log::message(style, "error", &reason);
+        }
         (_, Style::Text) if verbose > 0 => log::message(style, "info", &reason),
         _ => {}
     }

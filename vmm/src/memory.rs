@@ -13,7 +13,7 @@ use vm_memory::{
     FileOffset, GuestMemoryMmap, GuestRegionCollectionError, GuestRegionMmap, MmapRegion,
 };
 
-use crate::error::descriptor_cure;
+use crate::error::limit_cure;
 
 /// Why there is no guest memory.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +40,7 @@ pub enum MemoryError {
 }
 
 fn cure(source: &io::Error) -> &'static str {
-    match descriptor_cure(source) {
+    match limit_cure(source) {
         "" => " (give the guest less: --memory)",
         cure => cure,
     }

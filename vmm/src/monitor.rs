@@ -98,9 +98,12 @@ fn watch(
     console: Console,
     start: impl FnOnce(),
 ) -> Result<(), Error> {
-    let failed = |e: event_manager::Error| Error::Host {
-        what: "watch the machine",
-        source: io::Error::other(e),
+    let failed = |e| {
+        let source = match e {
+            event_manager::Error::Epoll(e) => e.into(),
+            e => io::Error::other(e),
+        };
+        Error::Host { what: "watch the machine", source }
     };
     let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(failed)?;
     let refused = Rc::new(Cell::new(None));
@@ -148,7 +151,7 @@ fn stop() {
 fn drain(output: &Output, signals: &Signals, exit: &Exit) -> Option<i32> {
     let end = match exit {
         Exit::Signal(_) | Exit::Quit => Some(Instant::now() + LINGER),
-        Exit::PowerOff | Exit::Reset | Exit::Panic | Exit::Crash(_) => None,
+        Exit::PowerOff | Exit::Reset | Exit::Panic | Exit::Crash(_) | Exit::Refused(_) => None,
     };
     loop {
         let left = end.map(|end| end.saturating_duration_since(Instant::now()));

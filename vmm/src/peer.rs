@@ -6,6 +6,7 @@
 //! ` differs at N` where byte N is not the pattern's), or `SOURCE n` (n bytes of the pattern are
 //! sent). The pattern is the probe's own file.
 
+use std::cell::Cell;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -15,6 +16,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+
+use crate::error::limit_cure;
 
 #[path = "../../resources/probe/src/pattern.rs"]
 mod pattern;
@@ -152,15 +155,27 @@ fn echo_datagrams(shared: &Shared) {
 
 /// Returns when the service has ended and no connection is served.
 fn accept(shared: &Shared) {
+    let warned = Cell::new(false);
+    let warn = |e: &io::Error| {
+        if !warned.replace(true) {
+            let cure = limit_cure(e);
+            tracing::warn!("the probe's peer can't serve a connection: {e}{cure}");
+        }
+    };
     thread::scope(|scope| {
-        for stream in shared.tcp.incoming() {
-            let Ok(stream) = stream else {
-                if shared.has_ended() {
-                    break;
+        loop {
+            // Without a descriptor to spare, accepting would fail before anyone is there. This wait
+            // fails only by a signal.
+            let _ = poll(&mut [PollFd::new(&shared.tcp, PollFlags::IN)], None);
+            let stream = match shared.tcp.accept() {
+                Ok((stream, _)) => stream,
+                Err(_) if shared.has_ended() => break,
+                Err(e) => {
+                    warn(&e);
+                    // That passes, and is not to keep a CPU busy.
+                    thread::sleep(RETRY);
+                    continue;
                 }
-                // Out of descriptors, most likely: that passes, and is not to keep a CPU busy.
-                thread::sleep(RETRY);
-                continue;
             };
             let stream = Arc::new(stream);
             {
@@ -177,7 +192,8 @@ fn accept(shared: &Shared) {
                     let _ = serve(&connection);
                     shared.served().retain(|other| !Arc::ptr_eq(other, &connection));
                 });
-            if spawned.is_err() {
+            if let Err(e) = spawned {
+                warn(&e);
                 shared.served().retain(|other| !Arc::ptr_eq(other, &stream));
             }
         }

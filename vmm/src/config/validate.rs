@@ -9,6 +9,7 @@ use minivmm_net::gateway::plan::{PlanError, check_hostname, check_mac, check_mtu
 
 use super::net::ParseNetError;
 use super::{BootProtocol, Console, MachineConfig, NetConfig, PublishConfig, Size, Transport};
+use crate::error::limit_cure;
 
 /// The least memory a guest gets: room for the smallest kernel and the tables.
 const MEMORY_MIN: Size = Size::mib(16);
@@ -32,7 +33,7 @@ pub enum ConfigError {
         message: String,
     },
     /// The file can't be read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {source}{}", limit_cure(source))]
     Read {
         /// The file.
         path: String,

@@ -12,7 +12,7 @@ use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
 use minivmm_devices::virtio::transport::IoEventFd;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-use crate::error::descriptor_cure;
+use crate::error::limit_cure;
 
 pub use self::cpu::{cpuid_entries, set_boot_registers, set_cpuid};
 pub use self::irq::IrqLines;
@@ -55,7 +55,7 @@ pub enum KvmError {
         path: String,
     },
     /// It can't be opened for a reason that has nothing to do with it.
-    #[error("cannot open {path}: {source}{}", descriptor_cure(source))]
+    #[error("cannot open {path}: {source}{}", limit_cure(source))]
     Open {
         /// The device.
         path: String,
@@ -74,7 +74,7 @@ pub enum KvmError {
     #[error("this KVM lacks {0}, which minivmm needs")]
     Capability(&'static str),
     /// An ioctl failed.
-    #[error("KVM refused to {what}: {source}")]
+    #[error("KVM refused to {what}: {source}{}", limit_cure(source))]
     Ioctl {
         /// What was tried.
         what: &'static str,

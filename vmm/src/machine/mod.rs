@@ -246,5 +246,6 @@ fn exit_of(stop: Stop, memory: &GuestMemoryMmap) -> Exit {
         Stop::PowerOff => Exit::PowerOff,
         Stop::Reset => Exit::reset(memory),
         Stop::Failed(how) => Exit::Crash(how),
+        Stop::Refused(what) => Exit::Refused(what),
     }
 }

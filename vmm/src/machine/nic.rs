@@ -17,7 +17,7 @@ use minivmm_net::segment::Segment;
 use minivmm_net::tap::{Tap, TapBackend, TapError};
 
 use crate::config::{HostAccess, Ipv6, NatConfig, NetConfig, PublishConfig, TapConfig, Validated};
-use crate::error::Error;
+use crate::error::{Error, limit_cure, limit_cure_of};
 use crate::exit;
 use crate::peer::Peer;
 
@@ -60,14 +60,13 @@ pub fn build(config: &Validated) -> Result<Nics, Error> {
             NetConfig::Nat(nat) => {
                 // Published ports are on the first NAT interface.
                 let publish = std::mem::take(&mut publish);
-                let host =
-                    match &mut host {
-                        Some(host) => host,
-                        None => host.insert(HostNetwork::read().map_err(|e| Error::Net {
-                            message: e.to_string(),
-                            status: exit::HOST,
-                        })?),
-                    };
+                let host = match &mut host {
+                    Some(host) => host,
+                    None => host.insert(HostNetwork::read().map_err(|e| Error::Net {
+                        message: format!("{e}{}", limit_cure_of(&e)),
+                        status: exit::HOST,
+                    })?),
+                };
                 let gateway = plan(config, nat, mac, publish, peer, host)?;
                 seen = peer.map(|peer| (gateway.gateway4, peer.port()).into());
                 Box::new(gateway_of(gateway)?)
@@ -122,7 +121,7 @@ fn tap_of(config: &TapConfig) -> Result<TapBackend, Error> {
             TapError::NoDriver(_) | TapError::Setup { .. } => exit::HOST,
             _ => exit::CONFIG,
         },
-        message: format!("--net {shown}: {e}"),
+        message: format!("--net {shown}: {e}{}", limit_cure_of(&e)),
     };
     let tap = match (&config.name, config.fd) {
         (Some(name), _) => Tap::open(name),
@@ -229,10 +228,12 @@ fn plan(
 fn gateway_of(config: GatewayConfig) -> Result<Gateway, Error> {
     Gateway::new(config).map_err(|e| {
         let GatewayError::Publish { source, .. } = &e;
+        let cure = limit_cure(source);
         let status = match source.kind() {
             io::ErrorKind::PermissionDenied => exit::NO_PERMISSION,
+            _ if !cure.is_empty() => exit::HOST,
             _ => exit::CONFIG,
         };
-        Error::Net { message: e.to_string(), status }
+        Error::Net { message: format!("{e}{cure}"), status }
     })
 }

@@ -12,6 +12,7 @@ use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::Stop;
+use crate::error::THREAD_CURE;
 
 /// The longest x86 instruction.
 const INSTRUCTION_MAX: usize = 15;
@@ -56,16 +57,26 @@ pub fn unexpected_exit(exit: &str, fd: &VcpuFd) -> String {
 }
 
 /// An error of `KVM_RUN` itself.
-pub fn run_failed(errno: i32, fd: &VcpuFd) -> String {
+pub fn run_failed(errno: i32, fd: &VcpuFd) -> Stop {
+    run_failed_at(errno, &location(fd))
+}
+
+fn run_failed_at(errno: i32, location: &str) -> Stop {
     let hint = match errno {
-        libc::EFAULT | libc::ENOMEM => {
-            "; is the host, or this process's control group, out of memory?"
-        }
-        libc::EHWPOISON => "; the host's memory there is broken",
-        _ => "",
+        // A thread of KVM's own, which since Linux 6.13 is made when the guest first runs, and
+        // counts as one of ours. Until 6.14 its lack is told as one of memory.
+        libc::EAGAIN => format!("; it can't have the thread it needs{THREAD_CURE}"),
+        libc::ENOMEM => format!(
+            "; the host, or this process's control group, is out of memory, or KVM can't have the \
+             thread it needs{THREAD_CURE}"
+        ),
+        libc::EFAULT => "; is the host, or this process's control group, out of memory?".into(),
+        libc::EHWPOISON => "; the host's memory there is broken".into(),
+        _ => String::new(),
     };
     let source = io::Error::from_raw_os_error(errno);
-    format!("KVM can't run the guest on{}: {source}{hint}", location(fd))
+    let text = format!("KVM can't run the guest{location}: {source}{hint}");
+    if hint.is_empty() { Stop::Failed(text) } else { Stop::Refused(text) }
 }
 
 /// Where the vCPU is, or nothing where KVM doesn't say.
@@ -204,6 +215,21 @@ fn likely_cause(bytes: &[u8], ring: u8) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_host_lacks_is_no_crash_of_the_guest() {
+        for (errno, want) in [
+            (libc::EAGAIN, "ulimit -u"),
+            (libc::ENOMEM, "out of memory"),
+            (libc::ENOMEM, "pids.max"),
+            (libc::EFAULT, "out of memory"),
+            (libc::EHWPOISON, "broken"),
+        ] {
+            let stop = run_failed_at(errno, " at 0x1000");
+            assert!(matches!(&stop, Stop::Refused(text) if text.contains(want)), "{stop:?}");
+        }
+        assert!(matches!(run_failed_at(libc::EINVAL, ""), Stop::Failed(_)));
+    }
 
     #[test]
     fn known_traps_are_named() {

@@ -11,6 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use kvm_bindings::KVM_MP_STATE_UNINITIALIZED;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use minivmm_devices::bus::Bus;
 use vm_memory::GuestMemoryMmap;
@@ -34,6 +35,8 @@ pub enum Stop {
     Reset,
     /// The guest can't be run on; the text explains.
     Failed(String),
+    /// The host refuses what it takes to run the guest; the text says what to do.
+    Refused(String),
 }
 
 /// The two buses of the machine.
@@ -68,6 +71,7 @@ impl Vcpus {
         let mut vcpus = Self { gate, threads: Vec::new() };
         for (index, fd) in fds.into_iter().enumerate() {
             let vcpu = Vcpu {
+                waits: waits_for_start(&fd),
                 fd,
                 memory: memory.clone(),
                 buses: buses.clone(),
@@ -111,8 +115,16 @@ impl Drop for Vcpus {
     }
 }
 
+/// True for a processor that another has to start, as all but the first have.
+fn waits_for_start(fd: &VcpuFd) -> bool {
+    fd.get_mp_state().is_ok_and(|state| state.mp_state == KVM_MP_STATE_UNINITIALIZED)
+}
+
 struct Vcpu {
     fd: VcpuFd,
+    /// It waits to be started. `KVM_RUN` then fails with EAGAIN when it has been woken; of one that
+    /// runs, that is a refusal, which would come again for ever.
+    waits: bool,
     memory: GuestMemoryMmap,
     buses: Buses,
     gate: Arc<Gate>,
@@ -177,7 +189,7 @@ impl Vcpu {
                     return Some(Stop::Failed(explain::fail_entry(reason, cpu)));
                 }
                 Ok(VcpuExit::MemoryFault { gpa, size, .. }) => {
-                    return Some(Stop::Failed(explain::memory_fault(gpa, size)));
+                    return Some(Stop::Refused(explain::memory_fault(gpa, size)));
                 }
                 Ok(VcpuExit::Unknown) => {
                     return Some(Stop::Failed(explain::unknown_exit(&mut self.fd)));
@@ -189,9 +201,13 @@ impl Vcpu {
                     return Some(Stop::Failed(explain::unexpected_exit(&exit, &self.fd)));
                 }
                 Err(e) => match e.errno() {
-                    // A kick, or a CPU that was just started by another.
-                    libc::EINTR | libc::EAGAIN => return None,
-                    errno => return Some(Stop::Failed(explain::run_failed(errno, &self.fd))),
+                    // A kick.
+                    libc::EINTR => return None,
+                    libc::EAGAIN if self.waits => {
+                        self.waits = waits_for_start(&self.fd);
+                        return None;
+                    }
+                    errno => return Some(explain::run_failed(errno, &self.fd)),
                 },
             }
         }
