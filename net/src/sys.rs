@@ -15,6 +15,11 @@ use vm_memory::VolatileSlice;
 pub mod dgram;
 pub mod stream;
 
+/// True where this process, or the host, has no descriptors left.
+pub fn is_exhausted(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 /// Pieces that one call can carry. A 64 KiB frame in 1.5 KiB buffers has 44.
 pub const IOV_MAX: usize = 256;
 

@@ -61,3 +61,9 @@ fn threads() {
     from_nothing_to_enough("nproc", 1..32, &["--net", "nat"], "ulimit -u");
     from_nothing_to_enough("nproc", 1..32, &["--cpus", "2"], "ulimit -u");
 }
+
+#[test]
+fn descriptors() {
+    from_nothing_to_enough("nofile", 5..128, &["--net", "nat"], "ulimit -n");
+    from_nothing_to_enough("nofile", 5..128, &[], "ulimit -n");
+}

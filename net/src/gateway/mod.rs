@@ -52,6 +52,7 @@ use crate::poll::{Owner, Poller, Ready, Token};
 use crate::port::{Backend, Cx, TxOffloads};
 use crate::rx::RxOffloads;
 use crate::stats::{DropReason, Stats};
+use crate::sys::is_exhausted;
 use crate::wire::{ETHERNET_LEN, ethertype, protocol, u16_at};
 
 /// The least MTU of a link with IPv6 (RFC 8200 §5).
@@ -70,6 +71,8 @@ pub struct Core {
     pub reach: Reach,
     /// How many ICMP errors the guest may still get.
     icmp: Limiter,
+    /// It was said that there are no descriptors left.
+    exhausted: bool,
 }
 
 impl Core {
@@ -77,7 +80,23 @@ impl Core {
     pub fn new(config: GatewayConfig) -> Self {
         let link = Link::new(config.mac, config.guest_mac);
         let resolvers = Resolvers::new(&config.resolv_conf);
-        Self { config, link, resolvers, reach: Reach::default(), icmp: Limiter::default() }
+        let (reach, icmp) = (Reach::default(), Limiter::default());
+        Self { config, link, resolvers, reach, icmp, exhausted: false }
+    }
+
+    /// Says, once, that a socket could not be had for want of descriptors, where that is why.
+    pub fn no_socket(&mut self, e: &io::Error) {
+        if is_exhausted(e) && !std::mem::replace(&mut self.exhausted, true) {
+            tracing::warn!(
+                "no socket for the guest: {e}; idle flows go for new ones (allow more open files: \
+                 {}, or fewer flows: --net nat,max-flows=N)",
+                if e.raw_os_error() == Some(libc::ENFILE) {
+                    "sysctl fs.file-max"
+                } else {
+                    "ulimit -n"
+                }
+            );
+        }
     }
 
     /// True while the guest is offered IPv6.

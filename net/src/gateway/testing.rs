@@ -1,9 +1,11 @@
 //! A gateway with a station in memory and a clock that the test turns.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vm_memory::VolatileSlice;
 
 use super::{Core, Ctx, Gateway, GatewayConfig};
@@ -91,6 +93,32 @@ impl RxRing for MemoryRing {
     }
 
     fn release(&mut self) {}
+}
+
+/// Runs the test `name` again in a process of its own, for one that changes what is the process's;
+/// true there, and false when it has passed.
+pub fn alone(name: &str) -> bool {
+    const INSIDE: &str = "MINIVMM_NET_TEST_ALONE";
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(INSIDE, "1")
+        .output()
+        .unwrap();
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && out.contains("1 passed"), "{output:?}");
+    false
+}
+
+/// Leaves this process no descriptor beside those that it has; gives back what the limit was.
+pub fn no_descriptors() -> Rlimit {
+    let limit = getrlimit(Resource::Nofile);
+    // The lowest free number is the first that the limit must refuse.
+    let free = std::fs::File::open("/dev/null").unwrap().as_raw_fd();
+    setrlimit(Resource::Nofile, Rlimit { current: Some(free as u64), ..limit }).unwrap();
+    limit
 }
 
 pub struct Bed {

@@ -256,6 +256,7 @@ impl Dns {
             let id = (i * RESOLVERS_MAX + server) as u32;
             let token = Token::with_generation(Owner::Dns, id, slot.generation);
             if let Err(e) = pending.ask(ctx, server, token) {
+                ctx.core.no_socket(&e);
                 tracing::debug!(server = %pending.servers[server], "cannot ask a resolver: {e}");
                 pending.failed |= 1 << server;
                 continue;

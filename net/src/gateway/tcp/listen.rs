@@ -9,7 +9,6 @@ use rustix::io::Errno;
 
 use super::Tcp;
 use super::flow::Flow;
-use super::open::is_exhausted;
 use super::table::{Endpoint, Key};
 use crate::gateway::config::{GatewayConfig, Publish, Transport};
 use crate::gateway::error::GatewayError;
@@ -17,7 +16,7 @@ use crate::gateway::target::is_forbidden;
 use crate::gateway::{Core, Ctx};
 use crate::poll::{Owner, Poller, Ready, Token};
 use crate::stats::DropReason;
-use crate::sys::stream;
+use crate::sys::{is_exhausted, stream};
 
 /// Connections accepted before other events get their turn.
 const ACCEPTS: usize = 16;
@@ -105,17 +104,17 @@ impl Tcp {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) if is_exhausted(&e) => {
                     ctx.io.stats.dropped(DropReason::SocketFailed);
+                    ctx.core.no_socket(&e);
                     if !self.evict(ctx, true) {
                         return self.listeners.pause(ctx.io.now, ctx.io.poll);
                     }
                 }
-                Err(e)
-                    if matches!(Errno::from_io_error(&e), Some(Errno::NOBUFS | Errno::NOMEM)) =>
-                {
+                Err(e) if failed_before(&e) => {}
+                // It would come again at once: of memory, or of a policy of the host.
+                Err(e) => {
+                    tracing::debug!("cannot accept a connection: {e}");
                     return self.listeners.pause(ctx.io.now, ctx.io.poll);
                 }
-                // The connection failed before we took it (accept(2)).
-                Err(_) => {}
             }
         }
     }
@@ -168,6 +167,14 @@ impl Tcp {
         }
         Ok(())
     }
+}
+
+/// It is a connection's own error, of one that failed before we took it (accept(2)).
+fn failed_before(e: &io::Error) -> bool {
+    let Some(e) = Errno::from_io_error(e) else { return false };
+    matches!(e, Errno::CONNABORTED | Errno::INTR | Errno::PERM | Errno::PROTO | Errno::TIMEDOUT)
+        || matches!(e, Errno::NETDOWN | Errno::NETUNREACH | Errno::NONET | Errno::NOPROTOOPT)
+        || matches!(e, Errno::HOSTDOWN | Errno::HOSTUNREACH | Errno::OPNOTSUPP | Errno::CONNRESET)
 }
 
 /// A client's address as the guest sees it, and the guest's address of the same family. It is the

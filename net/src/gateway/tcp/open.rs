@@ -24,7 +24,7 @@ use crate::gateway::packet::Packet;
 use crate::gateway::target::{is_gateway, resolve};
 use crate::gateway::{Ctx, Handled};
 use crate::stats::DropReason;
-use crate::sys::stream;
+use crate::sys::{is_exhausted, stream};
 use crate::wire::{ETHERNET_LEN, TCP_LEN, protocol};
 
 /// An open flow may go for another one after this much silence.
@@ -98,9 +98,11 @@ impl Tcp {
         let result = stream::connect(to, class);
         if let Err(e) = &result
             && is_exhausted(e)
-            && self.evict(ctx, true)
         {
-            return stream::connect(to, class);
+            ctx.core.no_socket(e);
+            if self.evict(ctx, true) {
+                return stream::connect(to, class);
+            }
         }
         result
     }
@@ -212,9 +214,4 @@ impl Tcp {
         self.end(ctx, id, if rank == 0 { End::Closed } else { End::Both });
         true
     }
-}
-
-/// There are no descriptors left.
-pub(super) fn is_exhausted(e: &io::Error) -> bool {
-    matches!(Errno::from_io_error(e), Some(Errno::MFILE | Errno::NFILE))
 }

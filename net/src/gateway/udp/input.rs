@@ -15,9 +15,9 @@ use crate::gateway::packet::{Packet, Payload};
 use crate::gateway::services::udp_header;
 use crate::gateway::target;
 use crate::gateway::{Ctx, Handled};
-use crate::poll::Poller;
 use crate::stats::DropReason;
 use crate::sys::dgram::{Dgram, Header, Origin, SocketError};
+use crate::sys::is_exhausted;
 use crate::wire::protocol;
 
 /// Entries taken from an error queue at a time: it is watched by edges, so mostly all there are.
@@ -136,7 +136,14 @@ impl Udp {
             .flatten();
         let socket = match published.or_else(|| self.sockets.find(guest, ipv4)) {
             Some(socket) => socket,
-            None => self.open_socket(guest, ipv4, ctx.io.poll)?,
+            None => match self.open_socket(ctx, guest, ipv4) {
+                Ok(socket) => socket,
+                Err(error) => {
+                    tracing::debug!("no socket for UDP flow of {guest}: {error}");
+                    icmp::unreachable(ctx, packet, Why::Prohibited);
+                    return Err(DropReason::SocketFailed);
+                }
+            },
         };
         let class = if remote.port() == DNS { Class::Dns } else { Class::OneWay };
         let flow = Flow::new(socket, guest, remote, host, class, ctx.io.now);
@@ -145,28 +152,24 @@ impl Udp {
 
     fn open_socket(
         &mut self,
+        ctx: &mut Ctx<'_, '_>,
         guest: SocketAddr,
         ipv4: bool,
-        poll: &Poller,
-    ) -> Result<u32, DropReason> {
+    ) -> io::Result<u32> {
         let dgram = match Dgram::udp(ipv4) {
-            // Out of descriptors: the flow that would go next anyway lends us its own.
-            Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
-                if let Some(victim) = self.table.victim() {
-                    self.close(victim, poll);
+            Err(error) if is_exhausted(&error) => {
+                ctx.core.no_socket(&error);
+                if !self.free_socket(ctx.io.poll) {
+                    return Err(error);
                 }
-                Dgram::udp(ipv4)
+                Dgram::udp(ipv4)?
             }
-            dgram => dgram,
+            dgram => dgram?,
         };
-        let dgram = dgram.map_err(|error| {
-            tracing::debug!("no socket for UDP flow of {guest}: {error}");
-            DropReason::SocketFailed
-        })?;
         let socket = self.sockets.insert(dgram, Use::Guest(guest));
-        if self.sockets.watch(socket, poll).is_err() {
-            self.sockets.remove(socket, poll);
-            return Err(DropReason::SocketFailed);
+        if let Err(error) = self.sockets.watch(socket, ctx.io.poll) {
+            self.sockets.remove(socket, ctx.io.poll);
+            return Err(error);
         }
         Ok(socket)
     }

@@ -140,6 +140,18 @@ impl Udp {
         self.table.insert(flow)
     }
 
+    /// Gives a descriptor back: that of the guest's endpoint that is missed the least, whose flows
+    /// go with it. Those of published ports have none of their own. False where there is no such.
+    fn free_socket(&mut self, poll: &Poller) -> bool {
+        let sockets = &mut self.sockets;
+        let own = |i: u32| sockets.get(i).is_some_and(|socket| !socket.is_published());
+        let Some(socket) = self.table.idlest(own) else { return false };
+        for i in self.table.of_socket(socket) {
+            self.close(i, poll);
+        }
+        true
+    }
+
     /// Ends a flow, and its socket's use where it was the last one.
     fn close(&mut self, i: u32, poll: &Poller) {
         let index = self.table.remove(i).socket;

@@ -237,6 +237,24 @@ impl Table {
         oldest.min_by_key(|i| self.due(*i))
     }
 
+    /// Of the sockets that `which` takes, the one whose flows would all have expired first. It
+    /// looks at each flow: for a want that is rare.
+    pub fn idlest(&self, mut which: impl FnMut(u32) -> bool) -> Option<u32> {
+        let mut last = HashMap::<u32, Instant>::new();
+        for flow in self.flows.iter().flatten().filter(|flow| which(flow.socket)) {
+            let due = flow.last + flow.class.lifetime();
+            last.entry(flow.socket).and_modify(|last| *last = due.max(*last)).or_insert(due);
+        }
+        last.into_iter().min_by_key(|(_, due)| *due).map(|(socket, _)| socket)
+    }
+
+    /// The flows of a socket.
+    pub fn of_socket(&self, socket: u32) -> Vec<u32> {
+        let flows = self.flows.iter().enumerate();
+        let its = flows.filter(|(_, flow)| flow.as_ref().is_some_and(|f| f.socket == socket));
+        its.map(|(i, _)| i as u32).collect()
+    }
+
     fn due(&self, i: u32) -> Instant {
         let flow = self.get(i);
         flow.last + flow.class.lifetime()

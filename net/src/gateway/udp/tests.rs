@@ -1,11 +1,13 @@
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
+use rustix::process::{Resource, setrlimit};
+
 use super::table::Class;
 use super::*;
 use crate::frame::TxOutcome;
 use crate::gateway::config::{Ipv6Mode, Publish, Redirect};
-use crate::gateway::testing::{Bed, GATEWAY_MAC, config, udp_frame};
+use crate::gateway::testing::{Bed, GATEWAY_MAC, alone, config, no_descriptors, udp_frame};
 use crate::port::Backend;
 use crate::stats::DropReason;
 use crate::sys::dgram::Batch;
@@ -453,9 +455,13 @@ fn a_published_port_leads_to_the_guest_and_back() {
 /// A gateway for four flows, at which 192.0.2.1:7 leads to the socket and the guest's port 80 is
 /// published at the address.
 fn small() -> (Bed, UdpSocket, SocketAddr) {
+    small_for(4)
+}
+
+fn small_for(flows: usize) -> (Bed, UdpSocket, SocketAddr) {
     let host = peer("127.0.0.1:0");
     let mut config = config();
-    config.limits.udp = 4;
+    config.limits.udp = flows;
     let (from, to) = (addr("192.0.2.1:7"), host.local_addr().unwrap());
     config.redirects.push(Redirect { transport: Transport::Udp, from, to });
     let listen = addr("127.0.0.1:0");
@@ -493,6 +499,59 @@ fn strangers_cannot_push_the_guests_flows_out() {
     let clients: Vec<_> = (0..8).map(|_| answered_client(&mut bed, at)).collect();
     assert_eq!((clients.len(), bed.gateway.udp.flows()), (8, 4));
     assert!(bed.gateway.udp.table.find(guest, remote).is_some());
+}
+
+/// The flow that goes first where the table is full may be one of a published port, which has no
+/// descriptor of its own, or one of several of its endpoint.
+#[test]
+fn out_of_descriptors_the_idlest_endpoint_gives_its_own() {
+    if !alone("gateway::udp::tests::out_of_descriptors_the_idlest_endpoint_gives_its_own") {
+        return;
+    }
+    let (mut bed, host, at) = small_for(64);
+    let (remote, other) = (addr("192.0.2.1:7"), addr("192.0.2.2:7"));
+    let second = peer("127.0.0.1:0");
+    let to = second.local_addr().unwrap();
+    let redirects = &mut bed.gateway.core.config.redirects;
+    redirects.push(Redirect { transport: Transport::Udp, from: other, to });
+    let (idle, busy, new) = (addr("10.0.2.2:4000"), addr("10.0.2.2:4001"), addr("10.0.2.2:4002"));
+    for (guest, to) in [(busy, remote), (idle, remote), (idle, other), (busy, other)] {
+        bed.send_udp(guest, to, b"x");
+        bed.advance(Duration::from_secs(1));
+    }
+    bed.send_udp(busy, remote, b"x");
+    let _client = answered_client(&mut bed, at);
+    let flows = bed.gateway.udp.flows();
+    no_descriptors();
+    assert_eq!(bed.send_udp(new, remote, b"new"), TxOutcome::Sent);
+    let mut buffer = [0; 8];
+    while host.recv_from(&mut buffer).unwrap().0 != 3 {}
+    assert_eq!(&buffer[..3], b"new");
+    // Two went.
+    assert_eq!(bed.gateway.udp.flows(), flows - 1);
+    let table = &bed.gateway.udp.table;
+    assert!(table.find(busy, remote).is_some() && table.find(idle, remote).is_none());
+    assert!(bed.gateway.udp.sockets.get(0).is_some_and(|published| published.flows == 1));
+}
+
+#[test]
+fn a_guest_is_told_that_there_are_no_descriptors() {
+    if !alone("gateway::udp::tests::a_guest_is_told_that_there_are_no_descriptors") {
+        return;
+    }
+    let (mut bed, host, at) = small_for(64);
+    let _client = answered_client(&mut bed, at);
+    bed.received();
+    let limit = no_descriptors();
+    let (guest, remote) = (addr("10.0.2.2:4000"), addr("192.0.2.1:7"));
+    let outcome = bed.send_udp(guest, remote, b"x");
+    assert_eq!(outcome, TxOutcome::Dropped(DropReason::SocketFailed));
+    let told = bed.received();
+    // ICMP: destination unreachable, administratively prohibited (RFC 1812 §5.2.7.1).
+    assert_eq!(told.iter().map(|f| [f[23], f[34], f[35]]).collect::<Vec<_>>(), [[1, 3, 13]]);
+    setrlimit(Resource::Nofile, limit).unwrap();
+    bed.send_udp(guest, remote, b"x");
+    assert_eq!(host.recv_from(&mut [0; 8]).unwrap().0, 1);
 }
 
 #[test]
