@@ -15,7 +15,7 @@ pub mod exit;
 mod kvm;
 pub mod log;
 pub mod machine;
-mod memory;
+pub mod memory;
 pub mod monitor;
 pub mod peer;
 pub mod probe;

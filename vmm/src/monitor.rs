@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::exit::{self, Exit, Outcome};
 use crate::log::{self, LINGER};
 use crate::machine::{BuildOptions, Ended, Ending, Files, Machine};
+use crate::memory::Backing;
 use crate::signals::{self, Request, Signals};
 use crate::terminal;
 use crate::timings::{ProcessStart, Timings};
@@ -52,7 +53,13 @@ pub fn run(
     raise_descriptor_limit();
     // Before any thread exists, so that all inherit the mask and only the descriptor sees them.
     let signals = Arc::new(Signals::block().map_err(Error::host("watch signals"))?);
-    let build = BuildOptions { console: kind, json: options.json, start: options.start };
+    let build = BuildOptions {
+        console: kind,
+        // All that serves the guest is in this process.
+        backing: Backing::Anonymous,
+        json: options.json,
+        start: options.start,
+    };
     let machine = Machine::build(&config, &files, build)?;
     drop(files);
     let raw = match kind {

@@ -8,7 +8,10 @@ use std::fs;
 
 use minivmm::config::{Console, MachineConfig, Size, Transport};
 use minivmm::machine::{BuildOptions, Files, Machine};
+use minivmm::memory::Backing;
 use minivmm::timings::ProcessStart;
+
+const MEMORY: Size = Size::mib(32);
 
 /// Descriptors by what they lead to, guest memory that is mapped, and threads.
 fn held() -> (Vec<String>, usize, usize) {
@@ -21,8 +24,16 @@ fn held() -> (Vec<String>, usize, usize) {
         .collect();
     descriptors.sort();
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
-    let guest = maps.lines().filter(|l| l.contains("minivmm-guest") || l.contains("kvm")).count();
+    let guest = maps.lines().filter(|l| is_guest_memory(l) || l.contains("kvm")).count();
     (descriptors, guest, fs::read_dir("/proc/self/task").unwrap().count())
+}
+
+/// Whether a line of `/proc/PID/maps` is of guest memory: by its size, as only some kernels name
+/// anonymous memory.
+fn is_guest_memory(line: &str) -> bool {
+    let range = line.split(' ').next().and_then(|range| range.split_once('-')).unwrap();
+    let [from, to] = [range.0, range.1].map(|at| u64::from_str_radix(at, 16).unwrap());
+    to - from == MEMORY.bytes()
 }
 
 /// Whether a thread of this name runs.
@@ -36,11 +47,11 @@ fn has_thread(name: &str) -> bool {
 
 #[test]
 fn nothing_is_left_of_a_machine() {
-    let run = |transport, nat: bool| {
+    let run = |transport, nat: bool, backing| {
         let mut config = MachineConfig {
             cmdline: "probe=none probe.end=halt".into(),
             cpus: 2,
-            memory: Size::mib(32),
+            memory: MEMORY,
             console: Some(Console::None),
             transport,
             ..MachineConfig::default()
@@ -57,22 +68,26 @@ fn nothing_is_left_of_a_machine() {
         let config = config.validate().unwrap();
         let files = Files::open(&config).unwrap();
         let start = ProcessStart::now();
-        let options = BuildOptions { console: Console::None, json: false, start };
+        let options = BuildOptions { console: Console::None, backing, json: false, start };
         let machine = Machine::build(&config, &files, options).unwrap();
         machine.resume();
         if nat {
             common::eventually("the probe speaks with its peer", || has_thread("peer-conn"));
         }
-        assert!(held().1 > 0);
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let memory = maps.lines().find(|l| is_guest_memory(l)).expect("guest memory is mapped");
+        assert_eq!(memory.contains("memfd:minivmm-guest"), backing == Backing::Memfd, "{memory}");
         drop(machine);
     };
     // What is made once for the process.
-    run(Transport::Pci, false);
+    run(Transport::Pci, false, Backing::Anonymous);
     let before = held();
     for transport in [Transport::Pci, Transport::Mmio] {
         for nat in [false, true] {
-            run(transport, nat);
-            assert_eq!(held(), before, "after {transport:?}, with NAT: {nat}");
+            for backing in [Backing::Anonymous, Backing::Memfd] {
+                run(transport, nat, backing);
+                assert_eq!(held(), before, "after {transport:?}, {backing}, with NAT: {nat}");
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Code, command, kernel, signal, small_pipe, talker, text, wait};
+use common::{Code, command, kernel, run, signal, small_pipe, talker, text, wait};
 use rustix::process::Signal;
 
 /// A pipe that is full, which its writer blocks on.
@@ -91,4 +91,12 @@ fn the_last_message_waits() {
             assert_eq!(terminate(&mut child), None);
         }
     }
+}
+
+#[test]
+fn what_guest_memory_is_made_of() {
+    let code = Code::new().power_off();
+    let said = text(&run(&code, &["-v"]).stderr);
+    assert!(said.contains("minivmm: guest memory: 256 MiB, anonymous, "), "{said}");
+    assert!(!text(&run(&code, &[]).stderr).contains("guest memory"));
 }

@@ -10,6 +10,7 @@ use common::{CODE, Code, DATA, eventually, kernel};
 use minivmm::config::{Console, MachineConfig, Size};
 use minivmm::exit::Exit;
 use minivmm::machine::{BuildOptions, Ended, Files, Machine};
+use minivmm::memory::Backing;
 use minivmm::timings::ProcessStart;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -57,7 +58,8 @@ fn machine(code: &Code, cpus: u32) -> Machine {
     let config = config.validate().unwrap();
     let files = Files::open(&config).unwrap();
     let start = ProcessStart::now();
-    let options = BuildOptions { console: Console::None, json: false, start };
+    let options =
+        BuildOptions { console: Console::None, backing: Backing::default(), json: false, start };
     Machine::build(&config, &files, options).unwrap()
 }
 

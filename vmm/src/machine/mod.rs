@@ -23,6 +23,7 @@ use crate::console::{ConsoleEvents, Output};
 use crate::error::Error;
 use crate::exit::{Exit, Outcome};
 use crate::kvm::{self, KvmError, Vm};
+use crate::memory::Backing;
 use crate::peer::Peer;
 use crate::timings::{Phase, ProcessStart, Timings};
 use crate::vcpu::{self, Gate, Stop, Vcpus};
@@ -61,6 +62,8 @@ pub struct Machine {
 pub struct BuildOptions {
     /// Where the console leads.
     pub console: Console,
+    /// What guest memory is made of.
+    pub backing: Backing,
     /// The probe reports in JSON.
     pub json: bool,
     /// When the process began, for [`Timings`].
@@ -86,7 +89,7 @@ impl Machine {
         let timings = Arc::new(Timings::new(options.start));
         timings.mark(Phase::Began);
         let ending = Arc::new(Ending::new().map_err(Error::host("create an eventfd"))?);
-        let memory = memory::create(config.memory)?;
+        let memory = memory::create(config.memory, options.backing)?;
         let vm = Vm::new(Path::new(KVM), &memory)?;
         if config.cpus as usize > vm.max_vcpus() {
             return Err(KvmError::Capability("so many virtual CPUs").into());
