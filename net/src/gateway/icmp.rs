@@ -1,6 +1,7 @@
 //! ICMP and ICMPv6 towards the guest: errors (RFC 792, RFC 1812 §4.3, RFC 4443 §3) and the
 //! gateway's own echo replies.
 
+use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use super::{Ctx, GatewayConfig, Handled};
 use crate::addr::MacAddr;
 use crate::frame::TxOutcome;
 use crate::stats::DropReason;
-use crate::wire::checksum::Sum;
+use crate::wire::checksum::{Sum, checksum};
 use crate::wire::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, protocol};
 
 /// Bytes of an ICMP header.
@@ -26,10 +27,10 @@ const ERROR6_MAX: usize = 1280;
 const BURST: u32 = 50;
 const INTERVAL: Duration = Duration::from_millis(5);
 
-const ECHO_REPLY: u8 = 0;
+pub(super) const ECHO_REPLY: u8 = 0;
 pub(super) const ECHO_REQUEST: u8 = 8;
 pub(super) const ECHO_REQUEST6: u8 = 128;
-const ECHO_REPLY6: u8 = 129;
+pub(super) const ECHO_REPLY6: u8 = 129;
 
 /// What is wrong with a packet of the guest's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,6 +201,18 @@ fn send(
     }
 }
 
+/// Tells the guest that the host gives no socket for what `packet` would begin: it has none left,
+/// does not allow it, or does not have that family at all.
+pub fn no_socket(ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>, error: &io::Error) -> DropReason {
+    ctx.core.no_socket(error);
+    let why = match error.raw_os_error() {
+        Some(libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT) => Why::Network,
+        _ => Why::Prohibited,
+    };
+    unreachable(ctx, packet, why);
+    DropReason::SocketFailed
+}
+
 /// The gateway's address of the family of `guest`.
 pub fn gateway_address(ctx: &Ctx<'_, '_>, guest: IpAddr) -> IpAddr {
     match guest {
@@ -301,6 +314,16 @@ impl Echo {
     /// The message.
     pub fn bytes(&self) -> &[u8] {
         &self.buffer[..self.len]
+    }
+
+    /// Gives the message another identifier, and a checksum that goes with it over IPv4; over IPv6
+    /// the kernel makes that.
+    pub fn set_id(&mut self, id: u16) {
+        let message = &mut self.buffer[..self.len];
+        message[2..4].fill(0);
+        message[4..6].copy_from_slice(&id.to_be_bytes());
+        let sum = checksum(message);
+        message[2..4].copy_from_slice(&sum.to_be_bytes());
     }
 
     /// Answers as `from`.

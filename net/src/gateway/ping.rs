@@ -1,16 +1,22 @@
 //! Echo beyond the gateway, through the host's ICMP sockets (`icmp(7)`), where
-//! `net.ipv4.ping_group_range` lets this user have them.
+//! `net.ipv4.ping_group_range` lets this user have them, or else through raw ones, where it has
+//! CAP_NET_RAW.
 //!
-//! The kernel gives each socket an identifier of its own and takes it out of replies again, so a
-//! socket per identifier, family and destination of the guest's is all the state there is.
+//! The kernel gives each ICMP socket an identifier of its own and takes it out of replies again, so
+//! a socket per identifier, family and destination of the guest's is all the state there is. For a
+//! raw one that is done here.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::config::GatewayConfig;
 use super::emit::Envelope;
-use super::icmp::{self, ECHO_REQUEST, ECHO_REQUEST6, Echo, ICMP_LEN, Message, Why, icmp_protocol};
+use super::icmp::{
+    self, ECHO_REPLY, ECHO_REPLY6, ECHO_REQUEST, ECHO_REQUEST6, Echo, ICMP_LEN, Message, Why,
+    icmp_protocol,
+};
 use super::packet::Packet;
 use super::target::{is_forbidden, is_gateway};
 use super::{Ctx, Handled};
@@ -18,6 +24,7 @@ use crate::frame::TxOutcome;
 use crate::poll::{Owner, Poller, Ready, Token};
 use crate::stats::DropReason;
 use crate::sys::dgram::{Dgram, Header, Origin};
+use crate::wire::checksum::checksum;
 use crate::wire::u16_at;
 
 /// How long an identifier lives without a request or reply (RFC 5508 §3.2: at least 60 s).
@@ -42,6 +49,8 @@ struct Flow {
     guest: IpAddr,
     remote: IpAddr,
     id: u16,
+    /// The socket is raw: the identifier that its messages bear.
+    raw: Option<u16>,
     last: Instant,
     generation: u32,
 }
@@ -55,6 +64,10 @@ pub struct Ping {
     generations: Vec<u32>,
     limit: usize,
     buffer: Box<[u8]>,
+    /// Makes identifiers that nobody else is likely to have.
+    secret: RandomState,
+    /// It was said that the host gives no sockets.
+    told: bool,
     /// A fragmented reply's identification.
     reply_id: u32,
 }
@@ -68,6 +81,8 @@ impl Ping {
             generations: Vec::new(),
             limit: config.limits.ping.max(1),
             buffer: Box::default(),
+            secret: RandomState::new(),
+            told: false,
             // Apart from those of the gateway's own replies.
             reply_id: 0x8000,
         }
@@ -111,14 +126,12 @@ impl Ping {
             }
             None => match self.open(packet.src, packet.dst, id, ctx) {
                 Ok(i) => i,
-                Err(error) => {
-                    // EACCES: ping_group_range keeps these sockets from this user.
-                    tracing::debug!("no ICMP socket: {error}");
-                    icmp::unreachable(ctx, packet, Why::Prohibited);
-                    return Err(DropReason::SocketFailed);
-                }
+                Err(error) => return Err(icmp::no_socket(ctx, packet, &error)),
             },
         };
+        if let Some(id) = self.flows[i].as_ref().and_then(|f| f.raw) {
+            self.echo.set_id(id);
+        }
         let header = Header {
             hop_limit: packet.hop_limit - 1,
             traffic_class: packet.traffic_class,
@@ -174,7 +187,7 @@ impl Ping {
         id: u16,
         ctx: &mut Ctx<'_, '_>,
     ) -> io::Result<usize> {
-        let socket = Dgram::ping(remote.is_ipv4())?;
+        let (socket, raw) = self.socket(remote.is_ipv4(), (guest, remote, id))?;
         let i = match self.flows.iter().position(Option::is_none) {
             Some(i) => i,
             None if self.flows.len() < self.limit => {
@@ -194,8 +207,39 @@ impl Ping {
         let token = Token::with_generation(Owner::Ping, i as u32, generation);
         ctx.io.poll.add(&socket, token, Ready::IN)?;
         let last = ctx.io.now;
-        self.flows[i] = Some(Flow { socket, guest, remote, id, last, generation });
+        self.flows[i] = Some(Flow { socket, guest, remote, id, raw, last, generation });
         Ok(i)
+    }
+
+    /// A socket, and the identifier that its messages bear if that is ours to choose.
+    fn socket(
+        &mut self,
+        ipv4: bool,
+        flow: (IpAddr, IpAddr, u16),
+    ) -> io::Result<(Dgram, Option<u16>)> {
+        let error = match Dgram::ping(ipv4) {
+            Err(error) if error.raw_os_error() == Some(libc::EACCES) => error,
+            socket => return Ok((socket?, None)),
+        };
+        let used = |id: u16| self.flows.iter().flatten().any(|f| f.raw == Some(id));
+        // There are fewer flows than identifiers.
+        let mut id = self.secret.hash_one(flow) as u16;
+        while used(id) {
+            id = id.wrapping_add(1);
+        }
+        match Dgram::raw_ping(ipv4, id) {
+            Ok(socket) => Ok((socket, Some(id))),
+            Err(raw) if raw.raw_os_error() == Some(libc::EPERM) => {
+                if !std::mem::replace(&mut self.told, true) {
+                    tracing::info!(
+                        "the guest's pings beyond the gateway are refused: the host allows this user \
+                         no ICMP sockets (net.ipv4.ping_group_range)"
+                    );
+                }
+                Err(error)
+            }
+            Err(raw) => Err(raw),
+        }
     }
 
     fn close(&mut self, i: usize, poll: &Poller) {
@@ -234,13 +278,20 @@ impl Ping {
             Ok(got) => got,
             Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
         };
-        if got.from.ip() != flow.remote || got.len < ICMP_LEN {
+        if got.from.ip() != flow.remote {
             ctx.io.stats.dropped(DropReason::Unsolicited);
             return true;
         }
+        let message = &mut self.buffer[..got.len];
+        let message = match flow.raw.map_or(Ok(0), |id| reply_at(message, flow.remote, id)) {
+            Ok(at) if message.len() >= at + ICMP_LEN => &mut message[at..],
+            not => {
+                ctx.io.stats.dropped(not.err().unwrap_or(DropReason::Unsolicited));
+                return true;
+            }
+        };
         flow.last = ctx.io.now;
         let (guest, remote) = (flow.guest, flow.remote);
-        let message = &mut self.buffer[..got.len];
         message[4..6].copy_from_slice(&flow.id.to_be_bytes());
         let Some(mac) = ctx.core.link.neighbor(guest) else {
             ctx.io.stats.dropped(DropReason::NoNeighbor);
@@ -276,6 +327,11 @@ impl Ping {
             // The request comes back from its ICMP header on, with the kernel's identifier.
             let len = error.len.min(QUOTE_MAX);
             if len < ICMP_LEN {
+                continue;
+            }
+            // A raw socket hears of everybody's.
+            let to = error.to.map(|to| to.ip());
+            if flow.raw.is_some_and(|id| u16_at(&data, 4) != id || to != Some(flow.remote)) {
                 continue;
             }
             data[0] = if ipv4 { ECHO_REQUEST } else { ECHO_REQUEST6 };
@@ -314,6 +370,24 @@ impl Ping {
     pub fn flows(&self) -> usize {
         self.flows.iter().flatten().count()
     }
+}
+
+/// Where the echo reply with identifier `id` begins in what a raw socket has received: over IPv4
+/// behind the IP header, and then nobody has looked at its checksum yet.
+fn reply_at(bytes: &[u8], from: IpAddr, id: u16) -> Result<usize, DropReason> {
+    let (at, kind) = match from {
+        IpAddr::V4(_) => (usize::from(bytes.first().unwrap_or(&0) & 0xf) * 4, ECHO_REPLY),
+        IpAddr::V6(_) => (0, ECHO_REPLY6),
+    };
+    let message = bytes.get(at..).unwrap_or_default();
+    // What came before the filter was there is anybody's.
+    if message.len() < ICMP_LEN || message[0] != kind || u16_at(message, 4) != id {
+        return Err(DropReason::Unsolicited);
+    }
+    if from.is_ipv4() && checksum(message) != 0 {
+        return Err(DropReason::BadChecksum);
+    }
+    Ok(at)
 }
 
 #[cfg(test)]

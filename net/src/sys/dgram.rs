@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "control messages and iovecs over guest memory are raw")]
 
 mod batch;
+mod raw;
 
 use std::io;
 use std::mem::{MaybeUninit, zeroed};
@@ -140,7 +141,7 @@ impl Dgram {
     /// # Errors
     /// Those of `socket(2)`.
     pub fn udp(ipv4: bool) -> io::Result<Self> {
-        let socket = Self::open(ipv4, ipproto::UDP)?;
+        let socket = Self::open(ipv4, SocketType::DGRAM, ipproto::UDP)?;
         socket.receive_together();
         let any: IpAddr =
             if ipv4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -153,7 +154,7 @@ impl Dgram {
     /// # Errors
     /// Those of `bind(2)`.
     pub fn listen(listen: SocketAddr) -> io::Result<Self> {
-        let socket = Self::open(listen.is_ipv4(), ipproto::UDP)?;
+        let socket = Self::open(listen.is_ipv4(), SocketType::DGRAM, ipproto::UDP)?;
         socket.receive_together();
         let (level, option) = if listen.is_ipv4() {
             (libc::IPPROTO_IP, libc::IP_PKTINFO)
@@ -170,7 +171,7 @@ impl Dgram {
     /// # Errors
     /// `EACCES` where this user may have none.
     pub fn ping(ipv4: bool) -> io::Result<Self> {
-        Self::open(ipv4, if ipv4 { ipproto::ICMP } else { ipproto::ICMPV6 })
+        Self::open(ipv4, SocketType::DGRAM, if ipv4 { ipproto::ICMP } else { ipproto::ICMPV6 })
     }
 
     /// Has the kernel hand over equal datagrams of one sender together, where it can: each receives
@@ -180,15 +181,18 @@ impl Dgram {
         let _ = set(&self.fd, libc::SOL_UDP, libc::UDP_GRO);
     }
 
-    fn open(ipv4: bool, protocol: Protocol) -> io::Result<Self> {
+    fn open(ipv4: bool, kind: SocketType, protocol: Protocol) -> io::Result<Self> {
         let family = if ipv4 { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let fd = socket_with(family, SocketType::DGRAM, flags, Some(protocol))?;
+        let fd = socket_with(family, kind, flags, Some(protocol))?;
         if ipv4 {
             set(&fd, libc::IPPROTO_IP, libc::IP_RECVERR)?;
             set(&fd, libc::IPPROTO_IP, libc::IP_RECVTOS)?;
         } else {
-            sockopt::set_ipv6_v6only(&fd, true)?;
+            // A raw socket is of one family anyway, and does not take this.
+            if kind != SocketType::RAW {
+                sockopt::set_ipv6_v6only(&fd, true)?;
+            }
             set(&fd, libc::IPPROTO_IPV6, libc::IPV6_RECVERR)?;
             set(&fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS)?;
         }

@@ -164,7 +164,7 @@ impl Tcp {
     /// connected: the guest learns why, as it would from a router or from the host that refuses.
     fn refuse(&mut self, ctx: &mut Ctx<'_, '_>, key: Key, mac: MacAddr, irs: u32, error: Errno) {
         let why = match error {
-            Errno::NETUNREACH => Why::Network,
+            Errno::NETUNREACH | Errno::AFNOSUPPORT => Why::Network,
             Errno::HOSTUNREACH | Errno::TIMEDOUT | Errno::HOSTDOWN => Why::Host,
             Errno::ACCESS | Errno::PERM => Why::Prohibited,
             _ => {

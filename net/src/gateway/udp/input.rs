@@ -140,8 +140,7 @@ impl Udp {
                 Ok(socket) => socket,
                 Err(error) => {
                     tracing::debug!("no socket for UDP flow of {guest}: {error}");
-                    icmp::unreachable(ctx, packet, Why::Prohibited);
-                    return Err(DropReason::SocketFailed);
+                    return Err(icmp::no_socket(ctx, packet, &error));
                 }
             },
         };
