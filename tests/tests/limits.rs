@@ -67,3 +67,18 @@ fn descriptors() {
     from_nothing_to_enough("nofile", 5..128, &["--net", "nat"], "ulimit -n");
     from_nothing_to_enough("nofile", 5..128, &[], "ulimit -n");
 }
+
+/// What was asked for is not cut in silence; the default is, and `-v` says so.
+#[test]
+fn flows() {
+    let run = || Minivmm::run().limits(&["--nofile=1024"]).patience(PATIENCE);
+    let outcome = run().args(["--net", "nat,max-flows=10000"]).finish().unwrap();
+    let outcome = outcome.expect_status(HOST).unwrap();
+    assert_eq!(outcome.stderr.lines().count(), 1, "{outcome}");
+    assert!(outcome.stderr.contains("12500 flows"), "{outcome}");
+    assert!(outcome.stderr.contains("ulimit -Hn 12"), "{outcome}");
+    let outcome = run().args(["--net", "nat,max-flows=200/50"]).finish().unwrap();
+    assert_eq!(outcome.expect_status(0).unwrap().stderr, "");
+    let outcome = run().args(["--net", "nat", "-v"]).finish().unwrap().expect_status(0).unwrap();
+    assert!(outcome.stderr.contains("not 4096 and 1024"), "{outcome}");
+}

@@ -205,7 +205,7 @@ fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    // The flow tables live with fewer.
+    // What this is not enough for is said when the flows are counted.
     if let Err(e) = setrlimit(Resource::Nofile, raised) {
         tracing::debug!("cannot raise the limit of open files: {e}");
     }

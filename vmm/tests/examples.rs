@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use minivmm::config::{MachineConfig, NatConfig, NetConfig, Transport};
+use minivmm::config::{MachineConfig, MaxFlows, NatConfig, NetConfig, Transport};
 
 fn folder() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../resources/examples"))
@@ -48,7 +48,9 @@ fn the_full_example_is_complete() {
         (defaults.transport, defaults.boot_protocol, &defaults.cpu_mask)
     );
     let [NetConfig::Nat(nat)] = &shown.net[..] else { panic!("{:?}", shown.net) };
-    let rest = NatConfig { subnet: None, mtu: None, mac: None, ..nat.clone() };
+    // Its default gives way where there are fewer descriptors.
+    assert_eq!(nat.max_flows, Some(MaxFlows { tcp: 4096, udp: 1024 }));
+    let rest = NatConfig { subnet: None, mtu: None, mac: None, max_flows: None, ..nat.clone() };
     assert_eq!(rest, NatConfig::default());
 }
 

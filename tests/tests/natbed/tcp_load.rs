@@ -155,6 +155,36 @@ fn two_thousand_connections_are_open_at_once() {
     });
 }
 
+/// As `max-flows=10000` configures it.
+#[test]
+fn ten_thousand_connections_are_open_at_once() {
+    test("tcp_load::ten_thousand_connections_are_open_at_once", || {
+        const FLOWS: usize = 10_000;
+        raise_descriptors()?;
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        ensure!(limit > 11_000, "{limit} open files are too few for this test (ulimit -Hn 12000)");
+        let mut bed = Bed::start(&Options::default(), |config| config.limits.tcp = FLOWS)?;
+        bed.serve_peer(&[&format!("crowd={SERVER4}:80")])?;
+        let (before, memory) = (descriptors()?, resident()?);
+        let most = thread::scope(|scope| {
+            let peer = scope.spawn(|| bed.guest_peer(&format!("many {SERVER4}:80 {FLOWS}")));
+            let (mut most, mut grown) = (0, 0);
+            while !peer.is_finished() {
+                most = most.max(bed.stats().tcp_flows.get() as usize);
+                grown = grown.max(resident()?.saturating_sub(memory));
+                thread::sleep(Duration::from_millis(2));
+            }
+            peer.join().expect("it does not panic")?;
+            println!("{grown} bytes of memory for {most} flows");
+            // What they take is bounded: half of it is room to grow.
+            ensure!(grown < FLOWS * 8192, "{most} flows take {grown} bytes of memory");
+            anyhow::Ok(most)
+        })?;
+        ensure!(most == FLOWS, "{most} flows at once");
+        settle(&bed, before)
+    });
+}
+
 #[test]
 fn twenty_thousand_connections_leave_nothing_behind() {
     // A slow machine takes a minute or two.

@@ -19,6 +19,9 @@ Networks (--net, once for each interface):
       host=allow|deny   whether the host's loopback is reachable at the gateway's address, as
                         host.minivmm.internal; denied by default
       ipv6=auto|on|off  offered while the host can route it by default
+      max-flows=TCP[/UDP]  the most connections and UDP flows at once, each 1 to 1048576; UDP a
+                        quarter of TCP by default. 4096/1024 by default, or what the limit of open
+                        files leaves room for
   tap=NAME[,key=value…] A TAP device of the host, made where it doesn't exist (CAP_NET_ADMIN).
       mtu=N, mac=MAC    as above; the MTU is the device's by default
   tap,fd=N              A TAP device that was opened before and is inherited as descriptor N.

@@ -10,7 +10,7 @@ mod validate;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-pub use self::net::{HostAccess, Ipv6, NatConfig, NetConfig, TapConfig};
+pub use self::net::{HostAccess, Ipv6, MaxFlows, NatConfig, NetConfig, TapConfig};
 pub use self::publish::PublishConfig;
 pub use self::size::Size;
 use self::validate::CPUS_MAX;

@@ -53,6 +53,42 @@ pub struct NatConfig {
     pub host: HostAccess,
     /// When IPv6 is offered.
     pub ipv6: Ipv6,
+    /// The most flows at once; 4096 of TCP and 1024 of UDP by default, or as many as there are
+    /// descriptors for.
+    pub max_flows: Option<MaxFlows>,
+}
+
+/// How many flows a NAT may have at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaxFlows {
+    /// TCP connections, 1 to [`MaxFlows::MOST`].
+    pub tcp: u32,
+    /// UDP flows, 1 to [`MaxFlows::MOST`].
+    pub udp: u32,
+}
+
+impl MaxFlows {
+    /// The most of either: as many open files as Linux lets a process have (`fs.nr_open`).
+    pub const MOST: u32 = 1 << 20;
+}
+
+/// `TCP[/UDP]`; without the second, a quarter of the first, as by default.
+impl FromStr for MaxFlows {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let number = |text| decimal(text).filter(|n| (1..=Self::MOST).contains(n));
+        let flows = match s.split_once('/') {
+            None => number(s).map(|tcp| Self { tcp, udp: (tcp / 4).max(1) }),
+            Some((tcp, udp)) => number(tcp).zip(number(udp)).map(|(tcp, udp)| Self { tcp, udp }),
+        };
+        flows.ok_or_else(|| {
+            format!(
+                "{s:?} is no number of flows, TCP or TCP/UDP, as in 10000/2500: each 1 to {}",
+                Self::MOST
+            )
+        })
+    }
 }
 
 /// `mode = "tap"`.
@@ -167,7 +203,7 @@ impl NetConfig {
 
 impl NatConfig {
     /// The keys beside the mode.
-    pub const KEYS: &[&str] = &["subnet", "mtu", "mac", "engine", "host", "ipv6"];
+    pub const KEYS: &[&str] = &["subnet", "mtu", "mac", "engine", "host", "ipv6", "max-flows"];
 
     /// False where there is no such key.
     fn set(&mut self, key: &str, value: &str) -> Result<bool, String> {
@@ -198,6 +234,7 @@ impl NatConfig {
                     _ => return Err(format!("{value:?} is none of auto, on, off")),
                 }
             }
+            "max-flows" => self.max_flows = Some(value.parse()?),
             _ => return Ok(false),
         }
         Ok(true)
@@ -276,18 +313,26 @@ mod tests {
 
     #[test]
     fn every_key_of_a_nat() {
-        let keys =
-            "subnet=10.9.0.0/24,mtu=1400,mac=52:4d:00:00:00:01,engine=user,host=allow,ipv6=off";
+        let keys = "subnet=10.9.0.0/24,mtu=1400,mac=52:4d:00:00:00:01,engine=user,host=allow,ipv6=off,\
+                    max-flows=10000/500";
         let nat = NatConfig {
             subnet: Some("10.9.0.0/24".parse().unwrap()),
             mtu: Some(1400),
             mac: Some(MacAddr([0x52, 0x4d, 0, 0, 0, 1])),
             host: HostAccess::Allow,
             ipv6: Ipv6::Off,
+            max_flows: Some(MaxFlows { tcp: 10_000, udp: 500 }),
         };
         assert_eq!(parse(&format!("nat,{keys}")).unwrap(), NetConfig::Nat(nat));
         for key in NatConfig::KEYS {
             assert!(keys.contains(&format!("{key}=")), "{key}");
+        }
+    }
+
+    #[test]
+    fn udp_has_a_quarter_of_tcps_flows() {
+        for (text, tcp, udp) in [("10000", 10_000, 2500), ("1", 1, 1), ("1048576/1", 1 << 20, 1)] {
+            assert_eq!(text.parse(), Ok(MaxFlows { tcp, udp }), "{text}");
         }
     }
 
@@ -330,6 +375,13 @@ mod tests {
             ("nat,ipv6=yes", "ipv6: \"yes\" is none of auto, on, off"),
             ("nat,engine=kernel", "engine: \"kernel\" is not in this version"),
             ("nat,engine=warp", "engine: \"warp\" is no engine"),
+            ("nat,max-flows=many", "max-flows: \"many\" is no number of flows"),
+            ("nat,max-flows=0", "each 1 to 1048576"),
+            ("nat,max-flows=1048577", "each 1 to 1048576"),
+            ("nat,max-flows=5/", "max-flows: \"5/\" is no number"),
+            ("nat,max-flows=/5", "max-flows: \"/5\" is no number"),
+            ("nat,max-flows=5/0", "max-flows: \"5/0\" is no number"),
+            ("nat,max-flows=5/6/7", "max-flows: \"5/6/7\" is no number"),
             ("tap,fd=0", "fd: \"0\" is no inherited descriptor"),
             ("tap,fd=-1", "fd: \"-1\" is no inherited"),
         ] {
@@ -342,8 +394,24 @@ mod tests {
     /// Something like what users write, or anything.
     fn words() -> impl Strategy<Value = String> {
         let mode = prop_oneof!["nat", "tap", "tap=[a-z0-9 ]{0,20}", "bridge", "\\PC{0,8}"];
-        let key = prop_oneof!["subnet", "mtu", "mac", "host", "ipv6", "engine", "fd", "\\PC{0,6}"];
-        let value = prop_oneof!["[0-9]{0,6}", "[0-9a-f:./]{0,20}", "auto|on|allow", "\\PC{0,12}"];
+        let key = prop_oneof![
+            "subnet",
+            "mtu",
+            "mac",
+            "host",
+            "ipv6",
+            "engine",
+            "fd",
+            "max-flows",
+            "\\PC{0,6}"
+        ];
+        let value = prop_oneof![
+            "[0-9]{0,6}",
+            "[0-9]{0,4}/[0-9]{0,4}",
+            "[0-9a-f:./]{0,20}",
+            "auto|on|allow",
+            "\\PC{0,12}"
+        ];
         (mode, proptest::collection::vec((key, value), 0..4)).prop_map(|(mode, pairs)| {
             pairs.iter().fold(mode, |text, (key, value)| format!("{text},{key}={value}"))
         })

@@ -3,6 +3,7 @@
 mod devices;
 mod ending;
 mod files;
+mod flows;
 mod nic;
 
 use std::path::{Path, PathBuf};

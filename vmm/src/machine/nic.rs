@@ -16,6 +16,7 @@ use minivmm_net::port::Backend;
 use minivmm_net::segment::Segment;
 use minivmm_net::tap::{Tap, TapBackend, TapError};
 
+use super::flows;
 use crate::config::{HostAccess, Ipv6, NatConfig, NetConfig, PublishConfig, TapConfig, Validated};
 use crate::error::{Error, limit_cure, limit_cure_of};
 use crate::exit;
@@ -43,6 +44,7 @@ pub struct Nics {
 /// [`Error::Net`], or [`Error::Host`].
 pub fn build(config: &Validated) -> Result<Nics, Error> {
     let mut nics = Nics::default();
+    let flows = flows::default_limits(config)?;
     let mut publish = publications(&config.publish);
     if config.kernel.is_none() && config.net.iter().any(is_nat) {
         nics.peer = Peer::start().map_err(Error::host("start the probe's peer"))?;
@@ -67,7 +69,8 @@ pub fn build(config: &Validated) -> Result<Nics, Error> {
                         status: exit::HOST,
                     })?),
                 };
-                let gateway = plan(config, nat, mac, publish, peer, host)?;
+                let mut gateway = plan(config, nat, mac, publish, peer, host)?;
+                gateway.limits = nat.max_flows.map_or(flows, flows::limits);
                 seen = peer.map(|peer| (gateway.gateway4, peer.port()).into());
                 Box::new(gateway_of(gateway)?)
             }

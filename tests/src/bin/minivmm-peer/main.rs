@@ -4,6 +4,7 @@
 //! ```text
 //! minivmm-peer serve SERVICE=ADDR:PORT... [record=NAME,ADDR]...
 //!   echo     TCP and UDP: what comes in goes back
+//!   crowd    TCP: as echo, of short messages, for many thousands of clients
 //!   who      TCP and UDP: the client's address and port, as this side sees them, one line
 //!   sink     TCP: reads to the end of the stream, answers "BYTES MD5"
 //!   discard  TCP: reads to the end of the stream, answers "BYTES"

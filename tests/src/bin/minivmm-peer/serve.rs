@@ -4,6 +4,9 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+
 use crate::digest::Digest;
 use crate::dns::Zone;
 use crate::pattern::Pattern;
@@ -30,6 +33,11 @@ pub fn run(services: &[&str]) -> Result<()> {
         let serve: Option<Answer> = match name {
             "record" => continue,
             "echo" => Some(echo),
+            "crowd" => {
+                let listener = bind(at)?;
+                threads.push(thread::spawn(move || crowd(&listener)));
+                continue;
+            }
             "who" => Some(who),
             "sink" => Some(sink),
             "discard" => Some(discard),
@@ -38,8 +46,7 @@ pub fn run(services: &[&str]) -> Result<()> {
             "dns" => None,
             _ => return Err(format!("unknown service {name}").into()),
         };
-        let listener = TcpListener::bind(at).map_err(|e| format!("cannot listen on {at}: {e}"))?;
-        rustix::net::listen(&listener, BACKLOG)?;
+        let listener = bind(at)?;
         threads.push(thread::spawn(move || match serve {
             Some(serve) => accept(&listener, serve),
             None => accept(&listener, move |stream, _| zone.serve_tcp(&stream)),
@@ -60,6 +67,48 @@ pub fn run(services: &[&str]) -> Result<()> {
         thread.join().map_err(|_| "a service panicked")?;
     }
     Ok(())
+}
+
+fn bind(at: &str) -> Result<TcpListener> {
+    let listener = TcpListener::bind(at).map_err(|e| format!("cannot listen on {at}: {e}"))?;
+    rustix::net::listen(&listener, BACKLOG)?;
+    Ok(listener)
+}
+
+/// An echo of short messages for very many clients, with one thread for all of them.
+fn crowd(listener: &TcpListener) {
+    let serve = || -> io::Result<()> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let mut clients = Vec::<Option<TcpStream>>::new();
+        let me = u64::MAX;
+        epoll::add(&epoll, listener, EventData::new_u64(me), EventFlags::IN)?;
+        let mut events = Vec::with_capacity(256);
+        loop {
+            events.clear();
+            epoll::wait(&epoll, spare_capacity(&mut events), None)?;
+            for event in &events {
+                let data = event.data;
+                if data.u64() == me {
+                    let (client, _) = listener.accept()?;
+                    let data = EventData::new_u64(clients.len() as u64);
+                    epoll::add(&epoll, &client, data, EventFlags::IN)?;
+                    clients.push(Some(client));
+                    continue;
+                }
+                let place = &mut clients[data.u64() as usize];
+                let Some(client) = place else { continue };
+                let mut message = [0; 64];
+                match client.read(&mut message) {
+                    Ok(n) if n > 0 => client.write_all(&message[..n])?,
+                    // Its place is not used again.
+                    _ => *place = None,
+                }
+            }
+        }
+    };
+    if let Err(error) = serve() {
+        eprintln!("minivmm-peer: the crowd's service ends: {error}");
+    }
 }
 
 fn accept<F>(listener: &TcpListener, serve: F)
