@@ -24,9 +24,13 @@ use crate::port::{Backend, Cx, Drained, Port, TxOffloads};
 use crate::rx::{RxOffloads, RxRing};
 use crate::stats::Stats;
 
-/// Frames taken from the station before the backend's events get their turn. With 64 KiB frames
-/// about half a millisecond.
+/// Frames taken from the station before the backend's events get their turn, and the station its
+/// answers: many where they are small, so that what belongs together goes together.
 const TX_BUDGET: usize = 64;
+
+/// Bytes of such a batch, by the size of the frames before. A station that sends 64 KiB frames
+/// fills the window meanwhile, and would wait for the acknowledgement of all of it.
+const TX_BYTES: usize = 512 * 1024;
 
 /// Why a station was not attached.
 #[derive(Debug, thiserror::Error)]
@@ -259,6 +263,8 @@ struct Worker {
     side: Side,
     null: NullRing,
     tx: Tx,
+    /// Bytes of a frame in the station's last batch.
+    frame_len: usize,
     /// Receive buffers came.
     rx: bool,
     wake: Arc<OwnedFd>,
@@ -281,6 +287,7 @@ impl Worker {
             side: Side { backend, poll, stats, clock },
             null: NullRing,
             tx: Tx::Idle,
+            frame_len: 0,
             rx: false,
             wake,
             messages,
@@ -367,17 +374,22 @@ impl Worker {
     fn drain(&mut self, now: Instant) {
         let Some(port) = &mut self.port else { return };
         let Side { backend, poll, stats, .. } = &mut self.side;
-        let drained = port.drain(TX_BUDGET, stats, &mut |frame, rx| {
+        let budget = (TX_BYTES / self.frame_len.max(1)).clamp(1, TX_BUDGET);
+        let (mut frames, mut bytes) = (0, 0);
+        let drained = port.drain(budget, stats, &mut |frame, rx| {
             let outcome = backend.send(&mut Cx { now, rx, poll, stats }, frame);
             if outcome != TxOutcome::Busy {
-                stats.tx_frames.add(1);
-                stats.tx_bytes.add(frame.len as u64);
+                frames += 1;
+                bytes += frame.len;
             }
             if let TxOutcome::Dropped(reason) = outcome {
                 stats.dropped(reason);
             }
             outcome
         });
+        stats.tx_frames.add(frames as u64);
+        stats.tx_bytes.add(bytes as u64);
+        self.frame_len = bytes.checked_div(frames).unwrap_or(self.frame_len);
         self.tx = match drained {
             Drained::Empty => Tx::Idle,
             Drained::More => Tx::Pending,

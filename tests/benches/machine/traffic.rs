@@ -129,7 +129,7 @@ fn round_trips(mut near: &TcpStream, mut far: &TcpStream) -> Result<Vec<f64>> {
 /// Gbit/s from one socket to another, every byte compared.
 fn transfer(mut from: TcpStream, mut to: TcpStream) -> Result<f64> {
     // Twice, so that a piece of it may begin anywhere in the first half.
-    let pattern: Vec<u8> = (0..2 * CHUNK).map(|i| (i % CHUNK * 31 >> 3) as u8).collect();
+    let pattern: Vec<u8> = (0..2 * CHUNK).map(|i| ((i % CHUNK * 31) >> 3) as u8).collect();
     let pattern = &pattern;
     thread::scope(|scope| {
         scope.spawn(move || {
