@@ -353,6 +353,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("pasta", "passt"),
     ("ping", "iputils-ping"),
     ("setpriv", "util-linux"),
+    ("strace", "strace"),
     ("unshare", "util-linux"),
 ];
 

@@ -2,13 +2,18 @@
 
 use std::fs;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
+use minivmm_net::stats::Stats;
 use minivmm_tests::natbed::{Bed, Netns, Place, SERVER4, tool};
 
 use crate::relay;
+
+/// The name that the bed gives the gateway's worker.
+const WORKER: &str = "natbed";
 
 /// The relay's address towards its client.
 const RELAY4: &str = "10.0.3.1";
@@ -49,6 +54,7 @@ pub struct Carriers {
     pasta: Netns,
     host: Netns,
     internet: Netns,
+    stats: Arc<Stats>,
 }
 
 impl Carriers {
@@ -63,6 +69,7 @@ impl Carriers {
             pasta,
             host: bed.host.try_clone()?,
             internet: bed.internet.try_clone()?,
+            stats: bed.stats(),
         })
     }
 
@@ -98,10 +105,27 @@ impl Carriers {
         }
     }
 
+    /// The thread of the gateway's worker.
+    pub fn worker(&self) -> Result<String> {
+        for entry in fs::read_dir("/proc/self/task")? {
+            let task = entry?.path();
+            if fs::read_to_string(task.join("comm"))?.trim_end() == WORKER {
+                let id = task.file_name().context("a path without an end")?;
+                return Ok(id.to_string_lossy().into_owned());
+            }
+        }
+        bail!("no thread is named {WORKER}")
+    }
+
+    /// Bytes of frames that the gateway's worker has moved so far, both ways.
+    pub fn frame_bytes(&self) -> u64 {
+        self.stats.tx_bytes.get() + self.stats.rx_bytes.get()
+    }
+
     /// Processor time that the carrier has used so far; none for what has no thread of its own.
     pub fn processor_time(&self, kind: Kind) -> Result<Duration> {
         match kind {
-            Kind::Minivmm => threads_time("self", "natbed"),
+            Kind::Minivmm => threads_time("self", WORKER),
             Kind::Relay => Ok(threads_time("self", relay::THREAD)? + relay::ended_threads_time()),
             Kind::Pasta => {
                 let mut sum = Duration::ZERO;

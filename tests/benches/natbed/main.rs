@@ -10,6 +10,7 @@
 //! beside, as users have them.
 
 mod batch;
+mod calls;
 mod carriers;
 mod datagrams;
 mod relay;
@@ -96,7 +97,7 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let wanted = Wanted::parse(&args)?;
-    for needed in ["iperf3", "pasta"] {
+    for needed in ["iperf3", "pasta", "strace"] {
         tool(needed)?;
     }
     if let Run::Outside(status) = isolated(&args)? {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::calls;
 use crate::carriers::{Carriers, Kind};
 use crate::{Direction, ROUNDS, SECONDS, spread};
 
@@ -38,6 +39,16 @@ pub fn measure(carriers: &Carriers, direction: Direction, kinds: &[Kind]) -> Res
         medians[0].0 / medians[relay].0,
         medians[0].1 / medians[relay].1
     );
+    let counted = thread::scope(|scope| {
+        let stream = scope.spawn(|| run(carriers, Kind::Minivmm, direction));
+        // Past its start.
+        thread::sleep(Duration::from_millis(400));
+        let counted = calls::count(carriers);
+        stream.join().ok().context("the stream panicked")??;
+        counted
+    });
+    let (all, calls) = counted?;
+    println!("    minivmm: {}", calls::describe(all, &calls));
     Ok(())
 }
 
