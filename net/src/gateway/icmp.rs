@@ -253,6 +253,16 @@ pub fn is_group_traffic(config: &GatewayConfig, packet: &Packet<'_>) -> bool {
     packet.group || group(packet.src) || group(packet.dst)
 }
 
+/// True for an ICMP message that wants an answer and is no echo request: timestamp, information and
+/// mask (RFC 792, RFC 950), node information (RFC 4620), extended echo (RFC 8335).
+pub(super) fn is_other_query(packet: &Packet<'_>) -> bool {
+    match (packet.protocol, packet.head.first()) {
+        (protocol::ICMP, Some(kind)) => matches!(kind, 13 | 15 | 17),
+        (protocol::ICMPV6, Some(kind)) => matches!(kind, 139 | 160),
+        _ => false,
+    }
+}
+
 fn may_answer(config: &GatewayConfig, packet: &Packet<'_>) -> bool {
     let error = match (packet.protocol, packet.head.first()) {
         (protocol::ICMP, Some(kind)) => !matches!(*kind, ECHO_REPLY | ECHO_REQUEST | 13..=18),

@@ -90,7 +90,13 @@ impl Ping {
 
     /// An ICMP message of the guest's that is none of the services'.
     pub fn input(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
-        self.echo.read(packet)?;
+        if let Err(reason) = self.echo.read(packet) {
+            let beyond = !is_gateway(&ctx.core.config, packet.dst);
+            if reason == DropReason::IcmpIgnored && beyond && icmp::is_other_query(packet) {
+                icmp::unreachable(ctx, packet, Why::Prohibited);
+            }
+            return Err(reason);
+        }
         if packet.src.is_unspecified() {
             return Err(DropReason::BadSource);
         }

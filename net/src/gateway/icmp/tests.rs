@@ -85,6 +85,31 @@ fn a_broken_request_is_not_answered() {
 }
 
 #[test]
+fn what_is_asked_beyond_the_gateway_and_not_carried_is_told() {
+    let mut bed = Bed::new();
+    for (from, to, beyond, kinds, at, said) in [
+        ("10.0.2.2", "10.0.2.1", "192.0.2.1", &[13, 15, 17][..], 34, [3, 13]),
+        ("fd00:2::2", "fd00:2::1", "2001:db8::1", &[139, 160], 54, [1, 1]),
+    ] {
+        for &kind in kinds {
+            let bytes = [kind, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0];
+            let ignored = TxOutcome::Dropped(DropReason::IcmpIgnored);
+            assert_eq!(bed.send(&message(from, beyond, &bytes)), ignored);
+            let got = bed.received();
+            assert_eq!(got.iter().map(|f| [f[at], f[at + 1]]).collect::<Vec<_>>(), [said]);
+            // The gateway itself need not know (RFC 1122 §3.2.2.8).
+            assert_eq!(bed.send(&message(from, to, &bytes)), ignored);
+            assert_eq!(bed.received().len(), 0);
+        }
+    }
+    // Answers and errors are not answered.
+    for kind in [0, 3, 5, 14] {
+        bed.send(&message("10.0.2.2", "192.0.2.1", &[kind, 0, 0, 0, 0, 1, 0, 1]));
+        assert_eq!(bed.received().len(), 0, "{kind}");
+    }
+}
+
+#[test]
 fn errors_quote_what_fits_and_never_answer_errors() {
     let mut bed = Bed::new();
     // An IP protocol that nobody carries.
