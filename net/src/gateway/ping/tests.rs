@@ -3,8 +3,12 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::net::{AddressFamily, SendFlags, SocketType, bind, ipproto, sendto, socket};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
 
 use super::*;
 use crate::gateway::testing::{Bed, GATEWAY_MAC, GUEST_MAC, config};
@@ -393,6 +397,29 @@ fn raw_sockets_pass_on_errors_that_are_theirs() {
     });
 }
 
+/// Counts what is said with `-v`.
+#[derive(Default)]
+struct Heard(AtomicU32);
+
+impl Subscriber for Heard {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::INFO
+    }
+
+    fn event(&self, _: &Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
 /// This thread can't open raw sockets any more.
 fn give_up_raw_sockets() {
     use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
@@ -405,6 +432,8 @@ fn give_up_raw_sockets() {
 fn without_the_right_to_sockets_it_is_prohibited() {
     isolated("without_the_right_to_sockets_it_is_prohibited", || {
         give_up_raw_sockets();
+        let said_once = Arc::new(Heard::default());
+        let _guard = tracing::subscriber::set_default(said_once.clone());
         let mut bed = Bed::new();
         for (remote, at, said) in [("192.0.2.1", 34, [3, 13]), ("2001:db8::1", 54, [1, 1])] {
             for id in [1, 2] {
@@ -414,5 +443,6 @@ fn without_the_right_to_sockets_it_is_prohibited() {
             }
         }
         assert_eq!(bed.gateway.ping.flows(), 0);
+        assert_eq!(said_once.0.load(Ordering::Relaxed), 1);
     });
 }
