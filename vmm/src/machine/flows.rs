@@ -60,8 +60,9 @@ fn default_under(limit: u64, config: &Validated) -> Result<FlowLimits, Error> {
         });
     }
     let wanted = FlowLimits::default();
-    let sharing = nats().filter(Option::is_none).count().max(1) as u64;
-    let share = usize::try_from(limit.saturating_sub(need) / sharing).unwrap_or(usize::MAX);
+    let sharing = nats().filter(Option::is_none).count() as u64;
+    let Some(share) = limit.saturating_sub(need).checked_div(sharing) else { return Ok(wanted) };
+    let share = usize::try_from(share).unwrap_or(usize::MAX);
     if share >= wanted.tcp + wanted.udp {
         return Ok(wanted);
     }
@@ -109,7 +110,7 @@ mod tests {
             assert!(limit < 512 || tcp + udp < limit as usize, "{limit}: {tcp} {udp}");
         }
         let default = Ok(FlowLimits::default());
-        assert_eq!((under(8192, &["nat"]), under(1 << 20, &[])), (default.clone(), default));
+        assert_eq!((under(8192, &["nat"]), under(64, &[])), (default.clone(), default));
         // Beside one that was told, and shared by two.
         assert!(under(8192, &["nat", "nat,max-flows=5000"]).unwrap().tcp < 4096);
         assert!(under(8192, &["nat", "nat"]).unwrap().tcp < 4096);
