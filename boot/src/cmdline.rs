@@ -9,6 +9,9 @@ use crate::layout::{self, MmioDevice};
 /// Longest command line in bytes, without the NUL: x86 Linux has COMMAND_LINE_SIZE = 2048.
 pub const MAX_LEN: usize = 2047;
 
+/// What a parameter that names a virtio-mmio device begins with.
+pub(crate) const VIRTIO_MMIO: &str = "virtio_mmio.device=";
+
 /// Why a command line was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CmdlineError {
@@ -79,8 +82,7 @@ impl Cmdline {
         Ok(())
     }
 
-    /// Appends a `virtio_mmio.device=` parameter for each device. Leave it out for kernels that
-    /// find the devices by ACPI, or they are registered twice.
+    /// Appends a `virtio_mmio.device=` parameter for each device.
     ///
     /// # Errors
     /// As [`Cmdline::push`].
@@ -117,9 +119,9 @@ impl fmt::Display for Cmdline {
 pub fn virtio_mmio_parameter(device: &MmioDevice) -> String {
     let MmioDevice { base, size, gsi } = device;
     if size.is_multiple_of(1024) {
-        format!("virtio_mmio.device={}K@{base:#x}:{gsi}", size / 1024)
+        format!("{VIRTIO_MMIO}{}K@{base:#x}:{gsi}", size / 1024)
     } else {
-        format!("virtio_mmio.device={size}@{base:#x}:{gsi}")
+        format!("{VIRTIO_MMIO}{size}@{base:#x}:{gsi}")
     }
 }
 
@@ -160,7 +162,7 @@ mod tests {
             line.as_str(),
             "virtio_mmio.device=4K@0xd0000000:5 virtio_mmio.device=512@0xd0001000:6"
         );
-        // As `--help` and README.md tell users of kernels without ACPI.
+        // As `--help` and README.md show it.
         let second = virtio_mmio_parameter(&layout::virtio_mmio_slot(1).unwrap());
         assert_eq!(second, "virtio_mmio.device=4K@0xd0001000:6");
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! 0x0000_0000  RAM (page 0 to 640 KiB): reset flag, descriptor tables, boot parameters, page tables, cmdline
+//! 0x0009_FC00  MP table
 //! 0x000A_0000  legacy hole
 //! 0x000E_0000  ACPI tables
 //! 0x000F_FFF0  reset code
@@ -58,6 +59,11 @@ pub const CMDLINE_SIZE: u64 = PAGE_SIZE;
 
 /// End of conventional memory; the last KiB below 640 KiB is where firmware keeps its EBDA.
 pub const LOW_RAM_END: u64 = 0x9_FC00;
+/// The MP table, in the last KiB of base memory, where a guest looks for it (MultiProcessor
+/// Specification 1.4 §4).
+pub const MP_TABLE: u64 = LOW_RAM_END;
+/// Bytes reserved for the MP table.
+pub const MP_TABLE_SIZE: u64 = LEGACY_HOLE - MP_TABLE;
 /// Start of the legacy video and ROM hole.
 pub const LEGACY_HOLE: u64 = 0xA_0000;
 /// ACPI tables; the RSDP comes first, where a scan for it also finds it (ACPI 6.5 §5.2.5.1).
@@ -151,7 +157,7 @@ const _: () = assert!(disjoint(&[
     (ZERO_PAGE, ZERO_PAGE_SIZE),
     (PAGE_TABLES, PAGE_TABLES_SIZE),
     (CMDLINE, CMDLINE_SIZE),
-    (LOW_RAM_END, LEGACY_HOLE - LOW_RAM_END),
+    (MP_TABLE, MP_TABLE_SIZE),
     (ACPI, ACPI_SIZE),
     (RESET_VECTOR, 16),
     (HIGH_MEMORY, RAM_LOW_MAX - HIGH_MEMORY),

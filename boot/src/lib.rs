@@ -1,4 +1,4 @@
-//! Kernel formats, guest memory layout, ACPI, CPUID policy and first register state.
+//! Kernel formats, guest memory layout, ACPI and MP tables, CPUID policy and first register state.
 //!
 //! Bytes in, values out: nothing here opens a device or makes an ioctl. [`load`] puts a kernel
 //! and everything it is told into fresh guest memory and returns the registers that the boot
@@ -19,12 +19,14 @@
 //! ```
 
 pub mod acpi;
+mod announce;
 pub mod cmdline;
 pub mod cpuid;
 pub mod initrd;
 pub mod kernel;
 pub mod layout;
 pub mod memmap;
+pub mod mptable;
 mod params;
 pub mod regs;
 pub mod source;
@@ -64,7 +66,7 @@ pub struct Platform {
     pub cpus: u32,
     /// A PCI host bridge with ECAM.
     pub pci: bool,
-    /// virtio-mmio devices. Give Linux `virtio_mmio.device=` parameters only for what is not here.
+    /// virtio-mmio devices: told by ACPI, or by the command line where the kernel has no ACPI.
     pub virtio_mmio: Vec<MmioDevice>,
     /// COM1 at [`layout::COM1_PORT`].
     pub serial: bool,
@@ -152,10 +154,12 @@ pub fn load(mem: &GuestMemoryMmap, spec: &BootSpec<'_>) -> Result<BootState, Boo
     check(&spec.platform)?;
     let kernel = kernel::load(spec.kernel, mem, spec.protocol)?;
     let initrd = initrd::load(&spec.initrd, mem, &kernel.range, kernel.initrd_max)?;
-    spec.cmdline.write(mem, kernel.cmdline_max)?;
+    let cmdline = announce::cmdline(mem, spec, &kernel)?;
+    cmdline.write(mem, kernel.cmdline_max)?;
     let rsdp = acpi::write(mem, &spec.platform)?;
+    mptable::write(mem, spec.platform.cpus)?;
     regs::write_reset_vector(mem)?;
-    params::write(mem, &kernel, initrd.as_ref(), spec.cmdline.as_str().len(), rsdp)?;
+    params::write(mem, &kernel, initrd.as_ref(), cmdline.as_str().len(), rsdp)?;
     Ok(BootState {
         registers: regs::set_up(kernel.entry, mem)?,
         entry: kernel.entry,

@@ -44,10 +44,11 @@ pub(super) fn load(
             have: image.len(),
         });
     }
-    let loaded = |format, entry, range| Loaded {
+    let loaded = |format, entry, range, data| Loaded {
         format,
         entry,
         range,
+        data,
         initrd_max: initrd_max(&hdr, mem),
         cmdline_max: cmdline_max(&hdr),
         header: Some(hdr),
@@ -55,13 +56,13 @@ pub(super) fn load(
     if let Some((compression, vmlinux)) = unpack(image, &hdr, code_at, mem)? {
         let vmlinux = Image::Bytes(vmlinux.into());
         let elf = elf::load(&vmlinux, mem, protocol)?;
-        return Ok(loaded(Format::BzImage(compression), elf.entry, elf.range));
+        return Ok(loaded(Format::BzImage(compression), elf.entry, elf.range, elf.data));
     }
     if protocol == Protocol::Pvh {
         return Err(KernelError::NoPvhInPayload);
     }
     let (entry, range) = load_self_extracting(image, &hdr, code_at, mem)?;
-    Ok(loaded(Format::BzImageSelfExtracting, entry, range))
+    Ok(loaded(Format::BzImageSelfExtracting, entry, range, Vec::new()))
 }
 
 /// The setup header; fields that the file's protocol version does not have are 0.

@@ -30,6 +30,8 @@ const MAX_NOTE_SECTIONS: usize = 64;
 pub(super) struct LoadedElf {
     pub entry: Entry,
     pub range: Range<u64>,
+    /// Where the parts that are in the file lie.
+    pub data: Vec<Range<u64>>,
 }
 
 /// A PT_LOAD that was checked: its file part, if any, is in the image, its memory in low RAM.
@@ -93,7 +95,9 @@ pub(super) fn load(
     for s in segments.iter().filter(|s| s.file_len > 0) {
         image.copy(s.offset, s.file_len as usize, mem, GuestAddress(s.paddr))?;
     }
-    Ok(LoadedElf { entry, range })
+    let data = segments.iter().filter(|s| s.file_len > 0);
+    let data = data.map(|s| s.paddr..s.paddr + s.file_len).collect();
+    Ok(LoadedElf { entry, range, data })
 }
 
 fn header(image: &Image<'_>) -> Result<Header, KernelError> {

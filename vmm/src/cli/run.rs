@@ -115,9 +115,9 @@ pub struct RunArgs {
     publish: Vec<PublishConfig>,
     /// How virtio devices are attached [default: pci]
     ///
-    /// ACPI tells the kernel of those on MMIO. One without ACPI must be told: --cmdline
-    /// virtio_mmio.device=4K@0xd0000000:5 for the first interface, the same with 4K@0xd0001000:6 for
-    /// the second, and so on.
+    /// ACPI tells the kernel of those on MMIO. One without ACPI, or with acpi=off, is told by its
+    /// command line: virtio_mmio.device=4K@0xd0000000:5 for the first interface, the same with
+    /// 4K@0xd0001000:6 for the second, and so on; where --cmdline has such a word, by that alone.
     #[arg(long, help_heading = "Devices")]
     transport: Option<Transport>,
     /// Where the serial console leads [default: tty for a kernel on a terminal, else pipe]
