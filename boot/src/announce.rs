@@ -87,7 +87,7 @@ mod tests {
             virtio_mmio: layout::virtio_mmio_slot(0).into_iter().collect(),
             ..Platform::default()
         };
-        let loaded = kernel::load(source, &mem, Protocol::Auto).unwrap();
+        let loaded = kernel::load(source, &mem, Protocol::Auto, None).unwrap();
         cmdline(&mem, &spec, &loaded).unwrap().to_string()
     }
 

@@ -42,13 +42,15 @@ pub use initrd::InitrdError;
 pub use kernel::{Entry, Format, KernelError, Protocol};
 pub use layout::MmioDevice;
 pub use regs::EntryState;
-pub use source::Source;
+pub use source::{Source, Store, Unpacked};
 
 /// What to boot.
 #[derive(Clone, Debug)]
 pub struct BootSpec<'a> {
     /// The kernel.
     pub kernel: Source<'a>,
+    /// Where unpacked kernels are kept.
+    pub store: Option<&'a dyn Store>,
     /// Archives that together are the initrd; empty for none.
     pub initrd: Vec<Source<'a>>,
     /// Kernel command line.
@@ -86,6 +88,7 @@ impl<'a> BootSpec<'a> {
     pub fn new(kernel: Source<'a>) -> Self {
         Self {
             kernel,
+            store: None,
             initrd: Vec::new(),
             cmdline: Cmdline::default(),
             protocol: Protocol::default(),
@@ -152,7 +155,7 @@ pub fn load(mem: &GuestMemoryMmap, spec: &BootSpec<'_>) -> Result<BootState, Boo
         return Err(BootError::MemoryTooSmall);
     }
     check(&spec.platform)?;
-    let kernel = kernel::load(spec.kernel, mem, spec.protocol)?;
+    let kernel = kernel::load(spec.kernel, mem, spec.protocol, spec.store)?;
     let initrd = initrd::load(&spec.initrd, mem, &kernel.range, kernel.initrd_max)?;
     let cmdline = announce::cmdline(mem, spec, &kernel)?;
     cmdline.write(mem, kernel.cmdline_max)?;

@@ -1,11 +1,12 @@
 //! Where a kernel or initrd comes from: an open file or bytes in memory.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 /// Most bytes that are taken from something that has no length of its own, and that a compressed
 /// kernel may unpack to.
@@ -23,8 +24,39 @@ pub enum Source<'a> {
     Bytes(&'a [u8]),
 }
 
+/// An unpacked kernel that a [`Store`] has kept.
+pub trait Unpacked: fmt::Debug {
+    /// Its bytes.
+    fn size(&self) -> u64;
+
+    /// Passes `len` bytes from `offset` on to `sink`, in order and in pieces. Each byte was checked
+    /// for damage as it is passed.
+    ///
+    /// # Errors
+    /// What reading, the check or `sink` says.
+    fn pass(
+        &self,
+        offset: u64,
+        len: usize,
+        sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()>;
+}
+
+/// Keeps unpacked kernels from one start to the next. What it can't do costs time and nothing else.
+pub trait Store: fmt::Debug {
+    /// What a payload is kept by: different for each content.
+    fn key(&self, payload: &[u8]) -> [u8; 32];
+
+    /// The kernel that was kept by `key`, if it is there and can be trusted.
+    fn find(&self, key: &[u8; 32]) -> Option<Box<dyn Unpacked>>;
+
+    /// Keeps `vmlinux`, now or later, in place of what is kept by that key.
+    fn keep(&self, key: &[u8; 32], vmlinux: Vec<u8>);
+}
+
 /// A [`Source`] opened for random access.
 pub(crate) enum Image<'a> {
+    Kept(Box<dyn Unpacked>),
     File { file: &'a File, len: u64 },
     Bytes(Cow<'a, [u8]>),
 }
@@ -58,6 +90,7 @@ impl<'a> Image<'a> {
         match self {
             Self::File { len, .. } => *len,
             Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Kept(kept) => kept.size(),
         }
     }
 
@@ -71,6 +104,14 @@ impl<'a> Image<'a> {
             Self::File { file, .. } => {
                 let mut buf = vec![0; len];
                 file.read_exact_at(&mut buf, offset)?;
+                Ok(Some(Cow::Owned(buf)))
+            }
+            Self::Kept(kept) => {
+                let mut buf = Vec::with_capacity(len);
+                kept.pass(offset, len, &mut |piece| {
+                    buf.extend_from_slice(piece);
+                    Ok(())
+                })?;
                 Ok(Some(Cow::Owned(buf)))
             }
             Self::Bytes(bytes) => {
@@ -98,6 +139,14 @@ impl<'a> Image<'a> {
                 let mut file = *file;
                 file.seek(SeekFrom::Start(offset))?;
                 mem.read_exact_volatile_from(to, &mut file, len).map_err(failed)
+            }
+            Self::Kept(kept) => {
+                let mut to = to;
+                kept.pass(offset, len, &mut |piece| {
+                    mem.write_slice(piece, to).map_err(failed)?;
+                    to = to.unchecked_add(piece.len() as u64);
+                    Ok(())
+                })
             }
             Self::Bytes(bytes) => {
                 let part = (offset as usize)

@@ -12,6 +12,7 @@ pub mod config;
 pub mod console;
 pub mod error;
 pub mod exit;
+mod kernel_cache;
 mod kvm;
 pub mod log;
 pub mod machine;

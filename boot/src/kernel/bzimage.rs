@@ -3,11 +3,14 @@
 //! Its relocations, which follow the ELF image in the payload, are ignored: the kernel is put
 //! where it was linked to run.
 
+use std::borrow::Cow;
+
 use linux_loader::loader::bootparam::setup_header;
 use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap};
 
+use super::elf::LoadedElf;
 use super::{Compression, Entry, Format, KernelError, Loaded, Protocol, decompress, elf, field};
-use crate::source::{Image, MAX_IMAGE};
+use crate::source::{Image, MAX_IMAGE, Store};
 use crate::{cmdline, layout, memmap};
 
 /// Bytes from the file's start that hold every header field we know (protocol 2.15).
@@ -33,6 +36,7 @@ pub(super) fn load(
     head: &[u8],
     mem: &GuestMemoryMmap,
     protocol: Protocol,
+    store: Option<&dyn Store>,
 ) -> Result<Loaded, KernelError> {
     let hdr = parse(head);
     let sectors = if hdr.setup_sects == 0 { 4 } else { u64::from(hdr.setup_sects) };
@@ -53,10 +57,9 @@ pub(super) fn load(
         cmdline_max: cmdline_max(&hdr),
         header: Some(hdr),
     };
-    if let Some((compression, vmlinux)) = unpack(image, &hdr, code_at, mem)? {
-        let vmlinux = Image::Bytes(vmlinux.into());
-        let elf = elf::load(&vmlinux, mem, protocol)?;
-        return Ok(loaded(Format::BzImage(compression), elf.entry, elf.range, elf.data));
+    if let Some(payload) = payload(image, &hdr, code_at, mem)? {
+        let elf = load_payload(&payload, mem, protocol, store)?;
+        return Ok(loaded(Format::BzImage(payload.compression), elf.entry, elf.range, elf.data));
     }
     if protocol == Protocol::Pvh {
         return Err(KernelError::NoPvhInPayload);
@@ -97,38 +100,70 @@ fn cmdline_max(hdr: &setup_header) -> usize {
     }
 }
 
-/// The unpacked vmlinux, or `None` where there is no payload in a format we know.
-fn unpack(
-    image: &Image<'_>,
+/// A compressed kernel in a format we know.
+struct Payload<'a> {
+    compression: Compression,
+    data: Cow<'a, [u8]>,
+    /// What it claims to unpack to; granted.
+    size: u32,
+}
+
+/// The payload, or `None` where there is none in a format we know.
+fn payload<'i>(
+    image: &'i Image<'_>,
     hdr: &setup_header,
     code_at: u64,
     mem: &GuestMemoryMmap,
-) -> Result<Option<(Compression, Vec<u8>)>, KernelError> {
+) -> Result<Option<Payload<'i>>, KernelError> {
     let (offset, len) = (u64::from(hdr.payload_offset), hdr.payload_length as usize);
     if len == 0 {
         return Ok(None);
     }
-    let Some(payload) = image.read(code_at + offset, len)? else {
+    let Some(data) = image.read(code_at + offset, len)? else {
         return Err(KernelError::Truncated {
             what: "compressed kernel and headers",
             need: code_at + offset + len as u64,
             have: image.len(),
         });
     };
-    let Some(compression) = Compression::detect(&payload) else { return Ok(None) };
+    let Some(compression) = Compression::detect(&data) else { return Ok(None) };
     // init_size covers the unpacked image, which itself does not fit where RAM does not reach.
     let claimed = match hdr.init_size {
         0 => MAX_IMAGE,
         size => u64::from(size).min(MAX_IMAGE),
     };
     let ram_end = memmap::low_ram_end(mem);
-    match decompress::unpack(compression, &payload, claimed.min(ram_end)) {
+    match decompress::unpacked_size(compression, &data, claimed.min(ram_end)) {
         Err(KernelError::TooLarge { .. }) if ram_end < claimed => {
             let end = hdr.pref_address.max(layout::HIGH_MEMORY).saturating_add(claimed);
             Err(KernelError::DoesNotFit { end, ram_end })
         }
-        other => other.map(|vmlinux| Some((compression, vmlinux))),
+        other => other.map(|size| Some(Payload { compression, data, size })),
     }
+}
+
+/// Loads the ELF image in a payload: as the store has it, or unpacked now.
+fn load_payload(
+    payload: &Payload<'_>,
+    mem: &GuestMemoryMmap,
+    protocol: Protocol,
+    store: Option<&dyn Store>,
+) -> Result<LoadedElf, KernelError> {
+    let store = store.map(|store| (store, store.key(&payload.data)));
+    if let Some(kept) = store.as_ref().and_then(|(store, key)| store.find(key))
+        && kept.size() == u64::from(payload.size)
+        // A damaged one may have been loaded in part: what was checked, which is now written again.
+        && let Ok(elf) = elf::load(&Image::Kept(kept), mem, protocol)
+    {
+        return Ok(elf);
+    }
+    let vmlinux = decompress::unpack(payload.compression, &payload.data, payload.size)?;
+    let elf = elf::load(&Image::Bytes(Cow::Borrowed(&vmlinux)), mem, protocol)?;
+    // What can't be started is not worth its room.
+    if let Some((store, key)) = &store {
+        store.keep(key, vmlinux);
+    }
+    Ok(elf)
 }
 
 /// Puts the protected-mode code where it may run and unpack itself.

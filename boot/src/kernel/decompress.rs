@@ -60,21 +60,31 @@ impl Compression {
     }
 }
 
-/// Unpacks `payload` into exactly as many bytes as it claims, at most `limit`.
-pub(super) fn unpack(
+/// The bytes that `payload` claims to unpack to, at most `limit`.
+pub(super) fn unpacked_size(
     compression: Compression,
     payload: &[u8],
     limit: u64,
-) -> Result<Vec<u8>, KernelError> {
-    let damaged = |reason: String| KernelError::Unpack { compression, reason };
+) -> Result<u32, KernelError> {
     let Some(tail_at) = payload.len().checked_sub(4) else {
-        return Err(damaged("its data are too short".to_owned()));
+        let reason = "its data are too short".to_owned();
+        return Err(KernelError::Unpack { compression, reason });
     };
     let size = field::u32(payload, tail_at);
     if u64::from(size) > limit {
         return Err(KernelError::TooLarge { compression, limit });
     }
-    let data = &payload[..tail_at];
+    Ok(size)
+}
+
+/// Unpacks `payload` into exactly `size` bytes, its [`unpacked_size`].
+pub(super) fn unpack(
+    compression: Compression,
+    payload: &[u8],
+    size: u32,
+) -> Result<Vec<u8>, KernelError> {
+    let damaged = |reason: String| KernelError::Unpack { compression, reason };
+    let data = &payload[..payload.len().saturating_sub(4)];
     let mut out = vec![0; size as usize];
     let unpacked = match compression {
         Compression::Gzip => fill(flate2::bufread::GzDecoder::new(payload), &mut out),

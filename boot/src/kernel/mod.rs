@@ -22,7 +22,7 @@ use vm_memory::GuestMemoryMmap;
 pub use decompress::Compression;
 
 use crate::memmap;
-use crate::source::{Image, Source};
+use crate::source::{Image, Source, Store};
 
 /// Which boot protocol to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -176,7 +176,8 @@ fn advice(end: u64) -> String {
     }
 }
 
-/// Loads a kernel into `mem`, which must be freshly mapped (all zero).
+/// Loads a kernel into `mem`, which must be freshly mapped (all zero). The unpacked payload of a
+/// bzImage is taken from `store`, or kept there.
 ///
 /// # Errors
 /// [`KernelError`]; guest memory may then have been written in part.
@@ -184,6 +185,7 @@ pub fn load(
     source: Source<'_>,
     mem: &GuestMemoryMmap,
     protocol: Protocol,
+    store: Option<&dyn Store>,
 ) -> Result<Loaded, KernelError> {
     let image = Image::open(source)?;
     if image.len() == 0 {
@@ -204,7 +206,7 @@ pub fn load(
         });
     }
     if bzimage::is_bzimage(&head) {
-        return bzimage::load(&image, &head, mem, protocol);
+        return bzimage::load(&image, &head, mem, protocol, store);
     }
     Err(foreign(&head, image.len()))
 }

@@ -1,7 +1,9 @@
 use super::*;
 use crate::layout::{self, MIB};
+use crate::source::Unpacked;
 use crate::testing::{BzImage, Elf, ElfSegment, note, pvh_note};
 use proptest::prelude::*;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::Write;
 use vm_memory::{Bytes, GuestAddress};
@@ -18,7 +20,7 @@ fn load_with(
     mem: &GuestMemoryMmap,
     protocol: Protocol,
 ) -> Result<Loaded, KernelError> {
-    load(Source::Bytes(image), mem, protocol)
+    load(Source::Bytes(image), mem, protocol, None)
 }
 
 fn try_load(image: &[u8]) -> Result<Loaded, KernelError> {
@@ -71,7 +73,7 @@ fn a_file_is_loaded_as_bytes_are() {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&Elf::new(MIB, &code).pvh(MIB as u32).build()).unwrap();
     let mem = memory(16);
-    let loaded = load(Source::File(&file), &mem, Protocol::Auto).unwrap();
+    let loaded = load(Source::File(&file), &mem, Protocol::Auto, None).unwrap();
     assert_eq!(loaded.entry, Entry::Pvh(MIB as u32));
     assert_eq!(read(&mem, MIB, code.len()), code);
 }
@@ -84,17 +86,17 @@ fn a_pipe_is_read_to_its_end() {
     writer.write_all(&image).unwrap();
     drop(writer);
     let file = File::from(std::os::fd::OwnedFd::from(reader));
-    assert!(load(Source::File(&file), &memory(16), Protocol::Auto).is_ok());
+    assert!(load(Source::File(&file), &memory(16), Protocol::Auto, None).is_ok());
 }
 
 #[test]
 fn a_length_of_0_is_not_believed() {
     let proc = File::open("/proc/version").unwrap();
     assert_eq!(proc.metadata().unwrap().len(), 0);
-    let loaded = load(Source::File(&proc), &memory(16), Protocol::Auto);
+    let loaded = load(Source::File(&proc), &memory(16), Protocol::Auto, None);
     assert!(matches!(loaded, Err(KernelError::NotAKernel(_))), "{loaded:?}");
     let empty = tempfile::tempfile().unwrap();
-    let loaded = load(Source::File(&empty), &memory(16), Protocol::Auto);
+    let loaded = load(Source::File(&empty), &memory(16), Protocol::Auto, None);
     assert!(matches!(loaded, Err(KernelError::Empty)), "{loaded:?}");
 }
 
@@ -158,7 +160,7 @@ fn a_segment_of_zeros_has_no_place_in_the_file() {
         assert_eq!(try_load(&image).unwrap().range, MIB..2 * MIB + 0x1000);
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&image).unwrap();
-        load(Source::File(&file), &memory(16), Protocol::Auto).unwrap();
+        load(Source::File(&file), &memory(16), Protocol::Auto, None).unwrap();
     }
 }
 
@@ -424,4 +426,104 @@ proptest! {
         let loaded = load_with(&bytes, &mem, Protocol::Auto).ok();
         check_untouched(&mem, loaded.as_ref());
     }
+}
+
+/// Keeps one kernel, as it was given or damaged.
+#[derive(Debug, Default)]
+struct OneKept {
+    kept: RefCell<Option<([u8; 32], Vec<u8>)>>,
+    /// Where it can no longer be read.
+    bad: Cell<Option<u64>>,
+    written: Cell<u32>,
+}
+
+#[derive(Debug)]
+struct Kept(Vec<u8>, Option<u64>);
+
+impl Unpacked for Kept {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn pass(
+        &self,
+        offset: u64,
+        len: usize,
+        sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let end = offset as usize + len;
+        for piece in self.0[offset as usize..end].chunks(4096) {
+            if self.1.is_some_and(|bad| (offset..end as u64).contains(&bad)) {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            sink(piece)?;
+        }
+        Ok(())
+    }
+}
+
+impl Store for OneKept {
+    fn key(&self, payload: &[u8]) -> [u8; 32] {
+        let mut key = [0u8; 32];
+        for (i, byte) in payload.iter().enumerate() {
+            key[i % 32] = key[i % 32].wrapping_mul(31).wrapping_add(*byte);
+        }
+        key
+    }
+
+    fn find(&self, key: &[u8; 32]) -> Option<Box<dyn Unpacked>> {
+        let kept = self.kept.borrow();
+        let (has, vmlinux) = kept.as_ref()?;
+        (has == key).then(|| Box::new(Kept(vmlinux.clone(), self.bad.get())) as Box<dyn Unpacked>)
+    }
+
+    fn keep(&self, key: &[u8; 32], vmlinux: Vec<u8>) {
+        self.bad.set(None);
+        self.written.set(self.written.get() + 1);
+        *self.kept.borrow_mut() = Some((*key, vmlinux));
+    }
+}
+
+#[test]
+fn an_unpacked_kernel_is_kept_and_loaded_again() {
+    let code = code(300_000);
+    let elf = Elf::new(MIB, &code).pvh(0x10_0040).build();
+    let file = BzImage::new(&elf, Compression::Zstd).unwrap().build();
+    let store = OneKept::default();
+    let load = || {
+        let mem = memory(16);
+        let loaded = load(Source::Bytes(&file), &mem, Protocol::Auto, Some(&store)).unwrap();
+        assert!(read(&mem, MIB, code.len()) == code);
+        assert_eq!(read(&mem, MIB + code.len() as u64, 0x1000), [0; 0x1000]);
+        assert_eq!(loaded.format, Format::BzImage(Compression::Zstd));
+        (loaded.entry, loaded.range, store.written.get())
+    };
+    let (entry, range, _) = load();
+    assert_eq!(store.kept.borrow().as_ref().unwrap().1, elf);
+    assert_eq!(load(), (entry, range.clone(), 1));
+    // Headers that can't be read, and code after some that could: unpacked anew, and kept again.
+    for (bad, written) in [(0, 2), (200_000, 3)] {
+        store.bad.set(Some(bad));
+        assert_eq!(load(), (entry, range.clone(), written));
+    }
+    // One of another length, as a store that mixes kernels up gives, and one that is no kernel.
+    for (wrong, written) in [(&elf[..elf.len() - 1], 4), (&vec![0; elf.len()][..], 5)] {
+        store.kept.borrow_mut().as_mut().unwrap().1 = wrong.to_vec();
+        assert_eq!(load(), (entry, range.clone(), written));
+    }
+}
+
+#[test]
+fn what_can_not_be_loaded_is_not_kept() {
+    let mut elf = Elf::new(MIB, &code(100));
+    elf.machine = 183;
+    let file = BzImage::new(&elf.build(), Compression::Gzip).unwrap().build();
+    let store = OneKept::default();
+    load(Source::Bytes(&file), &memory(16), Protocol::Auto, Some(&store)).unwrap_err();
+    // Nor what unpacks itself, or needs no unpacking.
+    let own = BzImage::with_payload(vec![b'B'; 10_000], 50_000).build();
+    load(Source::Bytes(&own), &memory(16), Protocol::Auto, Some(&store)).unwrap();
+    let plain = Elf::new(MIB, &code(100)).build();
+    load(Source::Bytes(&plain), &memory(16), Protocol::Auto, Some(&store)).unwrap();
+    assert_eq!(store.written.get(), 0);
 }

@@ -107,6 +107,12 @@ pub struct RunArgs {
     /// How the kernel is started [default: auto]
     #[arg(long, value_name = "PROTOCOL", help_heading = "Guest")]
     boot_protocol: Option<BootProtocol>,
+    /// Unpack a bzImage at each start, and keep nothing of it
+    ///
+    /// Else it is kept for the next start in minivmm/kernels of $XDG_CACHE_HOME or ~/.cache: 512 MiB
+    /// in all, those not used for longest go first.
+    #[arg(long, help_heading = "Guest")]
+    no_kernel_cache: bool,
     /// A network interface, as described below with --help
     #[arg(long, value_name = "MODE[,KEY=VALUE…]", help_heading = "Network")]
     net: Vec<String>,
@@ -173,6 +179,7 @@ impl RunArgs {
         set(&mut config.cpu_mask, &self.cpu_mask);
         set(&mut config.boot_protocol, &self.boot_protocol);
         set(&mut config.transport, &self.transport);
+        config.no_kernel_cache |= self.no_kernel_cache;
         if !self.net.is_empty() {
             config.net = self
                 .net

@@ -37,6 +37,7 @@ impl MachineConfig {
         "transport",
         "cpu-mask",
         "boot-protocol",
+        "no-kernel-cache",
         "publish",
         "net",
     ];
@@ -97,6 +98,7 @@ fn machine(table: &DeTable<'_>) -> Result<MachineConfig, Mistake> {
             "transport" => config.transport = word(key, value)?,
             "cpu-mask" => config.cpu_mask = string(key, value)?,
             "boot-protocol" => config.boot_protocol = word(key, value)?,
+            "no-kernel-cache" => config.no_kernel_cache = boolean(key, value)?,
             "publish" => {
                 for port in list(key, value, "a list, as in [\"8080:80\"]")? {
                     let text = string(key, port)?;
@@ -159,6 +161,10 @@ fn mistake(value: &Value<'_>, key: &str, problem: impl std::fmt::Display) -> Mis
 fn string(key: &str, value: &Value<'_>) -> Result<String, Mistake> {
     let problem = || mistake(value, key, "text in quotes is wanted");
     value.get_ref().as_str().map(str::to_owned).ok_or_else(problem)
+}
+
+fn boolean(key: &str, value: &Value<'_>) -> Result<bool, Mistake> {
+    value.get_ref().as_bool().ok_or_else(|| mistake(value, key, "true or false is wanted"))
 }
 
 /// Text, or the text of what needs no quotes; what it means is the key's.

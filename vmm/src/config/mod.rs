@@ -74,6 +74,8 @@ pub struct MachineConfig {
     pub cpu_mask: String,
     /// How the kernel is started.
     pub boot_protocol: BootProtocol,
+    /// No unpacked kernel is taken from the user's cache folder, nor kept there.
+    pub no_kernel_cache: bool,
     /// The guest's network interfaces.
     pub net: Vec<NetConfig>,
     /// Ports of the host that lead to the guest's first NAT interface.
@@ -93,6 +95,7 @@ impl Default for MachineConfig {
             transport: Transport::default(),
             cpu_mask: String::new(),
             boot_protocol: BootProtocol::default(),
+            no_kernel_cache: false,
             net: Vec::new(),
             publish: Vec::new(),
         }

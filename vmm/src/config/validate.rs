@@ -130,6 +130,8 @@ pub struct Validated {
     pub cpu_mask: Mask,
     /// How the kernel is started.
     pub boot_protocol: BootProtocol,
+    /// Unpacked kernels are kept in the user's cache folder.
+    pub kernel_cache: bool,
     /// The interfaces.
     pub net: Vec<NetConfig>,
     /// Published ports.
@@ -177,6 +179,7 @@ impl MachineConfig {
             transport: self.transport,
             cpu_mask: self.cpu_mask.parse()?,
             boot_protocol: self.boot_protocol,
+            kernel_cache: !self.no_kernel_cache,
             net: self.net.clone(),
             publish: self.publish.clone(),
         })

@@ -23,6 +23,7 @@ use crate::config::{BootProtocol, Console, Transport, Validated};
 use crate::console::{ConsoleEvents, Output};
 use crate::error::Error;
 use crate::exit::{Exit, Outcome};
+use crate::kernel_cache::KernelCache;
 use crate::kvm::{self, KvmError, Vm};
 use crate::memory::Backing;
 use crate::peer::Peer;
@@ -56,6 +57,7 @@ pub struct Machine {
     output: Option<Output>,
     debug_exit: Arc<DebugExit>,
     timings: Arc<Timings>,
+    cache: Option<KernelCache>,
 }
 
 /// What a machine is built from beside its configuration.
@@ -133,8 +135,13 @@ impl Machine {
             cmdline.push_virtio_mmio(devices.mmio_slots())?;
         }
         cmdline.push(&config.cmdline)?;
+        let cache = match files.kernel() {
+            Some(_) if config.kernel_cache => KernelCache::open(),
+            _ => None,
+        };
         let spec = BootSpec {
             kernel: files.kernel().unwrap_or(Source::Bytes(probe::ELF)),
+            store: cache.as_ref().map(|cache| cache as &dyn minivmm_boot::Store),
             initrd: files.initrd().into_iter().collect(),
             cmdline,
             protocol: match config.boot_protocol {
@@ -178,6 +185,7 @@ impl Machine {
             console,
             output,
             timings,
+            cache,
         })
     }
 
@@ -219,7 +227,7 @@ impl Machine {
 
     /// Ends the machine and says how it ended; [`Exit::Quit`] where nothing else had ended it.
     pub fn finish(self) -> Ended {
-        let Self { vcpus, serial, debug_exit, ending, output, .. } = self;
+        let Self { vcpus, serial, debug_exit, ending, output, cache, .. } = self;
         ending.set(Exit::Quit);
         drop(vcpus);
         serial.flush();
@@ -227,6 +235,10 @@ impl Machine {
             output.close();
         }
         let exit = ending.get().cloned().unwrap_or(Exit::Quit);
+        // Not where a user waits for the end.
+        if let (Some(cache), false) = (cache, matches!(exit, Exit::Quit | Exit::Signal(_))) {
+            cache.finish();
+        }
         let outcome = Outcome { exit, guest_status: debug_exit.code(), lost: None };
         Ended { outcome, output }
     }
