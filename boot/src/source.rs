@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
@@ -45,7 +46,10 @@ pub trait Unpacked: fmt::Debug {
 /// Keeps unpacked kernels from one start to the next. What it can't do costs time and nothing else.
 pub trait Store: fmt::Debug {
     /// What a payload is kept by: different for each content.
-    fn key(&self, payload: &[u8]) -> [u8; 32];
+    ///
+    /// # Errors
+    /// Those of reading it.
+    fn key(&self, payload: &mut dyn Read) -> io::Result<[u8; 32]>;
 
     /// The kernel that was kept by `key`, if it is there and can be trusted.
     fn find(&self, key: &[u8; 32]) -> Option<Box<dyn Unpacked>>;
@@ -121,6 +125,11 @@ impl<'a> Image<'a> {
         }
     }
 
+    /// The bytes of `range`, in order. The range must be inside the image.
+    pub(crate) fn part(&self, range: Range<u64>) -> Part<'_, 'a> {
+        Part { image: self, range }
+    }
+
     /// Copies `len` bytes at `offset` to guest address `to`. The range must be inside the image
     /// and inside guest memory.
     pub(crate) fn copy(
@@ -156,5 +165,28 @@ impl<'a> Image<'a> {
                 mem.write_slice(part, to).map_err(failed)
             }
         }
+    }
+}
+
+/// Some of an image's bytes, read in order.
+pub(crate) struct Part<'i, 'a> {
+    image: &'i Image<'a>,
+    range: Range<u64>,
+}
+
+impl Read for Part<'_, '_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let Range { start, end } = self.range;
+        let len = (buf.len() as u64).min(end.saturating_sub(start)) as usize;
+        let n = match self.image {
+            Image::File { file, .. } => file.read_at(&mut buf[..len], start)?,
+            image => {
+                let bytes = image.read(start, len)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+                buf[..len].copy_from_slice(&bytes);
+                len
+            }
+        };
+        self.range.start += n as u64;
+        Ok(n)
     }
 }

@@ -4,10 +4,13 @@
 //! where it was linked to run.
 
 use std::borrow::Cow;
+use std::io;
+use std::ops::Range;
 
 use linux_loader::loader::bootparam::setup_header;
 use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap};
 
+use super::decompress::{HEAD_LEN, TAIL_LEN};
 use super::elf::LoadedElf;
 use super::{Compression, Entry, Format, KernelError, Loaded, Protocol, decompress, elf, field};
 use crate::source::{Image, MAX_IMAGE, Store};
@@ -58,7 +61,7 @@ pub(super) fn load(
         header: Some(hdr),
     };
     if let Some(payload) = payload(image, &hdr, code_at, mem)? {
-        let elf = load_payload(&payload, mem, protocol, store)?;
+        let elf = load_payload(image, &payload, mem, protocol, store)?;
         return Ok(loaded(Format::BzImage(payload.compression), elf.entry, elf.range, elf.data));
     }
     if protocol == Protocol::Pvh {
@@ -101,67 +104,82 @@ fn cmdline_max(hdr: &setup_header) -> usize {
 }
 
 /// A compressed kernel in a format we know.
-struct Payload<'a> {
+struct Payload {
     compression: Compression,
-    data: Cow<'a, [u8]>,
+    /// Where it is in the image.
+    range: Range<u64>,
     /// What it claims to unpack to; granted.
     size: u32,
 }
 
 /// The payload, or `None` where there is none in a format we know.
-fn payload<'i>(
-    image: &'i Image<'_>,
+fn payload(
+    image: &Image<'_>,
     hdr: &setup_header,
     code_at: u64,
     mem: &GuestMemoryMmap,
-) -> Result<Option<Payload<'i>>, KernelError> {
-    let (offset, len) = (u64::from(hdr.payload_offset), hdr.payload_length as usize);
+) -> Result<Option<Payload>, KernelError> {
+    let len = u64::from(hdr.payload_length);
     if len == 0 {
         return Ok(None);
     }
-    let Some(data) = image.read(code_at + offset, len)? else {
+    let start = code_at + u64::from(hdr.payload_offset);
+    let range = start..start + len;
+    if range.end > image.len() {
         return Err(KernelError::Truncated {
             what: "compressed kernel and headers",
-            need: code_at + offset + len as u64,
+            need: range.end,
             have: image.len(),
         });
-    };
-    let Some(compression) = Compression::detect(&data) else { return Ok(None) };
+    }
+    let head = read(image, start..range.end.min(start + HEAD_LEN as u64))?;
+    let Some(compression) = Compression::detect(&head) else { return Ok(None) };
     // init_size covers the unpacked image, which itself does not fit where RAM does not reach.
     let claimed = match hdr.init_size {
         0 => MAX_IMAGE,
         size => u64::from(size).min(MAX_IMAGE),
     };
     let ram_end = memmap::low_ram_end(mem);
-    match decompress::unpacked_size(compression, &data, claimed.min(ram_end)) {
+    let tail = read(image, start.max(range.end - TAIL_LEN.min(len as usize) as u64)..range.end)?;
+    match decompress::unpacked_size(compression, &tail, claimed.min(ram_end)) {
         Err(KernelError::TooLarge { .. }) if ram_end < claimed => {
             let end = hdr.pref_address.max(layout::HIGH_MEMORY).saturating_add(claimed);
             Err(KernelError::DoesNotFit { end, ram_end })
         }
-        other => other.map(|size| Some(Payload { compression, data, size })),
+        other => other.map(|size| Some(Payload { compression, range, size })),
     }
+}
+
+/// Bytes of the image that are known to be there.
+fn read<'i>(image: &'i Image<'_>, range: Range<u64>) -> Result<Cow<'i, [u8]>, KernelError> {
+    let len = (range.end - range.start) as usize;
+    Ok(image.read(range.start, len)?.ok_or(io::Error::from(io::ErrorKind::UnexpectedEof))?)
 }
 
 /// Loads the ELF image in a payload: as the store has it, or unpacked now.
 fn load_payload(
-    payload: &Payload<'_>,
+    image: &Image<'_>,
+    payload: &Payload,
     mem: &GuestMemoryMmap,
     protocol: Protocol,
     store: Option<&dyn Store>,
 ) -> Result<LoadedElf, KernelError> {
-    let store = store.map(|store| (store, store.key(&payload.data)));
-    if let Some(kept) = store.as_ref().and_then(|(store, key)| store.find(key))
-        && kept.size() == u64::from(payload.size)
+    let Payload { compression, ref range, size } = *payload;
+    if let Some(store) = store
+        && let Some(kept) = store.find(&store.key(&mut image.part(range.clone()))?)
+        && kept.size() == u64::from(size)
         // A damaged one may have been loaded in part: what was checked, which is now written again.
         && let Ok(elf) = elf::load(&Image::Kept(kept), mem, protocol)
     {
         return Ok(elf);
     }
-    let vmlinux = decompress::unpack(payload.compression, &payload.data, payload.size)?;
+    let data = read(image, range.clone())?;
+    let vmlinux = decompress::unpack(compression, &data, size)?;
     let elf = elf::load(&Image::Bytes(Cow::Borrowed(&vmlinux)), mem, protocol)?;
     // What can't be started is not worth its room.
-    if let Some((store, key)) = &store {
-        store.keep(key, vmlinux);
+    if let Some(store) = store {
+        // Of the bytes that were unpacked: a file may have changed since it was first looked at.
+        store.keep(&store.key(&mut &data[..])?, vmlinux);
     }
     Ok(elf)
 }
@@ -172,7 +190,7 @@ fn load_self_extracting(
     hdr: &setup_header,
     code_at: u64,
     mem: &GuestMemoryMmap,
-) -> Result<(Entry, std::ops::Range<u64>), KernelError> {
+) -> Result<(Entry, Range<u64>), KernelError> {
     let init_size = u64::from(hdr.init_size);
     if hdr.xloadflags & XLF_KERNEL_64 == 0 || init_size == 0 {
         return Err(KernelError::No64BitEntry);

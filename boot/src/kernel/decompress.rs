@@ -60,17 +60,22 @@ impl Compression {
     }
 }
 
-/// The bytes that `payload` claims to unpack to, at most `limit`.
+/// Bytes at a payload's beginning that tell its compression, and at its end that tell what it
+/// unpacks to.
+pub(super) const HEAD_LEN: usize = 8;
+pub(super) const TAIL_LEN: usize = 4;
+
+/// The bytes that a payload with this end claims to unpack to, at most `limit`.
 pub(super) fn unpacked_size(
     compression: Compression,
-    payload: &[u8],
+    tail: &[u8],
     limit: u64,
 ) -> Result<u32, KernelError> {
-    let Some(tail_at) = payload.len().checked_sub(4) else {
+    if tail.len() < TAIL_LEN {
         let reason = "its data are too short".to_owned();
         return Err(KernelError::Unpack { compression, reason });
-    };
-    let size = field::u32(payload, tail_at);
+    }
+    let size = field::u32(tail, 0);
     if u64::from(size) > limit {
         return Err(KernelError::TooLarge { compression, limit });
     }
@@ -84,7 +89,7 @@ pub(super) fn unpack(
     size: u32,
 ) -> Result<Vec<u8>, KernelError> {
     let damaged = |reason: String| KernelError::Unpack { compression, reason };
-    let data = &payload[..payload.len().saturating_sub(4)];
+    let data = &payload[..payload.len().saturating_sub(TAIL_LEN)];
     let mut out = vec![0; size as usize];
     let unpacked = match compression {
         Compression::Gzip => fill(flate2::bufread::GzDecoder::new(payload), &mut out),

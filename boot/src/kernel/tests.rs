@@ -463,12 +463,13 @@ impl Unpacked for Kept {
 }
 
 impl Store for OneKept {
-    fn key(&self, payload: &[u8]) -> [u8; 32] {
-        let mut key = [0u8; 32];
-        for (i, byte) in payload.iter().enumerate() {
+    fn key(&self, payload: &mut dyn io::Read) -> io::Result<[u8; 32]> {
+        let (mut key, mut bytes) = ([0u8; 32], Vec::new());
+        payload.read_to_end(&mut bytes)?;
+        for (i, byte) in bytes.iter().enumerate() {
             key[i % 32] = key[i % 32].wrapping_mul(31).wrapping_add(*byte);
         }
-        key
+        Ok(key)
     }
 
     fn find(&self, key: &[u8; 32]) -> Option<Box<dyn Unpacked>> {

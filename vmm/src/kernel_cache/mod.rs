@@ -13,7 +13,7 @@ mod tests;
 use std::env;
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -190,7 +190,7 @@ impl Folder {
 }
 
 impl Store for KernelCache {
-    fn key(&self, payload: &[u8]) -> Key {
+    fn key(&self, payload: &mut dyn Read) -> io::Result<Key> {
         key_of(payload)
     }
 
@@ -219,8 +219,15 @@ fn folder(cache: Option<OsString>, home: Option<OsString>) -> Result<PathBuf, St
         .ok_or_else(|| "neither XDG_CACHE_HOME nor HOME names a folder".to_owned())
 }
 
-fn key_of(payload: &[u8]) -> Key {
-    *blake3::hash(payload).as_bytes()
+fn key_of(payload: &mut dyn Read) -> io::Result<Key> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        match payload.read(&mut buffer)? {
+            0 => return Ok(*hasher.finalize().as_bytes()),
+            n => hasher.update(&buffer[..n]),
+        };
+    }
 }
 
 fn name(key: &Key) -> String {

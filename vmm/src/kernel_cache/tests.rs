@@ -6,6 +6,10 @@ use std::thread;
 
 use super::*;
 
+fn hashed(mut payload: &[u8]) -> Key {
+    key_of(&mut payload).unwrap()
+}
+
 fn cache(room: u64) -> (tempfile::TempDir, Folder) {
     let dir = tempfile::tempdir().unwrap();
     let cache = Folder::at(dir.path(), geteuid().as_raw(), room).unwrap();
@@ -43,13 +47,13 @@ fn names(dir: &Path) -> Vec<String> {
 #[test]
 fn what_was_kept_is_found_by_its_content() {
     let (dir, cache) = cache(ROOM);
-    let key = key_of(b"payload");
-    assert_ne!(key, key_of(b"payloae"));
+    let key = hashed(b"payload");
+    assert_ne!(key, hashed(b"payloae"));
     assert!(cache.find(&key).is_none());
     let kernel = vmlinux(1, 300_001);
     cache.keep(&key, &kernel);
     assert_eq!(found(&cache, &key), Some(kernel.clone()));
-    assert!(cache.find(&key_of(b"other")).is_none());
+    assert!(cache.find(&hashed(b"other")).is_none());
     let mode = fs::metadata(dir.path().join(name(&key))).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     // Parts, across pieces and at the end; none beyond it.
@@ -70,7 +74,7 @@ fn what_was_kept_is_found_by_its_content() {
 #[test]
 fn damage_anywhere_is_noticed_and_replaced() {
     let (dir, cache) = cache(ROOM);
-    let (key, kernel) = (key_of(b"payload"), vmlinux(2, 300_001));
+    let (key, kernel) = (hashed(b"payload"), vmlinux(2, 300_001));
     cache.keep(&key, &kernel);
     let path = dir.path().join(name(&key));
     let len = fs::metadata(&path).unwrap().len();
@@ -98,7 +102,7 @@ fn damage_anywhere_is_noticed_and_replaced() {
 #[test]
 fn an_entry_has_its_own_key_in_it() {
     let (dir, cache) = cache(ROOM);
-    let [key, other] = [key_of(b"a"), key_of(b"b")];
+    let [key, other] = [hashed(b"a"), hashed(b"b")];
     cache.keep(&key, &vmlinux(3, 1000));
     fs::rename(dir.path().join(name(&key)), dir.path().join(name(&other))).unwrap();
     assert!(cache.find(&other).is_none());
@@ -107,7 +111,7 @@ fn an_entry_has_its_own_key_in_it() {
 #[test]
 fn what_others_can_write_is_not_used() {
     let (dir, mut cache) = cache(ROOM);
-    let (key, kernel) = (key_of(b"payload"), vmlinux(4, 1000));
+    let (key, kernel) = (hashed(b"payload"), vmlinux(4, 1000));
     cache.keep(&key, &kernel);
     let path = dir.path().join(name(&key));
     for (mode, used) in [(0o602, false), (0o620, false), (0o666, false), (0o644, true)] {
@@ -132,7 +136,7 @@ fn what_others_can_write_is_not_used() {
 #[test]
 fn what_is_no_file_is_neither_followed_nor_waited_for() {
     let (dir, cache) = cache(ROOM);
-    let (key, kernel) = (key_of(b"payload"), vmlinux(5, 1000));
+    let (key, kernel) = (hashed(b"payload"), vmlinux(5, 1000));
     cache.keep(&key, &kernel);
     let path = dir.path().join(name(&key));
     let elsewhere = dir.path().join("elsewhere");
@@ -170,7 +174,7 @@ fn what_is_no_file_is_neither_followed_nor_waited_for() {
 #[test]
 fn the_oldest_goes_first() {
     let (dir, cache) = cache(3 * entry::file_len(1000));
-    let keys: Vec<_> = (0u8..4).map(|n| key_of(&[n])).collect();
+    let keys: Vec<_> = (0u8..4).map(|n| hashed(&[n])).collect();
     let age = |key: &Key, seconds: u64| {
         let file = File::options().write(true).open(dir.path().join(name(key))).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(seconds)).unwrap();
@@ -196,7 +200,7 @@ fn unfinished_files_go_when_they_are_abandoned() {
         let file = File::create(dir.path().join(file)).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
     }
-    let key = key_of(b"payload");
+    let key = hashed(b"payload");
     cache.keep(&key, &vmlinux(7, 1000));
     assert_eq!(names(dir.path()), [".new-2-x".to_owned(), name(&key)]);
     // One of a process that had our number.
@@ -209,7 +213,7 @@ fn unfinished_files_go_when_they_are_abandoned() {
 #[test]
 fn writers_and_readers_at_once() {
     let (dir, cache) = cache(ROOM);
-    let (key, kernel) = (key_of(b"payload"), vmlinux(9, 500_000));
+    let (key, kernel) = (hashed(b"payload"), vmlinux(9, 500_000));
     cache.keep(&key, &kernel);
     let path = dir.path().join(name(&key));
     thread::scope(|scope| {
@@ -234,7 +238,7 @@ fn writers_and_readers_at_once() {
 #[test]
 fn what_can_not_be_written_leaves_nothing() {
     let (dir, cache) = cache(ROOM);
-    let key = key_of(b"payload");
+    let key = hashed(b"payload");
     let full = File::options().write(true).open("/dev/full");
     let error = entry::write(&mut full.unwrap(), &key, &vmlinux(1, 1000)).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
@@ -262,7 +266,7 @@ fn the_folder_is_where_the_user_keeps_caches() {
 fn it_is_written_by_a_thread_that_can_be_waited_for() {
     let (dir, folder) = cache(ROOM);
     let cache = KernelCache(Arc::new(folder), Mutex::default());
-    let key = cache.key(b"payload");
+    let key = hashed(b"payload");
     cache.keep(&key, vmlinux(1, 300_000));
     cache.finish();
     assert_eq!(names(dir.path()), [name(&key)]);
