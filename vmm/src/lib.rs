@@ -20,6 +20,7 @@ pub mod memory;
 pub mod monitor;
 pub mod peer;
 pub mod probe;
+mod resident;
 mod signals;
 mod stream;
 pub mod terminal;

@@ -17,6 +17,7 @@ use crate::exit::{self, Exit, Outcome};
 use crate::log::{self, LINGER};
 use crate::machine::{BuildOptions, Ended, Ending, Files, Machine};
 use crate::memory::Backing;
+use crate::resident;
 use crate::signals::{self, Request, Signals};
 use crate::terminal;
 use crate::timings::{ProcessStart, Timings};
@@ -77,7 +78,10 @@ pub fn run(
     let ending = Arc::clone(machine.ending());
     let console = Console::new(serial, events, input, Arc::clone(&ending))
         .map_err(Error::host("create the console's descriptors"))?;
-    watch(&ending, &signals, console, || machine.resume())?;
+    watch(&ending, &signals, console, || {
+        machine.resume();
+        resident::give_back_code();
+    })?;
     let taken = machine.timings();
     let Ended { mut outcome, output } = machine.finish();
     if let Some(output) = output {
