@@ -160,7 +160,7 @@ pub fn load(mem: &GuestMemoryMmap, spec: &BootSpec<'_>) -> Result<BootState, Boo
     let cmdline = announce::cmdline(mem, spec, &kernel)?;
     cmdline.write(mem, kernel.cmdline_max)?;
     let rsdp = acpi::write(mem, &spec.platform)?;
-    mptable::write(mem, spec.platform.cpus)?;
+    mptable::write(mem, &spec.platform)?;
     regs::write_reset_vector(mem)?;
     params::write(mem, &kernel, initrd.as_ref(), cmdline.as_str().len(), rsdp)?;
     Ok(BootState {

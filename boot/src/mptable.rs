@@ -4,12 +4,12 @@
 //! Linux looks for the floating pointer structure in the last KiB of base memory, among other
 //! places, and does not read it where ACPI's MADT has told it the same.
 //!
-//! It says what KVM's interrupt controllers are: every GSI is the I/O APIC's pin of that number,
-//! and everything is raised by edges, active high, which is how the ISA bus is by default.
+//! Every GSI is KVM's I/O APIC's pin of that number, and everything is raised by edges, active high,
+//! which is how the ISA bus is by default. Only pins with a device behind them are listed.
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::{BootError, layout};
+use crate::{BootError, Platform, layout};
 
 /// Specification revision 1.4.
 const REVISION: u8 = 4;
@@ -25,8 +25,6 @@ const CPU_FEATURES: u32 = 1 << 9 | 1;
 const ISA: u8 = 0;
 /// Every local APIC.
 const ALL: u8 = 0xFF;
-/// The second interrupt controller's way to the first; no device is there.
-const CASCADE: u32 = 2;
 
 // Entry types (§4.3).
 const PROCESSOR: u8 = 0;
@@ -43,12 +41,12 @@ const EXT_INT: u8 = 3;
 /// The floating pointer structure and, behind it, the configuration table, as they are to lie at
 /// `base`, which is a multiple of 16 below 4 GiB.
 ///
-/// Describes at most [`layout::MAX_CPUS`] CPUs, whose APIC IDs count from 0; the result is then not
-/// longer than [`layout::MP_TABLE_SIZE`].
+/// Describes at most [`layout::MAX_CPUS`] CPUs, whose APIC IDs count from 0, and the interrupts of at
+/// most [`layout::VIRTIO_MMIO_SLOTS`] virtio-mmio devices; the result is then not longer than
+/// [`layout::MP_TABLE_SIZE`].
 #[must_use]
-pub fn build(cpus: u32, base: u64) -> Vec<u8> {
-    let cpus = cpus.min(layout::MAX_CPUS) as u8;
-    let table = table(cpus);
+pub fn build(platform: &Platform, base: u64) -> Vec<u8> {
+    let table = table(platform);
     let mut image = Vec::with_capacity(POINTER_LEN + table.len());
     image.extend(b"_MP_");
     image.extend((base as u32 + POINTER_LEN as u32).to_le_bytes());
@@ -62,16 +60,16 @@ pub fn build(cpus: u32, base: u64) -> Vec<u8> {
 }
 
 /// Writes the table to guest memory.
-pub(crate) fn write(mem: &GuestMemoryMmap, cpus: u32) -> Result<(), BootError> {
-    let image = build(cpus, layout::MP_TABLE);
+pub(crate) fn write(mem: &GuestMemoryMmap, platform: &Platform) -> Result<(), BootError> {
+    let image = build(platform, layout::MP_TABLE);
     debug_assert!(image.len() as u64 <= layout::MP_TABLE_SIZE);
     mem.write_slice(&image, GuestAddress(layout::MP_TABLE))?;
     Ok(())
 }
 
 /// The configuration table (§4.2).
-fn table(cpus: u8) -> Vec<u8> {
-    let entries = entries(cpus);
+fn table(platform: &Platform) -> Vec<u8> {
+    let entries = entries(platform);
     let len = HEADER_LEN + entries.iter().map(Vec::len).sum::<usize>();
     let mut table = Vec::with_capacity(len);
     table.extend(b"PCMP");
@@ -90,7 +88,8 @@ fn table(cpus: u8) -> Vec<u8> {
 }
 
 /// All entries, in ascending order of their types as §4.3 wants it.
-fn entries(cpus: u8) -> Vec<Vec<u8>> {
+fn entries(platform: &Platform) -> Vec<Vec<u8>> {
+    let cpus = platform.cpus.min(layout::MAX_CPUS) as u8;
     // The first ID that no processor has: on the bus that the specification knows they share one
     // space. KVM's register says 0 until the guest writes it.
     let ioapic = cpus;
@@ -107,12 +106,20 @@ fn entries(cpus: u8) -> Vec<Vec<u8>> {
     entries.push([&[IOAPIC, ioapic, IOAPIC_VERSION, 1][..], &address].concat());
     // Polarity and trigger mode are 0: as is usual for the bus.
     let interrupt = |kind, what, from, to, pin| vec![kind, what, 0, 0, ISA, from, to, pin];
-    for gsi in (0..=layout::GSI_LAST).filter(|&gsi| gsi != CASCADE) {
+    for gsi in interrupts(platform) {
         entries.push(interrupt(IO_INTERRUPT, INT, gsi as u8, ioapic, gsi as u8));
     }
     entries.push(interrupt(LOCAL_INTERRUPT, EXT_INT, 0, 0, 0));
     entries.push(interrupt(LOCAL_INTERRUPT, NMI, 0, ALL, 1));
     entries
+}
+
+/// The GSIs with a device behind them.
+fn interrupts(platform: &Platform) -> impl Iterator<Item = u32> {
+    let i8042 = platform.i8042.then_some(layout::I8042_GSI);
+    let serial = platform.serial.then_some(layout::COM1_GSI);
+    let slots = platform.virtio_mmio.iter().take(layout::VIRTIO_MMIO_SLOTS as usize);
+    i8042.into_iter().chain(serial).chain(slots.map(|slot| slot.gsi))
 }
 
 /// The byte that makes the sum of all zero.
@@ -151,27 +158,35 @@ mod tests {
         entries
     }
 
-    #[test]
-    fn golden_bytes_of_one_cpu() {
-        let image = build(1, 0x9_FC00);
-        // The configuration table at 0x9FC10; one paragraph, revision 4, the checksum.
-        assert_eq!(&image[..16], b"_MP_\x10\xfc\x09\0\x01\x04\x8b\0\0\0\0\0");
-        let entries = walk(&image, 0x9_FC00);
-        // Processor 0: APIC version 0x14, enabled, boot processor.
-        assert_eq!(entries[0], [0, 0, 0x14, 3, 0, 6, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(entries[1], b"\x01\x00ISA   ");
-        assert_eq!(entries[2], [2, 1, 0x11, 1, 0, 0, 0xC0, 0xFE]);
-        assert_eq!(entries[3], [3, 0, 0, 0, 0, 0, 1, 0]);
-        let last = &entries[entries.len() - 3..];
-        assert_eq!(last[0], [3, 0, 0, 0, 0, 23, 1, 23]);
-        assert_eq!(last[1], [4, 3, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(last[2], [4, 1, 0, 0, 0, 0, 0xFF, 1]);
+    fn machine(cpus: u32, slots: u32, i8042: bool) -> Platform {
+        let virtio_mmio = (0..slots).map_while(layout::virtio_mmio_slot).collect();
+        Platform { cpus, virtio_mmio, i8042, ..Platform::default() }
     }
 
     #[test]
-    fn every_cpu_and_every_gsi_is_told_of() {
-        for cpus in [1, 2, 3, 32] {
-            let image = build(cpus, layout::MP_TABLE);
+    fn golden_bytes_of_one_cpu() {
+        let image = build(&machine(1, 1, false), 0x9_FC00);
+        // The configuration table at 0x9FC10; one paragraph, revision 4, the checksum.
+        assert_eq!(&image[..16], b"_MP_\x10\xfc\x09\0\x01\x04\x8b\0\0\0\0\0");
+        assert_eq!(
+            walk(&image, 0x9_FC00),
+            [
+                // Processor 0: APIC version 0x14, enabled, boot processor.
+                &[0, 0, 0x14, 3, 0, 6, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0][..],
+                b"\x01\x00ISA   ",
+                &[2, 1, 0x11, 1, 0, 0, 0xC0, 0xFE],
+                &[3, 0, 0, 0, 0, 4, 1, 4],
+                &[3, 0, 0, 0, 0, 5, 1, 5],
+                &[4, 3, 0, 0, 0, 0, 0, 0],
+                &[4, 1, 0, 0, 0, 0, 0xFF, 1],
+            ]
+        );
+    }
+
+    #[test]
+    fn every_cpu_and_every_interrupt_is_told_of() {
+        for (cpus, slots, i8042) in [(1, 0, false), (2, 2, true), (32, 19, true)] {
+            let image = build(&machine(cpus, slots, i8042), layout::MP_TABLE);
             assert!(image.len() as u64 <= layout::MP_TABLE_SIZE, "{}", image.len());
             let entries = walk(&image, layout::MP_TABLE);
             let of = |kind| entries.iter().filter(move |e| e[0] == kind);
@@ -181,19 +196,21 @@ mod tests {
             let ioapic = of(IOAPIC).next().unwrap()[1];
             assert!(!ids.contains(&ioapic.into()));
             // As the DSDT and the MADT have it: pin N is GSI N.
-            let pins: Vec<_> = of(IO_INTERRUPT)
-                .map(|e| {
-                    assert_eq!((e[4], e[6], e[5]), (ISA, ioapic, e[7]));
-                    u32::from(e[7])
-                })
-                .collect();
-            assert!((layout::GSI_FIRST..=layout::GSI_LAST).all(|gsi| pins.contains(&gsi)));
-            assert!(pins.contains(&layout::COM1_GSI));
+            let pins = of(IO_INTERRUPT).map(|e| {
+                assert_eq!((e[4], e[6], e[5]), (ISA, ioapic, e[7]));
+                u32::from(e[7])
+            });
+            let devices = (0..slots).map(|i| layout::virtio_mmio_slot(i).unwrap().gsi);
+            let keyboard = i8042.then_some(1);
+            assert!(pins.eq(keyboard.into_iter().chain([4]).chain(devices)));
         }
     }
 
     #[test]
-    fn more_cpus_than_there_may_be_are_cut_off() {
-        assert_eq!(build(u32::MAX, layout::MP_TABLE), build(32, layout::MP_TABLE));
+    fn more_than_there_may_be_is_cut_off() {
+        let most = machine(layout::MAX_CPUS, layout::VIRTIO_MMIO_SLOTS, true);
+        let mut more = machine(u32::MAX, layout::VIRTIO_MMIO_SLOTS, true);
+        more.virtio_mmio.extend(layout::virtio_mmio_slot(0));
+        assert_eq!(build(&more, layout::MP_TABLE), build(&most, layout::MP_TABLE));
     }
 }
