@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -30,6 +30,10 @@ pub struct RunOptions {
     /// When the process began.
     pub start: ProcessStart,
 }
+
+/// When a start is over, and what only it needed can be given back: not before, as that takes time
+/// too.
+const SETTLES_AFTER: Duration = Duration::from_secs(1);
 
 /// Runs a machine from its start to its end. `timings` is called after that, and not where it
 /// could not be started.
@@ -78,10 +82,7 @@ pub fn run(
     let ending = Arc::clone(machine.ending());
     let console = Console::new(serial, events, input, Arc::clone(&ending))
         .map_err(Error::host("create the console's descriptors"))?;
-    watch(&ending, &signals, console, || {
-        machine.resume();
-        resident::give_back_code();
-    })?;
+    watch(&ending, &signals, console, || machine.resume())?;
     let taken = machine.timings();
     let Ended { mut outcome, output } = machine.finish();
     if let Some(output) = output {
@@ -143,8 +144,17 @@ fn watch(
     }
     manager.add_subscriber(Box::new(console));
     start();
+    let mut settles = Some(Instant::now() + SETTLES_AFTER);
     while ending.get().is_none() {
-        manager.run().map_err(failed)?;
+        let rest = settles.map(|at| at.saturating_duration_since(Instant::now()));
+        if rest == Some(Duration::ZERO) {
+            resident::give_back_code();
+            settles = None;
+            continue;
+        }
+        // In whole milliseconds; -1 is for ever.
+        let timeout = rest.map_or(-1, |rest| rest.as_millis() as i32 + 1);
+        manager.run_with_timeout(timeout).map_err(failed)?;
     }
     Ok(())
 }

@@ -201,7 +201,8 @@ fn memory() -> Result<()> {
         .args(["--cmdline", "probe=serve"])
         .start()?;
     machine.wait_for("\"ready\"")?;
-    thread::sleep(Duration::from_millis(200));
+    // What only the start needed is given back after a second.
+    thread::sleep(Duration::from_millis(1500));
     let (rest, _) = resident(machine.pid())?;
     echo(port)?;
     let (after, guest) = resident(machine.pid())?;
