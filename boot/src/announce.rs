@@ -15,7 +15,7 @@ use crate::kernel::Loaded;
 use crate::{BootError, BootSpec, Cmdline};
 
 /// What the RSDP begins with (ACPI 6.5 §5.2.5.3). Whoever looks for one compares with it, so every
-/// kernel with ACPI has these bytes in its data.
+/// kernel with ACPI has these bytes among its constants.
 const RSDP_SIGNATURE: &[u8] = b"RSD PTR ";
 /// Bytes that are searched at a time.
 const WINDOW: usize = 64 << 10;
@@ -30,7 +30,7 @@ pub(crate) fn cmdline(
     let devices = &spec.platform.virtio_mmio;
     let words = || spec.cmdline.as_str().split_ascii_whitespace().take_while(|word| *word != "--");
     let told = devices.is_empty() || words().any(|word| word.starts_with(VIRTIO_MMIO));
-    if told || !(acpi_is_off(words()) || has_no_acpi(mem, &kernel.data)?) {
+    if told || !(acpi_is_off(words()) || has_no_acpi(mem, &kernel.constants)?) {
         return Ok(spec.cmdline.clone());
     }
     let mut line = Cmdline::default();
@@ -45,15 +45,15 @@ fn acpi_is_off<'a>(words: impl Iterator<Item = &'a str>) -> bool {
     switches.filter(|value| ["off", "on", "force"].contains(value)).last() == Some("off")
 }
 
-/// Whether a kernel whose file is in `data` knows nothing of ACPI. Nothing is known of one that
-/// unpacks itself in the guest, whose `data` is empty: most have it.
-fn has_no_acpi(mem: &GuestMemoryMmap, data: &[Range<u64>]) -> Result<bool, BootError> {
-    if data.is_empty() {
+/// Whether a kernel with these `constants` knows nothing of ACPI. Nothing is known of one that
+/// unpacks itself in the guest, which has none to be seen: most have it.
+fn has_no_acpi(mem: &GuestMemoryMmap, constants: &[Range<u64>]) -> Result<bool, BootError> {
+    if constants.is_empty() {
         return Ok(false);
     }
     let finder = Finder::new(RSDP_SIGNATURE);
     let mut window = vec![0; WINDOW];
-    for part in data {
+    for part in constants {
         let mut at = part.start;
         while at < part.end {
             let len = (part.end - at).min(WINDOW as u64) as usize;

@@ -51,18 +51,23 @@ pub(super) fn load(
             have: image.len(),
         });
     }
-    let loaded = |format, entry, range, data| Loaded {
+    let loaded = |format, entry, range, constants| Loaded {
         format,
         entry,
         range,
-        data,
+        constants,
         initrd_max: initrd_max(&hdr, mem),
         cmdline_max: cmdline_max(&hdr),
         header: Some(hdr),
     };
     if let Some(payload) = payload(image, &hdr, code_at, mem)? {
         let elf = load_payload(image, &payload, mem, protocol, store)?;
-        return Ok(loaded(Format::BzImage(payload.compression), elf.entry, elf.range, elf.data));
+        return Ok(loaded(
+            Format::BzImage(payload.compression),
+            elf.entry,
+            elf.range,
+            elf.constants,
+        ));
     }
     if protocol == Protocol::Pvh {
         return Err(KernelError::NoPvhInPayload);

@@ -15,6 +15,8 @@ const PT_LOAD: u32 = 1;
 const PT_INTERP: u32 = 3;
 const PT_NOTE: u32 = 4;
 const SHT_NOTE: u32 = 7;
+const PF_X: u32 = 1;
+const PF_W: u32 = 2;
 /// XEN_ELFNOTE_PHYS32_ENTRY (Xen `public/elfnote.h`).
 const PHYS32_ENTRY: u32 = 18;
 /// Linux has about 6, and 16 with every option; the rest is for other systems.
@@ -30,8 +32,8 @@ const MAX_NOTE_SECTIONS: usize = 64;
 pub(super) struct LoadedElf {
     pub entry: Entry,
     pub range: Range<u64>,
-    /// Where the parts that are in the file lie.
-    pub data: Vec<Range<u64>>,
+    /// Where code and constants lie that are in the file.
+    pub constants: Vec<Range<u64>>,
 }
 
 /// A PT_LOAD that was checked: its file part, if any, is in the image, its memory in low RAM.
@@ -41,6 +43,7 @@ struct Segment {
     paddr: u64,
     end: u64,
     vaddr: u64,
+    flags: u32,
 }
 
 impl Segment {
@@ -95,9 +98,9 @@ pub(super) fn load(
     for s in segments.iter().filter(|s| s.file_len > 0) {
         image.copy(s.offset, s.file_len as usize, mem, GuestAddress(s.paddr))?;
     }
-    let data = segments.iter().filter(|s| s.file_len > 0);
-    let data = data.map(|s| s.paddr..s.paddr + s.file_len).collect();
-    Ok(LoadedElf { entry, range, data })
+    let constants = segments.iter().filter(|s| s.file_len > 0 && s.flags & (PF_X | PF_W) != PF_W);
+    let constants = constants.map(|s| s.paddr..s.paddr + s.file_len).collect();
+    Ok(LoadedElf { entry, range, constants })
 }
 
 fn header(image: &Image<'_>) -> Result<Header, KernelError> {
@@ -184,7 +187,7 @@ fn segment(phdr: &[u8], image_len: u64, ram_end: u64) -> Result<Option<Segment>,
     if end > ram_end {
         return Err(KernelError::DoesNotFit { end, ram_end });
     }
-    Ok(Some(Segment { offset, file_len, paddr, end, vaddr }))
+    Ok(Some(Segment { offset, file_len, paddr, end, vaddr, flags: field::u32(phdr, 4) }))
 }
 
 fn entry(

@@ -75,8 +75,8 @@ pub struct Loaded {
     pub entry: Entry,
     /// Guest memory that the kernel occupies before it manages memory itself, bss included.
     pub range: Range<u64>,
-    /// Guest memory that holds what was in the file; none where the kernel unpacks itself.
-    pub(crate) data: Vec<Range<u64>>,
+    /// Guest memory that holds its code and constants; none where the kernel unpacks itself.
+    pub(crate) constants: Vec<Range<u64>>,
     /// First address past the highest that an initrd may use.
     pub initrd_max: u64,
     /// Longest command line in bytes, without the NUL.
@@ -199,7 +199,7 @@ pub fn load(
             format: Format::Elf,
             entry: elf.entry,
             range: elf.range,
-            data: elf.data,
+            constants: elf.constants,
             initrd_max: memmap::low_ram_end(mem),
             cmdline_max: crate::cmdline::MAX_LEN,
             header: None,

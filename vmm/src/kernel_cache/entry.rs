@@ -25,7 +25,7 @@ pub(super) type Key = [u8; 32];
 
 const MAGIC: [u8; 8] = *b"mvmm-k01";
 /// Bytes of the kernel that have a sum of their own.
-const PIECE: usize = 128 << 10;
+const PIECE: usize = 32 << 10;
 /// Where the sums are, behind magic, key and length.
 const SUMS: usize = 8 + 32 + 8;
 
