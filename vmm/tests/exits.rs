@@ -149,22 +149,33 @@ fn blocked_signals_do_no_harm() {
     check(&finish(child), 143, "");
 }
 
-/// Guest memory over the limit of file sizes is refused with a line, not by a signal.
+/// Guest memory has no file that a limit of file sizes (`ulimit -f`) could be about.
 #[test]
 fn a_limit_of_file_sizes() {
     let (_dir, path) = kernel(&Code::new().power_off());
-    let child = std::process::Command::new("sh")
-        .args(["-c", "ulimit -f 1000; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_minivmm")])
-        .args(["run", "--kernel"])
-        .arg(&path)
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let output = finish(child);
+    check(&finish(limited("-f 1000", &path)), 0, "");
+}
+
+/// Guest memory over the limit of the address space is refused with a line.
+#[test]
+fn a_limit_of_the_address_space() {
+    let (_dir, path) = kernel(&Code::new().power_off());
+    let output = finish(limited("-v 200000", &path));
     check(&output, 71, "");
     let stderr = text(&output.stderr);
     assert!(stderr.lines().count() == 1 && stderr.contains("--memory"), "{stderr}");
+}
+
+/// Runs a kernel under a limit of the shell's.
+fn limited(limit: &str, kernel: &std::path::Path) -> std::process::Child {
+    std::process::Command::new("sh")
+        .args(["-c", &format!("ulimit {limit}; exec \"$@\""), "sh", env!("CARGO_BIN_EXE_minivmm")])
+        .args(["run", "--kernel"])
+        .arg(kernel)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap()
 }
 
 /// Nobody answers there: reads are all ones, writes are dropped.
