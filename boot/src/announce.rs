@@ -119,6 +119,25 @@ mod tests {
     }
 
     #[test]
+    fn sections_say_where_its_constants_are() {
+        const CODE: u64 = 6;
+        const CONSTANTS: u64 = 3;
+        for (what, flags, part, told) in [
+            ("the signature is among the constants", CONSTANTS, 64..128, false),
+            ("it is not", CONSTANTS, 128..256, true),
+            ("nothing is said of constants", CODE, 64..128, false),
+            ("the section is empty", CONSTANTS, 70..70, false),
+            ("the section ends outside", CONSTANTS, 0..1 << 20, false),
+        ] {
+            let mut code = vec![0x90; 1024];
+            code[80..88].copy_from_slice(RSDP_SIGNATURE);
+            let mut elf = Elf::new(MIB, &code);
+            elf.sections = vec![(CODE, 0..1024), (flags, part)];
+            assert_eq!(line(&elf.build(), "quiet").starts_with(DEVICE), told, "{what}");
+        }
+    }
+
+    #[test]
     fn unless_its_command_line_takes_acpi_away() {
         let image = with_acpi(100);
         for (words, told) in [

@@ -21,6 +21,8 @@ pub struct Elf {
     pub notes: Vec<(Vec<u8>, u64)>,
     /// SHT_NOTE sections.
     pub note_sections: Vec<Vec<u8>>,
+    /// SHT_PROGBITS sections: `sh_flags`, and what they have of the first segment's contents.
+    pub sections: Vec<(u64, std::ops::Range<u64>)>,
 }
 
 /// One PT_LOAD.
@@ -75,6 +77,7 @@ impl Elf {
             segments: vec![ElfSegment::new(paddr, code, 0x1000)],
             notes: Vec::new(),
             note_sections: Vec::new(),
+            sections: Vec::new(),
         }
     }
 
@@ -89,7 +92,7 @@ impl Elf {
     #[must_use]
     pub fn build(&self) -> Vec<u8> {
         let phnum = self.segments.len() + self.notes.len();
-        let shnum = self.note_sections.len();
+        let shnum = self.note_sections.len() + self.sections.len();
         let phoff = 64;
         let shoff = phoff + 56 * phnum;
         let mut body: Vec<u8> = Vec::new();
@@ -113,6 +116,10 @@ impl Elf {
             let (offset, len) = (body_at + body.len() as u64, note.len() as u64);
             words(&mut heads, &[7 << 32, 0, 0, offset, len, 0, 4, 0]);
             body.extend(note);
+        }
+        for (flags, part) in &self.sections {
+            let (offset, len) = (body_at + part.start, part.end - part.start);
+            words(&mut heads, &[1 << 32, *flags, 0, offset, len, 0, 1, 0]);
         }
         let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
         file.extend([2u16, self.machine].map(u16::to_le_bytes).concat());

@@ -14,7 +14,10 @@ const SHDR_LEN: usize = 64;
 const PT_LOAD: u32 = 1;
 const PT_INTERP: u32 = 3;
 const PT_NOTE: u32 = 4;
+const SHT_PROGBITS: u32 = 1;
 const SHT_NOTE: u32 = 7;
+const SHF_ALLOC: u64 = 2;
+const SHF_EXECINSTR: u64 = 4;
 const PF_X: u32 = 1;
 const PF_W: u32 = 2;
 /// XEN_ELFNOTE_PHYS32_ENTRY (Xen `public/elfnote.h`).
@@ -32,7 +35,7 @@ const MAX_NOTE_SECTIONS: usize = 64;
 pub(super) struct LoadedElf {
     pub entry: Entry,
     pub range: Range<u64>,
-    /// Where code and constants lie that are in the file.
+    /// Where the constants lie, or what has them among it.
     pub constants: Vec<Range<u64>>,
 }
 
@@ -98,9 +101,39 @@ pub(super) fn load(
     for s in segments.iter().filter(|s| s.file_len > 0) {
         image.copy(s.offset, s.file_len as usize, mem, GuestAddress(s.paddr))?;
     }
-    let constants = segments.iter().filter(|s| s.file_len > 0 && s.flags & (PF_X | PF_W) != PF_W);
-    let constants = constants.map(|s| s.paddr..s.paddr + s.file_len).collect();
+    let constants = constants(image, &header, &segments)?;
     Ok(LoadedElf { entry, range, constants })
+}
+
+/// Where in memory the constants are: the sections in `segments` that are neither code nor data, or
+/// all that these segments hold where nothing tells them apart. Linux calls its `.rodata` writable,
+/// but keeps it in the segment of its code.
+fn constants(
+    image: &Image<'_>,
+    header: &Header,
+    segments: &[Segment],
+) -> Result<Vec<Range<u64>>, KernelError> {
+    let fixed = |s: &&Segment| s.file_len > 0 && s.flags & (PF_X | PF_W) != PF_W;
+    let shdrs = image.read(header.shoff, header.shnum * SHDR_LEN)?.unwrap_or_default();
+    let sections = shdrs.chunks_exact(SHDR_LEN).filter(|s| {
+        field::u32(s, 4) == SHT_PROGBITS
+            && field::u64(s, 8) & (SHF_ALLOC | SHF_EXECINSTR) == SHF_ALLOC
+    });
+    let placed = sections.filter_map(|section| {
+        let (offset, len) = (field::u64(section, 24), field::u64(section, 32));
+        let holds = |s: &&Segment| {
+            let end = offset.checked_sub(s.offset).and_then(|skip| skip.checked_add(len));
+            end.is_some_and(|end| end <= s.file_len)
+        };
+        let s = segments.iter().filter(fixed).find(holds)?;
+        let start = s.paddr + (offset - s.offset);
+        Some(start..start + len)
+    });
+    let placed: Vec<_> = placed.filter(|range| !range.is_empty()).collect();
+    if !placed.is_empty() {
+        return Ok(placed);
+    }
+    Ok(segments.iter().filter(fixed).map(|s| s.paddr..s.paddr + s.file_len).collect())
 }
 
 fn header(image: &Image<'_>) -> Result<Header, KernelError> {
@@ -141,7 +174,7 @@ fn header(image: &Image<'_>) -> Result<Header, KernelError> {
         phoff: field::u64(&e, 32),
         phnum,
         shoff: field::u64(&e, 40),
-        // Sections serve only to find a note that no segment has: unusable ones are no error.
+        // Nothing needs them that is not found without them: unusable ones are no error.
         shnum: if usable { shnum } else { 0 },
     })
 }

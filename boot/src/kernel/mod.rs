@@ -75,7 +75,7 @@ pub struct Loaded {
     pub entry: Entry,
     /// Guest memory that the kernel occupies before it manages memory itself, bss included.
     pub range: Range<u64>,
-    /// Guest memory that holds its code and constants; none where the kernel unpacks itself.
+    /// Guest memory that holds its constants, if anything does; none where the kernel unpacks itself.
     pub(crate) constants: Vec<Range<u64>>,
     /// First address past the highest that an initrd may use.
     pub initrd_max: u64,
