@@ -1,12 +1,13 @@
 //! Unpacked kernels, kept in the user's cache folder from one start to the next.
 //!
-//! An entry is named by the BLAKE3 hash of the compressed payload. It is used only where nobody but
-//! its user can have written it: folder and file are that user's and closed to other writers, and
+//! An entry is named by a keyed sum of the compressed payload ([`secret`]). It is used only where nobody
+//! but its user can have written it: folder and file are that user's and closed to other writers, and
 //! the file is no link. What it holds is checked as it is read, so a crash or a full disk in the
 //! middle of a write does no harm, and no write waits for the disk. Nothing here is an error of the
 //! machine's: what can't be kept or used is unpacked again, and `-v` says why.
 
 mod entry;
+mod secret;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, geteuid, getrlimit};
 
 use self::entry::Key;
+use self::secret::Secret;
 
 /// Bytes of all entries together; a kernel of a distribution has 40 to 80 MiB.
 const ROOM: u64 = 512 << 20;
@@ -45,6 +47,7 @@ pub(crate) struct KernelCache(Arc<Folder>, Mutex<Option<JoinHandle<()>>>);
 struct Folder {
     folder: OwnedFd,
     path: PathBuf,
+    secret: Secret,
     /// Whose entries are trusted.
     user: u32,
     /// Bytes of all entries together.
@@ -80,7 +83,8 @@ impl Folder {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let folder = rustix::fs::open(path, flags, Mode::empty())?;
         private(&rustix::fs::fstat(&folder)?, FileType::Directory, user)?;
-        Ok(Self { folder, path: path.to_owned(), user, room })
+        let secret = Secret::open(&folder, user)?;
+        Ok(Self { folder, path: path.to_owned(), secret, user, room })
     }
 
     fn read(&self, key: &Key) -> io::Result<entry::Entry> {
@@ -144,6 +148,9 @@ impl Folder {
             if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
                 continue;
             }
+            if name.to_bytes() == secret::NAME.as_bytes() {
+                continue;
+            }
             let modified = (stat.st_mtime, stat.st_mtime_nsec);
             if name.to_bytes().starts_with(UNFINISHED.as_bytes()) {
                 if is_older(modified.0, ABANDONED) {
@@ -191,7 +198,7 @@ impl Folder {
 
 impl Store for KernelCache {
     fn key(&self, payload: &mut dyn Read) -> io::Result<Key> {
-        key_of(payload)
+        self.0.secret.key_of(payload)
     }
 
     fn find(&self, key: &Key) -> Option<Box<dyn Unpacked>> {
@@ -217,17 +224,6 @@ fn folder(cache: Option<OsString>, home: Option<OsString>) -> Result<PathBuf, St
     cache
         .map(|cache| cache.join("minivmm/kernels"))
         .ok_or_else(|| "neither XDG_CACHE_HOME nor HOME names a folder".to_owned())
-}
-
-fn key_of(payload: &mut dyn Read) -> io::Result<Key> {
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 128 << 10];
-    loop {
-        match payload.read(&mut buffer)? {
-            0 => return Ok(*hasher.finalize().as_bytes()),
-            n => hasher.update(&buffer[..n]),
-        };
-    }
 }
 
 fn name(key: &Key) -> String {
