@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-
-use crate::layout::{self, MmioDevice};
+use crate::layout::MmioDevice;
 
 /// Longest command line in bytes, without the NUL: x86 Linux has COMMAND_LINE_SIZE = 2048.
 pub const MAX_LEN: usize = 2047;
@@ -95,17 +93,6 @@ impl Cmdline {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-
-    /// Writes the line with its NUL at [`layout::CMDLINE`]; `max` is the kernel's own limit.
-    pub(crate) fn write(&self, mem: &GuestMemoryMmap, max: usize) -> Result<(), crate::BootError> {
-        let max = max.min(MAX_LEN);
-        if self.0.len() > max {
-            return Err(CmdlineError::TooLong { len: self.0.len(), max }.into());
-        }
-        mem.write_slice(self.0.as_bytes(), GuestAddress(layout::CMDLINE))?;
-        mem.write_obj(0u8, GuestAddress(layout::CMDLINE + self.0.len() as u64))?;
-        Ok(())
-    }
 }
 
 impl fmt::Display for Cmdline {
@@ -130,6 +117,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::layout;
 
     #[test]
     fn pieces_are_joined_by_one_blank() {

@@ -12,6 +12,7 @@
 //! 0xE000_0000  PCI ECAM, bus 0
 //! 0xFEC0_0000  I/O APIC
 //! 0xFEE0_0000  local APICs
+//! 0xFFFB_C000  KVM's own pages
 //! 0x1_0000_0000 RAM that did not fit below 3 GiB
 //! ```
 
@@ -98,6 +99,13 @@ pub const PCI_ECAM_SIZE: u64 = MIB;
 pub const IOAPIC: u64 = 0xFEC0_0000;
 /// Local APIC registers.
 pub const LAPIC: u64 = 0xFEE0_0000;
+/// A page table of KVM's own, one page: processors that can't run real mode without paging (Intel
+/// without unrestricted guest) have it in guest memory.
+pub const KVM_IDENTITY_MAP: u64 = 0xFFFB_C000;
+/// KVM's task state segment for the same processors.
+pub const KVM_TSS: u64 = 0xFFFB_D000;
+/// Bytes that KVM takes there (Linux `Documentation/virt/kvm/api.rst`, `KVM_SET_TSS_ADDR`).
+pub const KVM_TSS_SIZE: u64 = 3 * PAGE_SIZE;
 
 /// COM1, first I/O port.
 pub const COM1_PORT: u16 = 0x3F8;
@@ -109,12 +117,16 @@ pub const COM1_GSI: u32 = 4;
 pub const I8042_DATA_PORT: u16 = 0x60;
 /// Keyboard controller command and status port.
 pub const I8042_COMMAND_PORT: u16 = 0x64;
+/// I/O ports from one to the other.
+pub const I8042_PORTS: u16 = I8042_COMMAND_PORT - I8042_DATA_PORT + 1;
 /// Keyboard interrupt.
 pub const I8042_GSI: u32 = 1;
 /// PCI configuration mechanism #1, first I/O port.
 pub const PCI_CONFIG_PORT: u16 = 0xCF8;
 /// PCI configuration mechanism #1, number of I/O ports.
 pub const PCI_CONFIG_PORTS: u16 = 8;
+/// Where a guest leaves its result code, one byte.
+pub const DEBUG_EXIT_PORT: u16 = 0xF4;
 
 /// ACPI SLEEP_CONTROL_REG, one byte (ACPI 6.5 §4.8.3.7). A write of [`ACPI_S5_VALUE`] powers off.
 pub const ACPI_SLEEP_CONTROL_PORT: u16 = 0x600;
@@ -166,9 +178,13 @@ const _: () = assert!(disjoint(&[
     (PCI_ECAM, PCI_ECAM_SIZE),
     (IOAPIC, PAGE_SIZE),
     (LAPIC, PAGE_SIZE),
+    (KVM_IDENTITY_MAP, PAGE_SIZE),
+    (KVM_TSS, KVM_TSS_SIZE),
     (RAM_HIGH, 0),
 ]));
 const _: () = assert!(disjoint(&[
+    (I8042_DATA_PORT as u64, I8042_PORTS as u64),
+    (DEBUG_EXIT_PORT as u64, 1),
     (COM1_PORT as u64, COM1_PORTS as u64),
     (ACPI_SLEEP_CONTROL_PORT as u64, 1),
     (ACPI_SLEEP_STATUS_PORT as u64, 1),

@@ -41,7 +41,7 @@ const TSS: u64 = 0x0000_8B00_0000_0067;
 
 /// One segment register with its hidden part, as `kvm_segment` holds it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Segment {
+pub struct SegmentRegister {
     /// Selector.
     pub selector: u16,
     /// Base address.
@@ -66,7 +66,7 @@ pub struct Segment {
     pub g: bool,
 }
 
-impl Segment {
+impl SegmentRegister {
     /// Decodes an 8-byte descriptor, which has `selector` in the GDT.
     #[must_use]
     pub fn from_descriptor(selector: u16, descriptor: u64) -> Self {
@@ -90,7 +90,7 @@ impl Segment {
 
 /// Base and limit of a descriptor table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Table {
+pub struct TableRegister {
     /// Guest address.
     pub base: u64,
     /// Last valid byte offset.
@@ -119,15 +119,15 @@ pub struct EntryState {
     /// Extended feature enables.
     pub efer: u64,
     /// Code segment.
-    pub cs: Segment,
+    pub cs: SegmentRegister,
     /// DS, ES, FS, GS and SS alike.
-    pub data: Segment,
+    pub data: SegmentRegister,
     /// Task register.
-    pub tr: Segment,
+    pub tr: SegmentRegister,
     /// Global descriptor table.
-    pub gdt: Table,
+    pub gdt: TableRegister,
     /// Interrupt descriptor table, empty.
-    pub idt: Table,
+    pub idt: TableRegister,
 }
 
 /// The register state for `entry`; writes the GDT and, for long mode, page tables to `mem`.
@@ -148,11 +148,11 @@ pub(crate) fn set_up(entry: kernel::Entry, mem: &GuestMemoryMmap) -> Result<Entr
         cr3: 0,
         cr4: 0,
         efer: 0,
-        cs: Segment::from_descriptor(0x10, code),
-        data: Segment::from_descriptor(0x18, DATA),
-        tr: Segment::from_descriptor(0x20, TSS),
-        gdt: Table { base: layout::GDT, limit: size_of_val(&gdt) as u16 - 1 },
-        idt: Table { base: layout::IDT, limit: 0 },
+        cs: SegmentRegister::from_descriptor(0x10, code),
+        data: SegmentRegister::from_descriptor(0x18, DATA),
+        tr: SegmentRegister::from_descriptor(0x20, TSS),
+        gdt: TableRegister { base: layout::GDT, limit: size_of_val(&gdt) as u16 - 1 },
+        idt: TableRegister { base: layout::IDT, limit: 0 },
     };
     Ok(match entry {
         kernel::Entry::Pvh(rip) => EntryState { rip: rip.into(), rbx: layout::PVH_INFO, ..state },
@@ -224,7 +224,7 @@ mod tests {
         assert!(s.cs.db && !s.cs.l && s.cs.g && s.cs.s && s.cs.present);
         assert_eq!((s.data.limit, s.data.type_), (u32::MAX, 3));
         assert_eq!((s.tr.limit, s.tr.type_, s.tr.s), (0x67, 0xB, false));
-        assert_eq!(s.gdt, Table { base: 0x500, limit: 47 });
+        assert_eq!(s.gdt, TableRegister { base: 0x500, limit: 47 });
         assert_eq!(mem.read_obj::<u64>(GuestAddress(0x510)).unwrap(), CODE32);
     }
 

@@ -10,6 +10,8 @@
 pub mod cli;
 pub mod config;
 pub mod console;
+mod cure;
+pub mod ending;
 pub mod error;
 pub mod exit;
 mod kernel_cache;

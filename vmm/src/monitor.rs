@@ -12,10 +12,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::config::{ConfigError, Console as ConsoleKind, MachineConfig};
 use crate::console::{Console, Input, Output};
+use crate::ending::Ending;
 use crate::error::Error;
 use crate::exit::{self, Exit, Outcome};
 use crate::log::{self, LINGER};
-use crate::machine::{BuildOptions, Ended, Ending, Files, Machine};
+use crate::machine::{BuildOptions, Ended, Files, Machine};
 use crate::memory::Backing;
 use crate::resident;
 use crate::signals::{self, Request, Signals};

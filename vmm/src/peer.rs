@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
-use crate::error::limit_cure;
+use crate::cure::limit_cure;
 
 #[path = "../../resources/probe/src/pattern.rs"]
 mod pattern;

@@ -5,6 +5,7 @@
 //! [`layout::ACPI`], 16-byte aligned, in memory that the guest is told to keep.
 
 mod dsdt;
+mod oem;
 
 use acpi_tables::Aml;
 use acpi_tables::fadt::{FADTBuilder, Flags};
@@ -17,11 +18,9 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::xsdt::XSDT;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use self::oem::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
 use crate::{BootError, Platform, layout};
 
-const OEM_ID: [u8; 6] = *b"MINVMM";
-const OEM_TABLE_ID: [u8; 8] = *b"MINIVMM ";
-const OEM_REVISION: u32 = 1;
 /// Bytes of the RSDP, revision 2.
 const RSDP_LEN: usize = 36;
 

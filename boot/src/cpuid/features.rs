@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
-use super::Entry;
+use super::entry::CpuidEntry;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Register {
@@ -188,7 +188,7 @@ impl Mask {
         }
     }
 
-    pub(super) fn apply(&self, entries: &mut [Entry], amd: bool) {
+    pub(super) fn apply(&self, entries: &mut [CpuidEntry], amd: bool) {
         if self.0.is_empty() {
             return;
         }
@@ -196,7 +196,7 @@ impl Mask {
             let bits = (word.bits.iter())
                 .filter(|(_, name)| self.hides(name))
                 .fold(0, |bits, (bit, _)| bits | 1 << bit);
-            let leaf = |e: &&mut Entry| e.function == word.function && e.index == word.index;
+            let leaf = |e: &&mut CpuidEntry| e.function == word.function && e.index == word.index;
             for e in entries.iter_mut().filter(leaf) {
                 clear(e, word.register, bits);
             }
@@ -210,7 +210,7 @@ impl Mask {
     }
 
     /// Leaf 0xD says which state there is to save; it must agree with the features.
-    fn apply_xsave(&self, entries: &mut [Entry]) {
+    fn apply_xsave(&self, entries: &mut [CpuidEntry]) {
         if self.hides("xsave") {
             for e in entries.iter_mut() {
                 match e.function {
@@ -243,7 +243,7 @@ impl Mask {
     }
 }
 
-fn clear(e: &mut Entry, register: Register, bits: u32) {
+fn clear(e: &mut CpuidEntry, register: Register, bits: u32) {
     let register = match register {
         Eax => &mut e.eax,
         Ebx => &mut e.ebx,

@@ -3,33 +3,13 @@
 //! A pure function over plain entries. The machine is one socket of N cores with one thread each;
 //! APIC IDs count from 0. Leaves: Intel SDM vol. 2A "CPUID", AMD APM vol. 3 appendix E.
 
+mod entry;
 mod features;
 #[cfg(test)]
 mod tests;
 
+pub use entry::{CpuidEntry, FLAG_INDEX};
 pub use features::{Mask, MaskError};
-
-/// [`Entry::flags`]: the entry is for one value of ECX (`KVM_CPUID_FLAG_SIGNIFCANT_INDEX`).
-pub const FLAG_INDEX: u32 = 1;
-
-/// One CPUID leaf or sub-leaf, as `kvm_cpuid_entry2`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Entry {
-    /// EAX on input.
-    pub function: u32,
-    /// ECX on input, if `flags` has [`FLAG_INDEX`].
-    pub index: u32,
-    /// KVM's flags.
-    pub flags: u32,
-    /// EAX.
-    pub eax: u32,
-    /// EBX.
-    pub ebx: u32,
-    /// ECX.
-    pub ecx: u32,
-    /// EDX.
-    pub edx: u32,
-}
 
 // Leaf 1.
 const ECX_VMX: u32 = 1 << 5;
@@ -53,7 +33,7 @@ const AMD_TOPOLOGY: u32 = 0x8000_0026;
 ///
 /// `cpu` is below `cpus`, which is 1 to [`crate::layout::MAX_CPUS`].
 #[must_use]
-pub fn policy(supported: &[Entry], cpu: u32, cpus: u32, mask: &Mask) -> Vec<Entry> {
+pub fn policy(supported: &[CpuidEntry], cpu: u32, cpus: u32, mask: &Mask) -> Vec<CpuidEntry> {
     let leaf0 = supported.iter().find(|e| e.function == 0);
     let max_leaf = leaf0.map_or(0, |e| e.eax);
     let amd = leaf0.is_some_and(|e| {
@@ -61,7 +41,7 @@ pub fn policy(supported: &[Entry], cpu: u32, cpus: u32, mask: &Mask) -> Vec<Entr
         vendor == b"AuthenticAMD" || vendor == b"HygonGenuine"
     });
     let id_bits = cpus.next_power_of_two().trailing_zeros();
-    let mut entries: Vec<Entry> = supported
+    let mut entries: Vec<CpuidEntry> = supported
         .iter()
         .filter(|e| !TOPOLOGY.contains(&e.function) && ![AMD_TOPOLOGY, SVM].contains(&e.function))
         .copied()
@@ -99,7 +79,7 @@ fn set(register: &mut u32, bit: u32, on: bool) {
     *register = if on { *register | bit } else { *register & !bit };
 }
 
-fn leaf_1(e: &mut Entry, cpu: u32, cpus: u32, amd: bool) {
+fn leaf_1(e: &mut CpuidEntry, cpu: u32, cpus: u32, amd: bool) {
     // Initial APIC ID, logical processors; CLFLUSH size and brand stay. Intel counts the APIC IDs
     // that there is room for, AMD the cores that there are.
     let count = if amd { cpus } else { cpus.next_power_of_two() };
@@ -111,7 +91,7 @@ fn leaf_1(e: &mut Entry, cpu: u32, cpus: u32, amd: bool) {
 }
 
 /// Intel cache parameters: L1 and L2 are a core's own, L3 is the socket's.
-fn leaf_4(e: &mut Entry, id_bits: u32) {
+fn leaf_4(e: &mut CpuidEntry, id_bits: u32) {
     let (kind, level) = (e.eax & 0x1F, e.eax >> 5 & 7);
     if kind == 0 {
         return;
@@ -122,7 +102,7 @@ fn leaf_4(e: &mut Entry, id_bits: u32) {
 }
 
 /// AMD cache topology: the same, as a count of cores.
-fn amd_cache(e: &mut Entry, cpus: u32) {
+fn amd_cache(e: &mut CpuidEntry, cpus: u32) {
     let (kind, level) = (e.eax & 0x1F, e.eax >> 5 & 7);
     if kind == 0 {
         return;
@@ -132,12 +112,12 @@ fn amd_cache(e: &mut Entry, cpus: u32) {
 }
 
 /// Extended topology: one thread per core, `cpus` cores, then the invalid level that ends it.
-fn topology(function: u32, cpu: u32, cpus: u32, id_bits: u32) -> [Entry; 3] {
+fn topology(function: u32, cpu: u32, cpus: u32, id_bits: u32) -> [CpuidEntry; 3] {
     const SMT: u32 = 1;
     const CORE: u32 = 2;
     [(0, 1, SMT), (id_bits, cpus, CORE), (0, 0, 0)].map(|(shift, count, kind)| {
         let index = if kind == 0 { 2 } else { kind - 1 };
-        Entry {
+        CpuidEntry {
             function,
             index,
             flags: FLAG_INDEX,

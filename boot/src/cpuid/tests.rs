@@ -1,17 +1,17 @@
 use super::*;
 use proptest::prelude::*;
 
-fn vendor(name: &[u8; 12], max: u32) -> Entry {
+fn vendor(name: &[u8; 12], max: u32) -> CpuidEntry {
     let word = |i: usize| u32::from_le_bytes(name[i..i + 4].try_into().unwrap());
-    Entry { eax: max, ebx: word(0), edx: word(4), ecx: word(8), ..Default::default() }
+    CpuidEntry { eax: max, ebx: word(0), edx: word(4), ecx: word(8), ..Default::default() }
 }
 
-fn leaf(function: u32, index: u32, r: [u32; 4]) -> Entry {
+fn leaf(function: u32, index: u32, r: [u32; 4]) -> CpuidEntry {
     let flags = if matches!(function, 4 | 7 | 0xB | 0xD | 0x8000_001D) { FLAG_INDEX } else { 0 };
-    Entry { function, index, flags, eax: r[0], ebx: r[1], ecx: r[2], edx: r[3] }
+    CpuidEntry { function, index, flags, eax: r[0], ebx: r[1], ecx: r[2], edx: r[3] }
 }
 
-fn intel() -> Vec<Entry> {
+fn intel() -> Vec<CpuidEntry> {
     vec![
         vendor(b"GenuineIntel", 0x1F),
         leaf(1, 0, [0x50657, 0x0740_0800, 0x7ED8_3223, 0x1FA9_FBFF]),
@@ -32,7 +32,7 @@ fn intel() -> Vec<Entry> {
     ]
 }
 
-fn amd() -> Vec<Entry> {
+fn amd() -> Vec<CpuidEntry> {
     vec![
         vendor(b"AuthenticAMD", 0x10),
         leaf(1, 0, [0x0083_0F10, 0x0910_0800, 0xFED8_3203, 0x0789_FBFF]),
@@ -46,7 +46,7 @@ fn amd() -> Vec<Entry> {
     ]
 }
 
-fn get(entries: &[Entry], function: u32, index: u32) -> Entry {
+fn get(entries: &[CpuidEntry], function: u32, index: u32) -> CpuidEntry {
     let mut found = entries.iter().filter(|e| e.function == function && e.index == index);
     let first = *found.next().unwrap();
     assert!(found.next().is_none(), "leaf 0x{function:x} twice");
@@ -183,7 +183,7 @@ proptest! {
         regs in proptest::collection::vec(any::<[u32; 6]>(), 0..40),
         cpus in 1u32..=32, seed in any::<u32>(),
     ) {
-        let entries: Vec<_> = regs.iter().map(|r| Entry {
+        let entries: Vec<_> = regs.iter().map(|r| CpuidEntry {
             // Mostly leaves that the policy looks at.
             function: [0, 1, 4, 7, 0xB, 0xD, 0x1F, 0x8000_0001, 0x8000_0008, 0x8000_001D, r[0]]
                 [r[0] as usize % 11],

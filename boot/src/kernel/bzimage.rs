@@ -12,7 +12,10 @@ use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap};
 
 use super::decompress::{HEAD_LEN, TAIL_LEN};
 use super::elf::LoadedElf;
-use super::{Compression, Entry, Format, KernelError, Loaded, Protocol, decompress, elf, field};
+use super::error::KernelError;
+use super::format::{Compression, Format};
+use super::loaded::{Entry, Loaded, Protocol};
+use super::{decompress, elf, field};
 use crate::source::{Image, MAX_IMAGE, Store};
 use crate::{cmdline, layout, memmap};
 

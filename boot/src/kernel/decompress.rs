@@ -4,37 +4,11 @@
 //! Linux's build appends it to the others. It is the size of the one output buffer, so a damaged
 //! or hostile payload can produce no more than was granted before unpacking began.
 
-use std::fmt;
 use std::io::{self, Read};
 
-use super::{KernelError, field};
-
-/// How a kernel payload is compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// gzip, RFC 1952.
-    Gzip,
-    /// xz with the x86 BCJ filter.
-    Xz,
-    /// LZMA alone.
-    Lzma,
-    /// LZ4, legacy frame.
-    Lz4,
-    /// Zstandard, RFC 8878.
-    Zstd,
-}
-
-impl fmt::Display for Compression {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Gzip => "gzip",
-            Self::Xz => "xz",
-            Self::Lzma => "lzma",
-            Self::Lz4 => "lz4",
-            Self::Zstd => "zstd",
-        })
-    }
-}
+use super::error::KernelError;
+use super::field;
+use super::format::Compression;
 
 const LZ4_LEGACY_MAGIC: [u8; 4] = 0x184C_2102u32.to_le_bytes();
 /// Unpacked bytes of every block of a legacy LZ4 frame but the last.

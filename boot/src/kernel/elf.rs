@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use super::{Entry, KernelError, Protocol, field};
+use super::error::KernelError;
+use super::field;
+use super::loaded::{Entry, Protocol};
 use crate::source::Image;
 use crate::{layout, memmap};
 

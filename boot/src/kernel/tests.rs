@@ -5,7 +5,7 @@ use crate::testing::{BzImage, Elf, ElfSegment, note, pvh_note};
 use proptest::prelude::*;
 use std::cell::{Cell, RefCell};
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use vm_memory::{Bytes, GuestAddress};
 
 const ALL: [Compression; 5] =

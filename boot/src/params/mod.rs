@@ -5,15 +5,15 @@ mod zero_page;
 
 use std::ops::Range;
 
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::BootError;
+use crate::cmdline::{Cmdline, CmdlineError, MAX_LEN};
 use crate::kernel::{Entry, Loaded};
-use crate::memmap;
+use crate::{BootError, layout, memmap};
 
 /// Writes the parameters for the protocol that `kernel` is entered by.
 ///
-/// The command line is expected at [`crate::layout::CMDLINE`].
+/// The command line is expected at [`layout::CMDLINE`].
 pub(crate) fn write(
     mem: &GuestMemoryMmap,
     kernel: &Loaded,
@@ -28,4 +28,20 @@ pub(crate) fn write(
             zero_page::write(mem, &memmap, initrd, kernel.header, cmdline_len, rsdp)
         }
     }
+}
+
+/// Writes the command line with its NUL at [`layout::CMDLINE`]; `max` is the kernel's own limit.
+pub(crate) fn write_cmdline(
+    mem: &GuestMemoryMmap,
+    cmdline: &Cmdline,
+    max: usize,
+) -> Result<(), BootError> {
+    let line = cmdline.as_str();
+    let max = max.min(MAX_LEN);
+    if line.len() > max {
+        return Err(CmdlineError::TooLong { len: line.len(), max }.into());
+    }
+    mem.write_slice(line.as_bytes(), GuestAddress(layout::CMDLINE))?;
+    mem.write_obj(0u8, GuestAddress(layout::CMDLINE + line.len() as u64))?;
+    Ok(())
 }

@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 use minivmm_net::addr::MacAddr;
 use minivmm_net::gateway::plan::{check_mac, check_mtu};
 
-use super::decimal;
+use super::number::decimal;
 
 /// One network interface of the guest.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use minivmm_net::gateway::config::Transport;
 
-use super::decimal;
+use super::number::decimal;
 
 /// A port of the host that leads to the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,18 +3,16 @@
 use std::path::PathBuf;
 
 use minivmm_boot::cpuid::Mask;
-use minivmm_boot::{Cmdline, CmdlineError};
+use minivmm_boot::{Cmdline, CmdlineError, layout};
 use minivmm_net::addr::MacAddr;
 use minivmm_net::gateway::plan::{PlanError, check_hostname, check_mac, check_mtu};
 
 use super::net::ParseNetError;
 use super::{BootProtocol, Console, MachineConfig, NetConfig, PublishConfig, Size, Transport};
-use crate::error::limit_cure;
+use crate::cure::limit_cure;
 
 /// The least memory a guest gets: room for the smallest kernel and the tables.
 const MEMORY_MIN: Size = Size::mib(16);
-/// The most vCPUs of a machine.
-pub(super) const CPUS_MAX: u32 = 32;
 /// The most interfaces: what fits on one PCI bus beside the host bridge, and the pins left for
 /// MMIO devices.
 const NICS_MAX: usize = 16;
@@ -52,7 +50,7 @@ pub enum ConfigError {
     #[error("--name: {0}")]
     Name(#[source] PlanError),
     /// Too few or too many CPUs.
-    #[error("{0} CPUs: a machine has 1 to {max} (--cpus)", max = CPUS_MAX)]
+    #[error("{0} CPUs: a machine has 1 to {max} (--cpus)", max = layout::MAX_CPUS)]
     Cpus(u32),
     /// Too little memory.
     #[error("{0} of memory: a guest needs at least {min} (--memory)", min = MEMORY_MIN)]
@@ -150,7 +148,7 @@ impl MachineConfig {
     fn validate_for(&self, host: Size) -> Result<Validated, ConfigError> {
         let name = self.name.clone().unwrap_or_else(|| "minivmm".into());
         check_hostname(&name).map_err(ConfigError::Name)?;
-        if !(1..=CPUS_MAX).contains(&self.cpus) {
+        if !(1..=layout::MAX_CPUS).contains(&self.cpus) {
             return Err(ConfigError::Cpus(self.cpus));
         }
         if self.memory < MEMORY_MIN {

@@ -19,8 +19,8 @@ use rustix::time::{
 use self::input::Fed;
 pub use self::input::Input;
 pub use self::output::Output;
+use crate::ending::Ending;
 use crate::exit::Exit;
-use crate::machine::Ending;
 use crate::terminal;
 
 /// How long an unfinished line may wait.

@@ -14,8 +14,8 @@ use std::thread;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 
+use crate::ending::Ending;
 use crate::exit::{self, Exit};
-use crate::machine::Ending;
 use crate::timings::{Phase, Timings};
 use crate::vcpu::Gate;
 

@@ -7,6 +7,7 @@
 //! machine's: what can't be kept or used is unpacked again, and `-v` says why.
 
 mod entry;
+mod owner;
 mod secret;
 #[cfg(test)]
 mod tests;
@@ -23,11 +24,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
 use minivmm_boot::{Store, Unpacked};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 use rustix::process::{Resource, geteuid, getrlimit};
 
 use self::entry::Key;
+use self::owner::private;
 use self::secret::Secret;
 
 /// Bytes of all entries together; a kernel of a distribution has 40 to 80 MiB.
@@ -228,21 +230,6 @@ fn folder(cache: Option<OsString>, home: Option<OsString>) -> Result<PathBuf, St
 
 fn name(key: &Key) -> String {
     blake3::Hash::from_bytes(*key).to_hex().to_string()
-}
-
-/// Refuses what `user` alone can't have written.
-fn private(stat: &Stat, kind: FileType, user: u32) -> io::Result<()> {
-    let refuse = |what: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
-    if FileType::from_raw_mode(stat.st_mode) != kind {
-        return refuse("it is of another kind");
-    }
-    if stat.st_uid != user {
-        return refuse("it is another user's");
-    }
-    if Mode::from_raw_mode(stat.st_mode).intersects(Mode::WGRP | Mode::WOTH) {
-        return refuse("others can write to it");
-    }
-    Ok(())
 }
 
 /// Whether a time of `seconds` is past by more than `age`.

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::rand::GetRandomFlags;
 
 use super::entry::Key;
+use super::owner::private;
 
 /// The file in the cache folder.
 pub(super) const NAME: &str = "secret";
@@ -93,7 +94,7 @@ fn read(folder: impl AsFd, user: u32) -> io::Result<Secret> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(folder, NAME, flags, Mode::empty())?;
     let stat = rustix::fs::fstat(&fd)?;
-    super::private(&stat, FileType::RegularFile, user)?;
+    private(&stat, FileType::RegularFile, user)?;
     if Mode::from_raw_mode(stat.st_mode).intersects(Mode::RGRP | Mode::ROTH) {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "others can read it"));
     }

@@ -4,17 +4,17 @@ use kvm_bindings::{
     CpuId, Msrs, kvm_cpuid_entry2, kvm_dtable, kvm_msr_entry, kvm_regs, kvm_segment,
 };
 use kvm_ioctls::VcpuFd;
-use minivmm_boot::cpuid::Entry;
-use minivmm_boot::regs::{EntryState, FIRMWARE_MSRS, Segment, Table};
+use minivmm_boot::cpuid::CpuidEntry;
+use minivmm_boot::regs::{EntryState, FIRMWARE_MSRS, SegmentRegister, TableRegister};
 
-use super::{KvmError, refused};
+use super::error::{KvmError, refused};
 
 /// KVM's list as `boot` reads it.
-pub fn cpuid_entries(cpuid: &CpuId) -> Vec<Entry> {
+pub fn cpuid_entries(cpuid: &CpuId) -> Vec<CpuidEntry> {
     cpuid
         .as_slice()
         .iter()
-        .map(|e| Entry {
+        .map(|e| CpuidEntry {
             function: e.function,
             index: e.index,
             flags: e.flags,
@@ -30,7 +30,7 @@ pub fn cpuid_entries(cpuid: &CpuId) -> Vec<Entry> {
 ///
 /// # Errors
 /// [`KvmError::Ioctl`].
-pub fn set_cpuid(vcpu: &VcpuFd, entries: &[Entry]) -> Result<(), KvmError> {
+pub fn set_cpuid(vcpu: &VcpuFd, entries: &[CpuidEntry]) -> Result<(), KvmError> {
     let entries: Vec<kvm_cpuid_entry2> = entries
         .iter()
         .map(|e| kvm_cpuid_entry2 {
@@ -85,7 +85,7 @@ pub fn set_boot_registers(vcpu: &VcpuFd, state: &EntryState) -> Result<(), KvmEr
     vcpu.set_regs(&regs).map_err(refused("set registers"))
 }
 
-fn segment(s: &Segment) -> kvm_segment {
+fn segment(s: &SegmentRegister) -> kvm_segment {
     kvm_segment {
         base: s.base,
         limit: s.limit,
@@ -103,6 +103,6 @@ fn segment(s: &Segment) -> kvm_segment {
     }
 }
 
-fn table(t: &Table) -> kvm_dtable {
+fn table(t: &TableRegister) -> kvm_dtable {
     kvm_dtable { base: t.base, limit: t.limit, padding: [0; 3] }
 }

@@ -12,7 +12,7 @@ use kvm_ioctls::VmFd;
 use minivmm_devices::irq::{IrqLine, MsiMessage};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::{KvmError, refused};
+use super::error::{KvmError, refused};
 
 /// Pins of the I/O APIC; the GSIs above are for messages.
 const PINS: u32 = 24;

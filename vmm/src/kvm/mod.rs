@@ -1,6 +1,7 @@
 //! The machine as KVM has it: memory slots, interrupt controller, notifications.
 
 mod cpu;
+mod error;
 mod irq;
 
 use std::io;
@@ -9,84 +10,13 @@ use std::sync::Arc;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
+use minivmm_boot::layout;
 use minivmm_devices::virtio::transport::IoEventFd;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-use crate::error::limit_cure;
-
 pub use self::cpu::{cpuid_entries, set_boot_registers, set_cpuid};
+pub use self::error::{KvmError, refused};
 pub use self::irq::IrqLines;
-
-/// Where KVM may put its own pages on processors that need a TSS and an identity map in guest
-/// memory for real mode (Intel without unrestricted guest); below the last 16 MiB of firmware.
-const TSS_ADDRESS: usize = 0xfffb_d000;
-const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
-
-/// What KVM refused.
-#[derive(Debug, thiserror::Error)]
-pub enum KvmError {
-    /// There is no such device.
-    #[error(
-        "cannot open {path}: {source} (load the kvm module, and enable virtualization in the \
-             firmware or for this virtual machine)"
-    )]
-    Missing {
-        /// The device.
-        path: String,
-        /// The refusal.
-        source: io::Error,
-    },
-    /// It may not be opened by this user.
-    #[error(
-        "cannot open {path}: permission denied (add yourself to the group kvm: sudo usermod \
-             -aG kvm $USER, and log in again)"
-    )]
-    Permission {
-        /// The device.
-        path: String,
-    },
-    /// It may not be opened by anybody in here.
-    #[error(
-        "cannot open {path}: operation not permitted (this container or service may not use it: \
-             allow it the device, as docker run --device {path} does)"
-    )]
-    Policy {
-        /// The device.
-        path: String,
-    },
-    /// It can't be opened for a reason that has nothing to do with it.
-    #[error("cannot open {path}: {source}{}", limit_cure(source))]
-    Open {
-        /// The device.
-        path: String,
-        /// The refusal.
-        source: io::Error,
-    },
-    /// The device is something else.
-    #[error("{path} is not KVM: API version {version}, not 12")]
-    Version {
-        /// The device.
-        path: String,
-        /// What it said.
-        version: i32,
-    },
-    /// A capability is missing.
-    #[error("this KVM lacks {0}, which minivmm needs")]
-    Capability(&'static str),
-    /// An ioctl failed.
-    #[error("KVM refused to {what}: {source}{}", limit_cure(source))]
-    Ioctl {
-        /// What was tried.
-        what: &'static str,
-        /// The refusal.
-        source: io::Error,
-    },
-}
-
-/// Names an ioctl's failure.
-pub fn refused(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> KvmError {
-    move |e| KvmError::Ioctl { what, source: io::Error::from_raw_os_error(e.errno()) }
-}
 
 /// A virtual machine without processors or devices.
 #[derive(Debug)]
@@ -125,9 +55,9 @@ impl Vm {
         // Before the interrupt controller: its registration leaves KVM with work to be done in the
         // background, which a change of memory would wait for, some milliseconds.
         map(&fd, memory)?;
-        fd.set_identity_map_address(IDENTITY_MAP_ADDRESS)
+        fd.set_identity_map_address(layout::KVM_IDENTITY_MAP)
             .map_err(refused("set the identity map address"))?;
-        fd.set_tss_address(TSS_ADDRESS).map_err(refused("set the TSS address"))?;
+        fd.set_tss_address(layout::KVM_TSS as usize).map_err(refused("set the TSS address"))?;
         fd.create_irq_chip().map_err(refused("create the interrupt controller"))?;
         Ok(Self {
             fd: Arc::new(fd),

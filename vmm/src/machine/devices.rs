@@ -18,15 +18,25 @@ use minivmm_devices::virtio::memory::GuestRam;
 use minivmm_devices::virtio::transport::{MmioTransport, PciTransport};
 use vm_memory::GuestMemoryMmap;
 
-use super::Ending;
 use crate::config::Transport;
+use crate::ending::Ending;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::kvm::{self, IrqLines, Vm};
 use crate::vcpu::Buses;
 
-/// Where a guest leaves its result code.
-const DEBUG_EXIT_PORT: u64 = 0xf4;
+// The layout has room for what the devices take.
+const _: () = {
+    assert!(Serial::PORTS == layout::COM1_PORTS as u64);
+    assert!(I8042::PORTS == layout::I8042_PORTS as u64);
+    assert!(ConfigPorts::PORTS == layout::PCI_CONFIG_PORTS as u64);
+    assert!(Ecam::SIZE == layout::PCI_ECAM_SIZE);
+    assert!(MmioTransport::SIZE == layout::VIRTIO_MMIO_SLOT);
+    assert!(
+        AcpiPm::PORTS == (layout::ACPI_RESET_PORT - layout::ACPI_SLEEP_CONTROL_PORT + 1) as u64
+    );
+    assert!(DebugExit::PORTS == 1);
+};
 
 /// What devices need of the host.
 pub struct Host {
@@ -77,7 +87,7 @@ impl Devices {
             (layout::COM1_PORT.into(), Serial::PORTS, serial.clone()),
             (layout::I8042_DATA_PORT.into(), I8042::PORTS, Arc::new(I8042::new(events))),
             (layout::ACPI_SLEEP_CONTROL_PORT.into(), AcpiPm::PORTS, Arc::new(acpi)),
-            (DEBUG_EXIT_PORT, DebugExit::PORTS, debug_exit.clone()),
+            (layout::DEBUG_EXIT_PORT.into(), DebugExit::PORTS, debug_exit.clone()),
         ];
         for (base, len, device) in ports {
             buses.pio.insert(base, len, device).map_err(placed)?;

@@ -1,7 +1,6 @@
 //! A machine: memory, devices, processors, networks, and the order in which they come and go.
 
 mod devices;
-mod ending;
 mod files;
 mod flows;
 mod nic;
@@ -17,10 +16,10 @@ use minivmm_net::segment::Segment;
 use vm_memory::GuestMemoryMmap;
 
 use self::devices::Devices;
-pub use self::ending::Ending;
 pub use self::files::Files;
 use crate::config::{BootProtocol, Console, Transport, Validated};
 use crate::console::{ConsoleEvents, Output};
+use crate::ending::Ending;
 use crate::error::Error;
 use crate::exit::{Exit, Outcome};
 use crate::kernel_cache::KernelCache;

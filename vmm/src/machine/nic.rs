@@ -18,7 +18,8 @@ use minivmm_net::tap::{Tap, TapBackend, TapError};
 
 use super::flows;
 use crate::config::{HostAccess, Ipv6, NatConfig, NetConfig, PublishConfig, TapConfig, Validated};
-use crate::error::{Error, limit_cure, limit_cure_of};
+use crate::cure::{limit_cure, limit_cure_of};
+use crate::error::Error;
 use crate::exit;
 use crate::peer::Peer;
 

@@ -17,7 +17,7 @@ use vm_memory::{
     FileOffset, GuestMemoryMmap, GuestRegionCollectionError, GuestRegionMmap, MmapRegion,
 };
 
-use crate::error::limit_cure;
+use crate::cure::limit_cure;
 
 /// The name of guest memory among this process's mappings.
 const NAME: &CStr = c"minivmm-guest";

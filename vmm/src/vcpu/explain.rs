@@ -11,8 +11,8 @@ use kvm_bindings::{
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::Stop;
-use crate::error::THREAD_CURE;
+use super::stop::Stop;
+use crate::cure::THREAD_CURE;
 
 /// The longest x86 instruction.
 const INSTRUCTION_MAX: usize = 15;

@@ -6,6 +6,7 @@ mod explain;
 mod gate;
 mod kick;
 mod pio;
+mod stop;
 
 use std::io;
 use std::sync::Arc;
@@ -20,24 +21,10 @@ pub use self::gate::Gate;
 use self::gate::Order;
 use self::kick::Kickable;
 pub use self::kick::install_handler;
+pub use self::stop::Stop;
 
 /// Told once by each vCPU thread that can't go on, and what it met.
 pub type OnStop = Arc<dyn Fn(Stop) + Send + Sync>;
-
-/// Why a vCPU stopped by itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stop {
-    /// The guest's triple fault.
-    TripleFault,
-    /// The guest asked for it through KVM (`KVM_EXIT_SYSTEM_EVENT`).
-    PowerOff,
-    /// The same for a reset.
-    Reset,
-    /// The guest can't be run on; the text explains.
-    Failed(String),
-    /// The host refuses what it takes to run the guest; the text says what to do.
-    Refused(String),
-}
 
 /// The two buses of the machine.
 #[derive(Debug, Clone)]

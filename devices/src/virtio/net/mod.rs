@@ -8,31 +8,21 @@ use minivmm_net::addr::MacAddr;
 use minivmm_net::port::TxOffloads;
 use minivmm_net::segment::{AttachError, SegmentHandle};
 
-use super::device::{ActivateError, Activation, QueueInterrupt, VirtioDevice};
+use super::device::{ActivateError, Activation, VirtioDevice};
 use super::spec::device_type;
 
 pub mod features;
 mod kick;
 mod port;
+mod queues;
 mod rx;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod testing;
 mod tx;
 
 pub use port::NicPort;
-
-/// Number of the queue with buffers for frames to the driver (§5.1.2).
-pub const RX_QUEUE: u16 = 0;
-
-/// Number of the queue with frames of the driver (§5.1.2).
-pub const TX_QUEUE: u16 = 1;
-
-/// Descriptors of each queue at most.
-const QUEUE_SIZES: [u16; 2] = [256, 256];
-
-/// Used chains that the driver is not shown yet, at most: enough to share the cost of showing,
-/// few enough that it can work on some while we work on others.
-const PUBLISH_BATCH: u16 = 32;
+use queues::QUEUE_SIZES;
+pub use queues::{RX_QUEUE, TX_QUEUE};
 
 /// `VIRTIO_NET_S_LINK_UP` (§5.1.4).
 const LINK_UP: u16 = 1;
@@ -126,29 +116,6 @@ impl VirtioDevice for Net {
 impl Drop for Net {
     fn drop(&mut self) {
         self.reset();
-    }
-}
-
-/// The interrupt of a queue, and whether it is due.
-#[derive(Debug)]
-struct QueueIrq {
-    interrupt: QueueInterrupt,
-    wanted: bool,
-}
-
-impl From<QueueInterrupt> for QueueIrq {
-    fn from(interrupt: QueueInterrupt) -> Self {
-        Self { interrupt, wanted: false }
-    }
-}
-
-impl QueueIrq {
-    fn raise(&mut self) {
-        if std::mem::take(&mut self.wanted)
-            && let Err(e) = self.interrupt.signal()
-        {
-            tracing::debug!("an interrupt of virtio-net is lost: {e}");
-        }
     }
 }
 

@@ -7,10 +7,11 @@ use minivmm_net::port::{Drained, FrameSink, Port, PortReady};
 use minivmm_net::rx::RxRing;
 use minivmm_net::stats::Stats;
 
+use super::features;
 use super::kick::Kick;
+use super::queues::{RX_QUEUE, TX_QUEUE};
 use super::rx::RxQueue;
 use super::tx::TxQueue;
-use super::{RX_QUEUE, TX_QUEUE, features};
 use crate::virtio::device::{ActivateError, Activation, DeviceInterrupt};
 use crate::virtio::queue::QueueError;
 

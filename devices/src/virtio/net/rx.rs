@@ -9,7 +9,7 @@ use minivmm_net::stats::{DropReason, Stats};
 use minivmm_net::sys::IOV_MAX;
 use vm_memory::VolatileSlice;
 
-use super::{PUBLISH_BATCH, QueueIrq};
+use super::queues::{PUBLISH_BATCH, QueueIrq};
 use crate::virtio::memory::Segments;
 use crate::virtio::queue::{QueueError, VirtQueue};
 

@@ -5,8 +5,8 @@ use minivmm_net::port::{Drained, FrameSink, TxOffloads};
 use minivmm_net::stats::{DropReason, Stats};
 use minivmm_net::sys::IOV_MAX;
 
+use super::queues::{PUBLISH_BATCH, QueueIrq};
 use super::rx::RxQueue;
-use super::{PUBLISH_BATCH, QueueIrq};
 use crate::virtio::memory::Segments;
 use crate::virtio::queue::{Chain, QueueError, VirtQueue};
 
