@@ -10,8 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use minivmm::peer::Peer;
-use minivmm::probe;
+use minivmm::probe::{self, Peer};
 use minivmm_net::tap::Tap;
 use minivmm_tests::cli::{Minivmm, Outcome};
 use minivmm_tests::natbed::{Netns, test};

@@ -4,9 +4,13 @@ use std::io;
 use std::path::PathBuf;
 
 use minivmm_boot::{BootError, CmdlineError};
+use minivmm_net::gateway::GatewayError;
+use minivmm_net::gateway::plan::PlanError;
+use minivmm_net::host::network::ListError;
+use minivmm_net::tap::TapError;
 
 use crate::config::ConfigError;
-use crate::cure::limit_cure;
+use crate::cure::{limit_cure, limit_cure_of};
 use crate::exit;
 use crate::kvm::KvmError;
 use crate::memory::MemoryError;
@@ -45,13 +49,8 @@ pub enum Error {
     #[error(transparent)]
     Memory(#[from] MemoryError),
     /// A network interface can't be made.
-    #[error("{message}")]
-    Net {
-        /// What is wrong, and what to do.
-        message: String,
-        /// The exit status for it.
-        status: u8,
-    },
+    #[error(transparent)]
+    Net(#[from] NetError),
     /// The host refused something else.
     #[error("cannot {what}: {source}{}", limit_cure(source))]
     Host {
@@ -79,10 +78,84 @@ impl Error {
             Self::Kvm(KvmError::Permission { .. } | KvmError::Policy { .. }) => exit::NO_PERMISSION,
             Self::Kvm(KvmError::Open { .. } | KvmError::Ioctl { .. }) => exit::HOST,
             Self::Kvm(_) => exit::NO_VIRTUALIZATION,
-            Self::Net { status, .. } => *status,
+            Self::Net(e) => e.status(),
             Self::Memory(_) | Self::Host { .. } => exit::HOST,
         }
     }
+}
+
+/// Why a network interface is not made.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// A TAP device can't be used.
+    #[error("--net {device}: {source}{}", limit_cure_of(source))]
+    Tap {
+        /// As `--net` has it.
+        device: String,
+        /// The refusal.
+        source: TapError,
+    },
+    /// The descriptor of a TAP that was to be inherited is none.
+    #[error(
+        "--net tap,fd={fd}: no such descriptor was inherited (open the TAP before minivmm is \
+         started, without close-on-exec)"
+    )]
+    NotInherited {
+        /// Its number.
+        fd: i32,
+    },
+    /// What the host's network is can't be read.
+    #[error("{0}{cure}", cure = limit_cure_of(.0))]
+    Host(#[source] ListError),
+    /// No addresses for a NAT.
+    #[error("--net nat: {0}")]
+    Plan(#[source] PlanError),
+    /// A gateway can't listen on a published port.
+    #[error("{0}{cure}", cure = publish_cure(.0))]
+    Gateway(#[source] GatewayError),
+    /// The flows that were asked for are more than this process may have files open.
+    #[error(
+        "--net nat,max-flows: {flows} flows and what else is open take {need} open files, and this \
+         process may have {limit} (raise the hard limit: ulimit -Hn {need}, or LimitNOFILE={need} \
+         of its service; or allow fewer flows)"
+    )]
+    Flows {
+        /// What was asked for.
+        flows: u64,
+        /// Descriptors, with all others.
+        need: u64,
+        /// What the process may have.
+        limit: u64,
+    },
+}
+
+impl NetError {
+    /// The process exit status for it.
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::Tap { source, .. } => match source {
+                TapError::NotPermitted(_) | TapError::NodeForbidden => exit::NO_PERMISSION,
+                TapError::NoDriver(_) | TapError::Setup { .. } => exit::HOST,
+                _ => exit::CONFIG,
+            },
+            Self::NotInherited { .. } | Self::Plan(_) => exit::CONFIG,
+            Self::Gateway(e) => match e {
+                GatewayError::Publish { source, .. }
+                    if source.kind() == io::ErrorKind::PermissionDenied =>
+                {
+                    exit::NO_PERMISSION
+                }
+                _ if !publish_cure(e).is_empty() => exit::HOST,
+                _ => exit::CONFIG,
+            },
+            Self::Host(_) | Self::Flows { .. } => exit::HOST,
+        }
+    }
+}
+
+fn publish_cure(error: &GatewayError) -> &'static str {
+    let GatewayError::Publish { source, .. } = error;
+    limit_cure(source)
 }
 
 /// What can be done about a file that can't be opened.

@@ -4,27 +4,31 @@
 //! finds at boot is `minivmm_boot`'s, its devices are `minivmm_devices`', its network is
 //! `minivmm_net`'s.
 //!
-//! A configuration ([`config::MachineConfig`]) is checked, a [`machine::Machine`] is built from
-//! it, and [`monitor::run`] stays with it until it ends.
+//! A configuration ([`config::MachineConfig`]) is checked, the files that it names are opened
+//! ([`Files::open`]), and a [`Machine`] is built from both, which then runs until its [`Ending`].
+//! The library takes no terminal and reads no arguments: that is the command's, which is a program
+//! of its own and another user of this crate.
 
-pub mod cli;
 pub mod config;
 pub mod console;
 mod cure;
-pub mod ending;
-pub mod error;
+mod ending;
+mod error;
 pub mod exit;
 mod kernel_cache;
 mod kvm;
-pub mod log;
-pub mod machine;
+mod machine;
+#[cfg(feature = "test-utils")]
 pub mod memory;
-pub mod monitor;
-pub mod peer;
+#[cfg(not(feature = "test-utils"))]
+mod memory;
 pub mod probe;
-mod resident;
-mod signals;
-mod stream;
-pub mod terminal;
-pub mod timings;
+mod timings;
 mod vcpu;
+
+pub use self::ending::Ending;
+pub use self::error::{Error, NetError};
+pub use self::kvm::KvmError;
+pub use self::machine::{BuildOptions, Ended, Files, Machine};
+pub use self::memory::{Backing, MemoryError};
+pub use self::timings::{Phase, ProcessStart, Timings};

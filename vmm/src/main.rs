@@ -1,15 +1,17 @@
 //! The `minivmm` command.
 
+mod command;
+
 use std::process::ExitCode;
 
-use minivmm::cli::{self, Command, RunArgs};
-use minivmm::error::Error;
 use minivmm::exit::{self, Exit, Outcome};
-use minivmm::log::{self, Style};
-use minivmm::monitor::{self, RunOptions};
-use minivmm::terminal;
-use minivmm::timings::{ProcessStart, Timings};
+use minivmm::{Error, ProcessStart, Timings};
 use serde_json::json;
+
+use self::command::cli::{self, Command, RunArgs};
+use self::command::log::{self, Style};
+use self::command::monitor::{self, RunOptions};
+use self::command::terminal;
 
 fn main() -> ExitCode {
     let start = ProcessStart::now();

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use minivmm::config::{MachineConfig, MaxFlows, NatConfig, NetConfig, Transport};
+use minivmm::config::{MachineConfig, MaxFlows, NatConfig, NetConfig, VirtioTransport};
 
 fn folder() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../resources/examples"))
@@ -57,5 +57,5 @@ fn the_full_example_is_complete() {
 #[test]
 fn the_probe_example_asks_for_mmio() {
     let config = example("probe.toml");
-    assert_eq!((config.transport, config.kernel), (Transport::Mmio, None));
+    assert_eq!((config.transport, config.kernel), (VirtioTransport::Mmio, None));
 }

@@ -6,10 +6,8 @@ mod common;
 
 use std::fs;
 
-use minivmm::config::{Console, MachineConfig, Size, Transport};
-use minivmm::machine::{BuildOptions, Files, Machine};
-use minivmm::memory::Backing;
-use minivmm::timings::ProcessStart;
+use minivmm::config::{ConsoleKind, MachineConfig, Size, VirtioTransport};
+use minivmm::{Backing, BuildOptions, Files, Machine, ProcessStart};
 
 const MEMORY: Size = Size::mib(32);
 
@@ -52,7 +50,7 @@ fn nothing_is_left_of_a_machine() {
             cmdline: "probe=none probe.end=halt".into(),
             cpus: 2,
             memory: MEMORY,
-            console: Some(Console::None),
+            console: Some(ConsoleKind::None),
             transport,
             ..MachineConfig::default()
         };
@@ -68,7 +66,7 @@ fn nothing_is_left_of_a_machine() {
         let config = config.validate().unwrap();
         let files = Files::open(&config).unwrap();
         let start = ProcessStart::now();
-        let options = BuildOptions { console: Console::None, backing, json: false, start };
+        let options = BuildOptions { output: None, backing, json: false, start };
         let machine = Machine::build(&config, &files, options).unwrap();
         machine.resume();
         if nat {
@@ -80,9 +78,9 @@ fn nothing_is_left_of_a_machine() {
         drop(machine);
     };
     // What is made once for the process.
-    run(Transport::Pci, false, Backing::Anonymous);
+    run(VirtioTransport::Pci, false, Backing::Anonymous);
     let before = held();
-    for transport in [Transport::Pci, Transport::Mmio] {
+    for transport in [VirtioTransport::Pci, VirtioTransport::Mmio] {
         for nat in [false, true] {
             for backing in [Backing::Anonymous, Backing::Memfd] {
                 run(transport, nat, backing);

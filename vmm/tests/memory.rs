@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use minivmm::memory::{self, Backing};
+use minivmm::{Backing, memory};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 const HUGE_PAGE: u64 = 2 << 20;

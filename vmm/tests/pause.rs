@@ -7,11 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use common::{CODE, Code, DATA, eventually, kernel};
-use minivmm::config::{Console, MachineConfig, Size};
+use minivmm::config::{ConsoleKind, MachineConfig, Size};
 use minivmm::exit::Exit;
-use minivmm::machine::{BuildOptions, Ended, Files, Machine};
-use minivmm::memory::Backing;
-use minivmm::timings::ProcessStart;
+use minivmm::{Backing, BuildOptions, Ended, Files, Machine, ProcessStart};
 use vm_memory::{Bytes, GuestAddress};
 
 /// Where an application processor starts: vector 8, in real mode.
@@ -52,14 +50,13 @@ fn machine(code: &Code, cpus: u32) -> Machine {
         kernel: Some(path),
         cpus,
         memory: Size::mib(16),
-        console: Some(Console::None),
+        console: Some(ConsoleKind::None),
         ..MachineConfig::default()
     };
     let config = config.validate().unwrap();
     let files = Files::open(&config).unwrap();
     let start = ProcessStart::now();
-    let options =
-        BuildOptions { console: Console::None, backing: Backing::default(), json: false, start };
+    let options = BuildOptions { output: None, backing: Backing::default(), json: false, start };
     Machine::build(&config, &files, options).unwrap()
 }
 

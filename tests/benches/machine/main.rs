@@ -21,10 +21,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use minivmm::config::{Console, MachineConfig};
-use minivmm::machine::{BuildOptions, Files, Machine};
-use minivmm::memory::Backing;
-use minivmm::timings::ProcessStart;
+use minivmm::config::{ConsoleKind, MachineConfig};
+use minivmm::{Backing, BuildOptions, Files, Machine, ProcessStart};
 use minivmm_tests::cli;
 use serde_json::Value;
 
@@ -269,8 +267,7 @@ fn allocations() -> Result<()> {
     };
     let config = config.validate()?;
     let start = ProcessStart::now();
-    let options =
-        BuildOptions { console: Console::None, backing: Backing::default(), json: false, start };
+    let options = BuildOptions { output: None, backing: Backing::default(), json: false, start };
     let machine = Machine::build(&config, &Files::open(&config)?, options)?;
     let stats = machine.segments()[0].stats();
     let frames = || stats.tx_frames.get() + stats.rx_frames.get();

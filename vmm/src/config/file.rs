@@ -7,11 +7,14 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use clap::ValueEnum;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{ConfigError, MachineConfig, NetConfig, parse_cpus};
+use super::choice::{BOOT_PROTOCOLS, CONSOLES, Choice, TRANSPORTS};
+use super::machine::MachineConfig;
+use super::net::NetConfig;
+use super::number::parse_cpus;
+use super::validate::ConfigError;
 
 /// The longest file that is read.
 const FILE_MAX: u64 = 1 << 20;
@@ -94,10 +97,10 @@ fn machine(table: &DeTable<'_>) -> Result<MachineConfig, Mistake> {
             "cmdline" => config.cmdline = string(key, value)?,
             "cpus" => config.cpus = parsed(key, value, parse_cpus)?,
             "memory" => config.memory = parsed(key, value, FromStr::from_str)?,
-            "console" => config.console = Some(word(key, value)?),
-            "transport" => config.transport = word(key, value)?,
+            "console" => config.console = Some(word(key, value, CONSOLES)?),
+            "transport" => config.transport = word(key, value, TRANSPORTS)?,
             "cpu-mask" => config.cpu_mask = string(key, value)?,
-            "boot-protocol" => config.boot_protocol = word(key, value)?,
+            "boot-protocol" => config.boot_protocol = word(key, value, BOOT_PROTOCOLS)?,
             "no-kernel-cache" => config.no_kernel_cache = boolean(key, value)?,
             "publish" => {
                 for port in list(key, value, "a list, as in [\"8080:80\"]")? {
@@ -192,12 +195,10 @@ fn parsed<T, E: std::fmt::Display>(
     parse(&scalar(key, value)?).map_err(|e| mistake(value, key, e))
 }
 
-fn word<T: ValueEnum>(key: &str, value: &Value<'_>) -> Result<T, Mistake> {
+fn word<T: Copy>(key: &str, value: &Value<'_>, choices: &[Choice<T>]) -> Result<T, Mistake> {
     parsed(key, value, |text| {
-        T::from_str(text, false).map_err(|_| {
-            let words: Vec<_> =
-                T::value_variants().iter().filter_map(ValueEnum::to_possible_value).collect();
-            let words: Vec<_> = words.iter().map(|word| word.get_name()).collect();
+        Choice::find(choices, text).ok_or_else(|| {
+            let words: Vec<_> = choices.iter().map(|choice| choice.word).collect();
             format!("{text:?} is none of {}", words.join(", "))
         })
     })
@@ -217,7 +218,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{Console, Size};
+    use crate::config::{ConsoleKind, Size};
 
     fn parse(text: &str) -> Result<MachineConfig, String> {
         MachineConfig::from_toml(Path::new("vm.toml"), text).map_err(|e| e.to_string())
@@ -231,7 +232,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!((config.cpus, config.memory), (2, Size::mib(512)));
-        assert_eq!(config.console, Some(Console::None));
+        assert_eq!(config.console, Some(ConsoleKind::None));
         assert_eq!(config.publish, ["8080:80".parse().unwrap()]);
         assert_eq!(config.net, ["nat,mtu=1400".parse().unwrap(), "tap,fd=5".parse().unwrap()]);
         let words = parse("net = ['nat,mtu=1400', 'tap,fd=5']").unwrap();

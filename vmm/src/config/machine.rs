@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::choice::{BootProtocol, Console, Transport};
+use minivmm_boot::Protocol;
+
+use super::choice::{ConsoleKind, VirtioTransport};
 use super::net::NetConfig;
 use super::publish::PublishConfig;
 use super::size::Size;
@@ -25,13 +27,13 @@ pub struct MachineConfig {
     pub memory: Size,
     /// Where the first serial port leads; by default the terminal if there is one and a kernel
     /// was named, else plain bytes.
-    pub console: Option<Console>,
+    pub console: Option<ConsoleKind>,
     /// How virtio devices are attached.
-    pub transport: Transport,
+    pub transport: VirtioTransport,
     /// CPU features to take away, separated by commas.
     pub cpu_mask: String,
     /// How the kernel is started.
-    pub boot_protocol: BootProtocol,
+    pub boot_protocol: Protocol,
     /// No unpacked kernel is taken from the user's cache folder, nor kept there.
     pub no_kernel_cache: bool,
     /// The guest's network interfaces.
@@ -50,9 +52,9 @@ impl Default for MachineConfig {
             cpus: 1,
             memory: Size::mib(256),
             console: None,
-            transport: Transport::default(),
+            transport: VirtioTransport::default(),
             cpu_mask: String::new(),
-            boot_protocol: BootProtocol::default(),
+            boot_protocol: Protocol::default(),
             no_kernel_cache: false,
             net: Vec::new(),
             publish: Vec::new(),

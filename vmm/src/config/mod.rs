@@ -10,9 +10,13 @@ mod publish;
 mod size;
 mod validate;
 
-pub use self::choice::{BootProtocol, Console, Transport};
+pub use minivmm_boot::Protocol;
+
+pub use self::choice::{
+    BOOT_PROTOCOLS, CONSOLES, Choice, ConsoleKind, TRANSPORTS, VirtioTransport,
+};
 pub use self::machine::MachineConfig;
-pub use self::net::{HostAccess, Ipv6, MaxFlows, NatConfig, NetConfig, TapConfig};
+pub use self::net::{HostAccess, MaxFlows, NatConfig, NetConfig, TapConfig};
 pub use self::number::parse_cpus;
 pub use self::publish::PublishConfig;
 pub use self::size::Size;

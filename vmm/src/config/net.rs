@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use ipnet::Ipv4Net;
 use minivmm_net::addr::MacAddr;
+use minivmm_net::gateway::config::Ipv6Mode;
 use minivmm_net::gateway::plan::{check_mac, check_mtu};
 
 use super::number::decimal;
@@ -28,18 +29,6 @@ pub enum HostAccess {
     Allow,
 }
 
-/// When IPv6 is offered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Ipv6 {
-    /// While the host can route it.
-    #[default]
-    Auto,
-    /// Always.
-    On,
-    /// Never.
-    Off,
-}
-
 /// `mode = "nat"`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct NatConfig {
@@ -52,7 +41,7 @@ pub struct NatConfig {
     /// Whether the host's loopback can be reached.
     pub host: HostAccess,
     /// When IPv6 is offered.
-    pub ipv6: Ipv6,
+    pub ipv6: Ipv6Mode,
     /// The most flows at once; 4096 of TCP and 1024 of UDP by default, or as many as there are
     /// descriptors for.
     pub max_flows: Option<MaxFlows>,
@@ -228,9 +217,9 @@ impl NatConfig {
             }
             "ipv6" => {
                 self.ipv6 = match value {
-                    "auto" => Ipv6::Auto,
-                    "on" => Ipv6::On,
-                    "off" => Ipv6::Off,
+                    "auto" => Ipv6Mode::Auto,
+                    "on" => Ipv6Mode::On,
+                    "off" => Ipv6Mode::Off,
                     _ => return Err(format!("{value:?} is none of auto, on, off")),
                 }
             }
@@ -320,7 +309,7 @@ mod tests {
             mtu: Some(1400),
             mac: Some(MacAddr([0x52, 0x4d, 0, 0, 0, 1])),
             host: HostAccess::Allow,
-            ipv6: Ipv6::Off,
+            ipv6: Ipv6Mode::Off,
             max_flows: Some(MaxFlows { tcp: 10_000, udp: 500 }),
         };
         assert_eq!(parse(&format!("nat,{keys}")).unwrap(), NetConfig::Nat(nat));

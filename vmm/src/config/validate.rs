@@ -3,12 +3,15 @@
 use std::path::PathBuf;
 
 use minivmm_boot::cpuid::Mask;
-use minivmm_boot::{Cmdline, CmdlineError, layout};
+use minivmm_boot::{Cmdline, CmdlineError, Protocol, layout};
 use minivmm_net::addr::MacAddr;
 use minivmm_net::gateway::plan::{PlanError, check_hostname, check_mac, check_mtu};
 
-use super::net::ParseNetError;
-use super::{BootProtocol, Console, MachineConfig, NetConfig, PublishConfig, Size, Transport};
+use super::choice::{ConsoleKind, VirtioTransport};
+use super::machine::MachineConfig;
+use super::net::{NetConfig, ParseNetError};
+use super::publish::PublishConfig;
+use super::size::Size;
 use crate::cure::limit_cure;
 
 /// The least memory a guest gets: room for the smallest kernel and the tables.
@@ -121,13 +124,13 @@ pub struct Validated {
     /// Bytes of guest memory, whole MiB.
     pub memory: u64,
     /// Where the serial port leads, where that was said.
-    pub console: Option<Console>,
+    pub console: Option<ConsoleKind>,
     /// How virtio devices are attached.
-    pub transport: Transport,
+    pub transport: VirtioTransport,
     /// CPU features to take away.
     pub cpu_mask: Mask,
     /// How the kernel is started.
-    pub boot_protocol: BootProtocol,
+    pub boot_protocol: Protocol,
     /// Unpacked kernels are kept in the user's cache folder.
     pub kernel_cache: bool,
     /// The interfaces.

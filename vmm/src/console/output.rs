@@ -1,4 +1,4 @@
-//! Standard output as a sink for the serial port.
+//! A descriptor of the host, such as standard output, as a sink for the serial port.
 //!
 //! A thread of its own writes, so that a reader that is slow or has stopped keeps no vCPU in a
 //! lock and the monitor at its descriptors. Nothing is lost to such a reader: while too much
@@ -54,17 +54,22 @@ impl Shared {
     }
 }
 
-/// The writer of standard output; dropping it lets it end when it has written everything.
+/// The writer of what the guest writes; dropping it lets it end when it has written everything.
 #[derive(Debug)]
 pub struct Output(Arc<Shared>);
 
 impl Output {
-    /// Starts the thread. vCPUs that outrun it are held at `gate`; a reader that has gone is an
-    /// `ending`.
+    /// Starts the thread, which writes to `out`. vCPUs that outrun it are held at `gate`; a reader
+    /// that has gone is an `ending`.
     ///
     /// # Errors
     /// Those of `eventfd(2)` and thread creation.
-    pub fn start(gate: Arc<Gate>, timings: Arc<Timings>, ending: Arc<Ending>) -> io::Result<Self> {
+    pub(crate) fn start(
+        out: Box<dyn AsFd + Send>,
+        gate: Arc<Gate>,
+        timings: Arc<Timings>,
+        ending: Arc<Ending>,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             changed: Condvar::new(),
@@ -76,7 +81,7 @@ impl Output {
         });
         let writer = Arc::clone(&shared);
         thread::Builder::new().name("console".into()).spawn(move || {
-            write_out(&writer, io::stdout().as_fd());
+            write_out(&writer, out.as_fd());
             // Nobody else writes to it, so its counter can't overflow.
             let _ = rustix::io::write(&writer.done, &1u64.to_ne_bytes());
         })?;
@@ -84,12 +89,12 @@ impl Output {
     }
 
     /// A sink that never blocks.
-    pub fn sink(&self) -> Box<dyn Write + Send> {
+    pub(crate) fn sink(&self) -> Box<dyn Write + Send> {
         Box::new(Sink(Arc::clone(&self.0)))
     }
 
     /// Nothing is added any more.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.0.lock().closed = true;
         self.0.changed.notify_all();
     }

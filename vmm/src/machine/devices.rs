@@ -18,7 +18,7 @@ use minivmm_devices::virtio::memory::GuestRam;
 use minivmm_devices::virtio::transport::{MmioTransport, PciTransport};
 use vm_memory::GuestMemoryMmap;
 
-use crate::config::Transport;
+use crate::config::VirtioTransport;
 use crate::ending::Ending;
 use crate::error::Error;
 use crate::exit::Exit;
@@ -67,7 +67,7 @@ impl Devices {
     pub fn build(
         vm: &Vm,
         memory: &GuestMemoryMmap,
-        transport: Transport,
+        transport: VirtioTransport,
         virtio: Vec<Box<dyn VirtioDevice>>,
         host: Host,
     ) -> Result<Self, Error> {
@@ -95,8 +95,8 @@ impl Devices {
         let mut devices = Self { buses, serial, debug_exit, mmio_slots: Vec::new() };
         let ram = GuestRam::new(memory.clone());
         match transport {
-            Transport::Pci => devices.attach_pci(vm, &irq_lines, &ram, virtio)?,
-            Transport::Mmio => devices.attach_mmio(vm, &irq_lines, &ram, virtio)?,
+            VirtioTransport::Pci => devices.attach_pci(vm, &irq_lines, &ram, virtio)?,
+            VirtioTransport::Mmio => devices.attach_mmio(vm, &irq_lines, &ram, virtio)?,
         }
         Ok(devices)
     }

@@ -4,8 +4,7 @@ use minivmm_net::gateway::config::FlowLimits;
 use rustix::process::{Resource, getrlimit};
 
 use crate::config::{MaxFlows, NetConfig, Validated};
-use crate::error::Error;
-use crate::exit;
+use crate::error::NetError;
 
 /// Descriptors beside those of flows, generously: of the machine (standard streams, files, KVM, the
 /// console, the probe's peer),
@@ -24,8 +23,8 @@ const LEAST: (usize, usize) = (16, 4);
 /// theirs.
 ///
 /// # Errors
-/// [`Error::Net`] where these can't have theirs.
-pub fn default_limits(config: &Validated) -> Result<FlowLimits, Error> {
+/// [`NetError::Flows`] where these can't have theirs.
+pub fn default_limits(config: &Validated) -> Result<FlowLimits, NetError> {
     default_under(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), config)
 }
 
@@ -35,7 +34,7 @@ pub fn limits(flows: MaxFlows) -> FlowLimits {
     FlowLimits { tcp: tcp as usize, udp: udp as usize, ..FlowLimits::default() }
 }
 
-fn default_under(limit: u64, config: &Validated) -> Result<FlowLimits, Error> {
+fn default_under(limit: u64, config: &Validated) -> Result<FlowLimits, NetError> {
     let nats = || {
         config.net.iter().filter_map(|net| match net {
             NetConfig::Nat(nat) => Some(nat.max_flows),
@@ -50,14 +49,7 @@ fn default_under(limit: u64, config: &Validated) -> Result<FlowLimits, Error> {
         + NAT * nats().count() as u64;
     let need = beside + asked;
     if asked > 0 && need > limit {
-        return Err(Error::Net {
-            message: format!(
-                "--net nat,max-flows: {asked} flows and what else is open take {need} open files, \
-                 and this process may have {limit} (raise the hard limit: ulimit -Hn {need}, or \
-                 LimitNOFILE={need} of its service; or allow fewer flows)"
-            ),
-            status: exit::HOST,
-        });
+        return Err(NetError::Flows { flows: asked, need, limit });
     }
     let wanted = FlowLimits::default();
     let sharing = nats().filter(Option::is_none).count() as u64;
@@ -80,6 +72,7 @@ fn default_under(limit: u64, config: &Validated) -> Result<FlowLimits, Error> {
 mod tests {
     use super::*;
     use crate::config::MachineConfig;
+    use crate::exit;
 
     fn under(limit: u64, nets: &[&str]) -> Result<FlowLimits, String> {
         let net = nets.iter().map(|net| net.parse().unwrap()).collect();

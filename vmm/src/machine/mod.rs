@@ -5,11 +5,14 @@ mod files;
 mod flows;
 mod nic;
 
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kvm_ioctls::VcpuFd;
-use minivmm_boot::{BootSpec, Cmdline, Platform, Source, cpuid};
+use minivmm_boot::{BootSpec, BootState, Cmdline, Platform, Source, cpuid};
 use minivmm_devices::debug_exit::DebugExit;
 use minivmm_devices::serial::Serial;
 use minivmm_net::segment::Segment;
@@ -17,18 +20,17 @@ use vm_memory::GuestMemoryMmap;
 
 use self::devices::Devices;
 pub use self::files::Files;
-use crate::config::{BootProtocol, Console, Transport, Validated};
+use crate::config::{Validated, VirtioTransport};
 use crate::console::{ConsoleEvents, Output};
 use crate::ending::Ending;
 use crate::error::Error;
 use crate::exit::{Exit, Outcome};
 use crate::kernel_cache::KernelCache;
 use crate::kvm::{self, KvmError, Vm};
-use crate::memory::Backing;
-use crate::peer::Peer;
+use crate::memory::{self, Backing};
+use crate::probe::{self, Peer};
 use crate::timings::{Phase, ProcessStart, Timings};
 use crate::vcpu::{self, Gate, Stop, Vcpus};
-use crate::{memory, probe};
 
 /// The KVM device.
 const KVM: &str = "/dev/kvm";
@@ -60,10 +62,9 @@ pub struct Machine {
 }
 
 /// What a machine is built from beside its configuration.
-#[derive(Debug, Clone, Copy)]
 pub struct BuildOptions {
-    /// Where the console leads.
-    pub console: Console,
+    /// Takes what the guest writes to its console, by a thread of its own; nothing without one.
+    pub output: Option<Box<dyn AsFd + Send>>,
     /// What guest memory is made of.
     pub backing: Backing,
     /// The probe reports in JSON.
@@ -92,85 +93,31 @@ impl Machine {
         timings.mark(Phase::Began);
         let ending = Arc::new(Ending::new().map_err(Error::host("create an eventfd"))?);
         let memory = memory::create(config.memory, options.backing)?;
-        let vm = Vm::new(Path::new(KVM), &memory)?;
-        if config.cpus as usize > vm.max_vcpus() {
-            return Err(KvmError::Capability("so many virtual CPUs").into());
-        }
+        let vm = create_vm(config, &memory)?;
         let nics = nic::build(config)?;
+        let gate = Arc::new(Gate::default());
         let console =
             ConsoleEvents::new().map_err(Error::host("create the console's descriptors"))?;
-        let gate = Arc::new(Gate::default());
-        let output = match options.console {
-            Console::None => None,
-            Console::Tty | Console::Pipe => {
-                let (gate, timings) = (Arc::clone(&gate), Arc::clone(&timings));
-                let output = Output::start(gate, timings, Arc::clone(&ending));
-                Some(output.map_err(Error::host("start the console's thread"))?)
-            }
+        let start_output =
+            |out| Output::start(out, Arc::clone(&gate), Arc::clone(&timings), Arc::clone(&ending));
+        let output = options.output.map(start_output).transpose();
+        let output = output.map_err(Error::host("start the console's thread"))?;
+        let host = devices::Host {
+            sink: output.as_ref().map_or_else(|| Box::new(io::sink()) as _, Output::sink),
+            hooks: console.hooks(),
+            ending: Arc::clone(&ending),
         };
-        let sink = match &output {
-            None => Box::new(std::io::sink()),
-            Some(output) => output.sink(),
-        };
-        let devices = Devices::build(
-            &vm,
-            &memory,
-            config.transport,
-            nics.devices,
-            devices::Host { sink, hooks: console.hooks(), ending: Arc::clone(&ending) },
-        )?;
+        let devices = Devices::build(&vm, &memory, config.transport, nics.devices, host)?;
         let vcpus = create_vcpus(&vm, config)?;
         timings.mark(Phase::Built);
 
-        let mut cmdline = Cmdline::default();
-        match files.kernel() {
-            Some(_) => cmdline.push(LINUX)?,
-            None => {
-                let peer = nics.peers.get(probe::nic(&config.cmdline)).copied().flatten();
-                cmdline.push(&probe::cmdline(peer, options.json))?;
-            }
-        }
-        if config.transport == Transport::Mmio && config.kernel.is_none() {
-            cmdline.push_virtio_mmio(devices.mmio_slots())?;
-        }
-        cmdline.push(&config.cmdline)?;
-        let cache = match files.kernel() {
-            Some(_) if config.kernel_cache => KernelCache::open(),
-            _ => None,
-        };
-        let spec = BootSpec {
-            kernel: files.kernel().unwrap_or(Source::Bytes(probe::ELF)),
-            store: cache.as_ref().map(|cache| cache as &dyn minivmm_boot::Store),
-            initrd: files.initrd().into_iter().collect(),
-            cmdline,
-            protocol: match config.boot_protocol {
-                BootProtocol::Auto => minivmm_boot::Protocol::Auto,
-                BootProtocol::Pvh => minivmm_boot::Protocol::Pvh,
-                BootProtocol::Linux64 => minivmm_boot::Protocol::Linux64,
-            },
-            platform: Platform {
-                cpus: config.cpus,
-                pci: config.transport == Transport::Pci,
-                virtio_mmio: devices.mmio_slots().to_vec(),
-                ..Platform::default()
-            },
-        };
-        let boot = minivmm_boot::load(&memory, &spec).map_err(|source| {
-            let initrd = matches!(source, minivmm_boot::BootError::Initrd(_));
-            let file = if initrd { &config.initrd } else { &config.kernel };
-            Error::Boot {
-                what: file.clone().unwrap_or_else(|| PathBuf::from("the built-in probe")),
-                source,
-            }
-        })?;
+        let cache =
+            files.kernel().filter(|_| config.kernel_cache).and_then(|_| KernelCache::open());
+        let cmdline = cmdline(config, files, &devices, &nics.peers, options.json)?;
+        let spec = boot_spec(config, files, &devices, cmdline, cache.as_ref());
+        let boot = load(config, &memory, &spec)?;
         kvm::set_boot_registers(&vcpus[0], &boot.registers)?;
-        vcpu::install_handler().map_err(Error::host("install the vCPU signal"))?;
-        let on_stop = {
-            let (ending, memory) = (Arc::clone(&ending), memory.clone());
-            Arc::new(move |stop| ending.set(exit_of(stop, &memory))) as vcpu::OnStop
-        };
-        let vcpus = Vcpus::start(vcpus, &memory, devices.buses(), gate, &on_stop)
-            .map_err(Error::host("start the vCPU threads"))?;
+        let vcpus = start(vcpus, &memory, &devices, gate, &ending)?;
         Ok(Self {
             vcpus,
             serial: devices.serial(),
@@ -243,6 +190,15 @@ impl Machine {
     }
 }
 
+/// The machine as KVM has it, which is to allow as many processors.
+fn create_vm(config: &Validated, memory: &GuestMemoryMmap) -> Result<Vm, Error> {
+    let vm = Vm::new(Path::new(KVM), memory)?;
+    if config.cpus as usize > vm.max_vcpus() {
+        return Err(KvmError::Capability("so many virtual CPUs").into());
+    }
+    Ok(vm)
+}
+
 /// The processors, without the boot processor's first registers.
 fn create_vcpus(vm: &Vm, config: &Validated) -> Result<Vec<VcpuFd>, Error> {
     let supported = kvm::cpuid_entries(vm.supported_cpuid());
@@ -253,6 +209,83 @@ fn create_vcpus(vm: &Vm, config: &Validated) -> Result<Vec<VcpuFd>, Error> {
         Ok(vcpu)
     };
     (0..config.cpus).map(create).collect()
+}
+
+/// The command line: what minivmm has to say to a kernel or to the probe, then the user's words.
+/// `peers` are the probe's peer as seen through each interface.
+fn cmdline(
+    config: &Validated,
+    files: &Files,
+    devices: &Devices,
+    peers: &[Option<SocketAddr>],
+    json: bool,
+) -> Result<Cmdline, Error> {
+    let mut cmdline = Cmdline::default();
+    match files.kernel() {
+        Some(_) => cmdline.push(LINUX)?,
+        None => {
+            let peer = peers.get(probe::nic(&config.cmdline)).copied().flatten();
+            cmdline.push(&probe::cmdline(peer, json))?;
+            // It does not read ACPI's tables for them.
+            cmdline.push_virtio_mmio(devices.mmio_slots())?;
+        }
+    }
+    cmdline.push(&config.cmdline)?;
+    Ok(cmdline)
+}
+
+/// What is booted, and what it is told.
+fn boot_spec<'a>(
+    config: &Validated,
+    files: &'a Files,
+    devices: &Devices,
+    cmdline: Cmdline,
+    cache: Option<&'a KernelCache>,
+) -> BootSpec<'a> {
+    BootSpec {
+        kernel: files.kernel().unwrap_or(Source::Bytes(probe::ELF)),
+        store: cache.map(|cache| cache as &dyn minivmm_boot::Store),
+        initrd: files.initrd().into_iter().collect(),
+        cmdline,
+        protocol: config.boot_protocol,
+        platform: Platform {
+            cpus: config.cpus,
+            pci: config.transport == VirtioTransport::Pci,
+            virtio_mmio: devices.mmio_slots().to_vec(),
+            ..Platform::default()
+        },
+    }
+}
+
+/// Puts all of that into memory. An error names the file that it is about.
+fn load(
+    config: &Validated,
+    memory: &GuestMemoryMmap,
+    spec: &BootSpec<'_>,
+) -> Result<BootState, Error> {
+    minivmm_boot::load(memory, spec).map_err(|source| {
+        let initrd = matches!(source, minivmm_boot::BootError::Initrd(_));
+        let file = if initrd { &config.initrd } else { &config.kernel };
+        let what = file.clone().unwrap_or_else(|| PathBuf::from("the built-in probe"));
+        Error::Boot { what, source }
+    })
+}
+
+/// Starts the processors' threads, paused.
+fn start(
+    vcpus: Vec<VcpuFd>,
+    memory: &GuestMemoryMmap,
+    devices: &Devices,
+    gate: Arc<Gate>,
+    ending: &Arc<Ending>,
+) -> Result<Vcpus, Error> {
+    vcpu::install_handler().map_err(Error::host("install the vCPU signal"))?;
+    let on_stop = {
+        let (ending, memory) = (Arc::clone(ending), memory.clone());
+        Arc::new(move |stop| ending.set(exit_of(stop, &memory))) as vcpu::OnStop
+    };
+    Vcpus::start(vcpus, memory, devices.buses(), gate, &on_stop)
+        .map_err(Error::host("start the vCPU threads"))
 }
 
 fn exit_of(stop: Stop, memory: &GuestMemoryMmap) -> Exit {

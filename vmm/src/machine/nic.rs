@@ -6,22 +6,20 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::Instant;
 
 use minivmm_devices::virtio::VirtioDevice;
-use minivmm_devices::virtio::net::{Net, NetConfig as DeviceConfig};
+use minivmm_devices::virtio::net::{Net, NicConfig};
 use minivmm_net::addr::MacAddr;
-use minivmm_net::gateway::config::{Ipv6Mode, Publish, Redirect, Transport};
+use minivmm_net::gateway::config::{Publish, Redirect, Transport};
 use minivmm_net::gateway::plan::PlanRequest;
-use minivmm_net::gateway::{Gateway, GatewayConfig, GatewayError};
+use minivmm_net::gateway::{Gateway, GatewayConfig};
 use minivmm_net::host::network::{HostNetwork, Known};
 use minivmm_net::port::Backend;
 use minivmm_net::segment::Segment;
-use minivmm_net::tap::{Tap, TapBackend, TapError};
+use minivmm_net::tap::{Tap, TapBackend};
 
 use super::flows;
-use crate::config::{HostAccess, Ipv6, NatConfig, NetConfig, PublishConfig, TapConfig, Validated};
-use crate::cure::{limit_cure, limit_cure_of};
-use crate::error::Error;
-use crate::exit;
-use crate::peer::Peer;
+use crate::config::{HostAccess, NatConfig, NetConfig, PublishConfig, TapConfig, Validated};
+use crate::error::{Error, NetError};
+use crate::probe::Peer;
 
 /// What a TAP device has unless it was changed, in bytes.
 const ETHERNET_MTU: u16 = 1500;
@@ -65,19 +63,17 @@ pub fn build(config: &Validated) -> Result<Nics, Error> {
                 let publish = std::mem::take(&mut publish);
                 let host = match &mut host {
                     Some(host) => host,
-                    None => host.insert(HostNetwork::read().map_err(|e| Error::Net {
-                        message: format!("{e}{}", limit_cure_of(&e)),
-                        status: exit::HOST,
-                    })?),
+                    None => host.insert(HostNetwork::read().map_err(NetError::Host)?),
                 };
                 let mut gateway = plan(config, nat, mac, publish, peer, host)?;
                 gateway.limits = nat.max_flows.map_or(flows, flows::limits);
                 seen = peer.map(|peer| (gateway.gateway4, peer.port()).into());
-                Box::new(gateway_of(gateway)?)
+                // Opens its published ports.
+                Box::new(Gateway::new(gateway).map_err(NetError::Gateway)?)
             }
             NetConfig::Tap(tap) => Box::new(tap_of(tap)?),
         };
-        let device = DeviceConfig { mac, mtu: backend.mtu(), tx_offloads: backend.tx_offloads() };
+        let device = NicConfig { mac, mtu: backend.mtu(), tx_offloads: backend.tx_offloads() };
         let segment = Segment::spawn(&format!("net{index}"), backend, Instant::now)
             .map_err(Error::host("start a network segment"))?;
         nics.devices.push(Box::new(Net::new(device, segment.handle())));
@@ -119,14 +115,7 @@ fn tap_of(config: &TapConfig) -> Result<TapBackend, Error> {
         (Some(name), _) => format!("tap={name}"),
         (None, fd) => format!("tap,fd={}", fd.unwrap_or(-1)),
     };
-    let refused = |e: TapError| Error::Net {
-        status: match e {
-            TapError::NotPermitted(_) | TapError::NodeForbidden => exit::NO_PERMISSION,
-            TapError::NoDriver(_) | TapError::Setup { .. } => exit::HOST,
-            _ => exit::CONFIG,
-        },
-        message: format!("--net {shown}: {e}{}", limit_cure_of(&e)),
-    };
+    let refused = |source| NetError::Tap { device: shown, source };
     let tap = match (&config.name, config.fd) {
         (Some(name), _) => Tap::open(name),
         (None, fd) => Tap::from_fd(inherited(fd.unwrap_or(-1))?),
@@ -149,13 +138,7 @@ fn inherited(fd: i32) -> Result<OwnedFd, Error> {
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
     // What was inherited survived an exec. All that this process opens would not.
     if fd <= 2 || flags < 0 || flags & libc::FD_CLOEXEC != 0 {
-        return Err(Error::Net {
-            message: format!(
-                "--net tap,fd={fd}: no such descriptor was inherited (open the TAP before minivmm \
-                 is started, without close-on-exec)"
-            ),
-            status: exit::CONFIG,
-        });
+        return Err(NetError::NotInherited { fd }.into());
     }
     // SAFETY: the descriptor is open. The user names one that was inherited for this; `validate`
     // refuses a number that is named twice, and the flag set below one that was taken before.
@@ -199,18 +182,13 @@ fn plan(
 ) -> Result<GatewayConfig, Error> {
     let request = PlanRequest {
         subnet: nat.subnet,
-        ipv6: match nat.ipv6 {
-            Ipv6::Auto => Ipv6Mode::Auto,
-            Ipv6::On => Ipv6Mode::On,
-            Ipv6::Off => Ipv6Mode::Off,
-        },
+        ipv6: nat.ipv6,
         mtu: nat.mtu,
         guest_mac: Some(mac),
         hostname: Some(config.name.clone()),
         ..PlanRequest::default()
     };
-    let mut gateway = GatewayConfig::plan(&request, host)
-        .map_err(|e| Error::Net { message: format!("--net nat: {e}"), status: exit::CONFIG })?;
+    let mut gateway = GatewayConfig::plan(&request, host).map_err(NetError::Plan)?;
     // The machine's next interface must not get the same network.
     host.known.push(Known { net: gateway.subnet4.into(), interface: 0 });
     gateway.host_access = nat.host == HostAccess::Allow;
@@ -226,18 +204,4 @@ fn plan(
         })
         .collect();
     Ok(gateway)
-}
-
-/// Opens the gateway's published ports.
-fn gateway_of(config: GatewayConfig) -> Result<Gateway, Error> {
-    Gateway::new(config).map_err(|e| {
-        let GatewayError::Publish { source, .. } = &e;
-        let cure = limit_cure(source);
-        let status = match source.kind() {
-            io::ErrorKind::PermissionDenied => exit::NO_PERMISSION,
-            _ if !cure.is_empty() => exit::HOST,
-            _ => exit::CONFIG,
-        };
-        Error::Net { message: format!("{e}{cure}"), status }
-    })
 }

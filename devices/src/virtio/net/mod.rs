@@ -32,7 +32,7 @@ const CONFIG_LEN: usize = 12;
 
 /// What a network device is made of.
 #[derive(Debug, Clone, Copy)]
-pub struct NetConfig {
+pub struct NicConfig {
     /// The driver's address.
     pub mac: MacAddr,
     /// Bytes of the largest IP packet, 68 to 65535.
@@ -52,7 +52,7 @@ pub struct Net {
 
 impl Net {
     /// A device that is to be wired to `segment` when a driver makes it live.
-    pub fn new(config: NetConfig, segment: SegmentHandle) -> Self {
+    pub fn new(config: NicConfig, segment: SegmentHandle) -> Self {
         let mut space = [0; CONFIG_LEN];
         space[..6].copy_from_slice(&config.mac.0);
         space[6..8].copy_from_slice(&LINK_UP.to_le_bytes());

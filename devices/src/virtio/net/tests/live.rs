@@ -108,7 +108,7 @@ fn bed() -> Bed {
     let (received, to_send) = (Arc::clone(&source.received), Arc::clone(&source.to_send));
     let attached = Arc::clone(&source.attached);
     let segment = Segment::spawn("nic-test", Box::new(source), Instant::now).unwrap();
-    let config = NetConfig {
+    let config = NicConfig {
         mac: MacAddr([0x52, 0x4d, 1, 2, 3, 4]),
         mtu: 1400,
         tx_offloads: TxOffloads::default(),
@@ -150,7 +150,7 @@ fn configuration_reads_of_any_size_and_place_are_safe() {
 fn features_that_need_others_are_refused_without_them() {
     let bed = bed();
     let tx_offloads = TxOffloads { checksum: true, tso4: true, tso6: true };
-    let config = NetConfig { mac: MacAddr::default(), mtu: 1500, tx_offloads };
+    let config = NicConfig { mac: MacAddr::default(), mtu: 1500, tx_offloads };
     let device = Net::new(config, bed.device.segment.clone());
     let machine = PciMachine::new();
     let ram = ram(1 << 20);
@@ -302,7 +302,7 @@ fn a_reset_in_the_middle_of_traffic_leaves_memory_alone() {
 fn a_second_nic_is_refused_and_does_not_disturb_the_first() {
     let mut first = bed();
     let config =
-        NetConfig { mac: MacAddr::default(), mtu: 1500, tx_offloads: TxOffloads::default() };
+        NicConfig { mac: MacAddr::default(), mtu: 1500, tx_offloads: TxOffloads::default() };
     let mut second = Net::new(config, first.device.segment.clone());
     let mut driver = NetDriver::new(0, 16);
     first.device.activate(driver.activation()).unwrap();

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
-use crate::config::{
-    BootProtocol, ConfigError, Console, MachineConfig, PublishConfig, Size, Transport, parse_cpus,
+use minivmm::config::{
+    BOOT_PROTOCOLS, CONSOLES, Choice, ConfigError, ConsoleKind, MachineConfig, Protocol,
+    PublishConfig, Size, TRANSPORTS, VirtioTransport, parse_cpus,
 };
 
 const AFTER_HELP: &str = "\
@@ -105,8 +107,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "FEATURES", help_heading = "Guest")]
     cpu_mask: Option<String>,
     /// How the kernel is started [default: auto]
-    #[arg(long, value_name = "PROTOCOL", help_heading = "Guest")]
-    boot_protocol: Option<BootProtocol>,
+    #[arg(long, value_name = "PROTOCOL", help_heading = "Guest", value_parser = choice(BOOT_PROTOCOLS))]
+    boot_protocol: Option<Protocol>,
     /// Unpack a bzImage at each start, and keep nothing of it
     ///
     /// Else it is kept for the next start in minivmm/kernels of $XDG_CACHE_HOME or ~/.cache: 512 MiB
@@ -124,11 +126,11 @@ pub struct RunArgs {
     /// ACPI tells the kernel of those on MMIO. One without ACPI, or with acpi=off, is told by its
     /// command line: virtio_mmio.device=4K@0xd0000000:5 for the first interface, the same with
     /// 4K@0xd0001000:6 for the second, and so on; where --cmdline has such a word, by that alone.
-    #[arg(long, help_heading = "Devices")]
-    transport: Option<Transport>,
+    #[arg(long, help_heading = "Devices", value_parser = choice(TRANSPORTS))]
+    transport: Option<VirtioTransport>,
     /// Where the serial console leads [default: tty for a kernel on a terminal, else pipe]
-    #[arg(long, help_heading = "Devices")]
-    console: Option<Console>,
+    #[arg(long, help_heading = "Devices", value_parser = choice(CONSOLES))]
+    console: Option<ConsoleKind>,
     /// Read the machine from a TOML file; options given beside it win
     ///
     /// Its keys are the options' names; networks are [[net]] tables with a mode and the keys below,
@@ -194,4 +196,13 @@ impl RunArgs {
         }
         Ok(config)
     }
+}
+
+/// Takes the words of a choice, which help and errors list.
+fn choice<T: Copy + Send + Sync>(
+    choices: &'static [Choice<T>],
+) -> impl TypedValueParser<Value = T> {
+    let words = choices.iter().map(|choice| PossibleValue::new(choice.word).help(choice.help));
+    PossibleValuesParser::new(words)
+        .map(|word| Choice::find(choices, &word).expect("no other word passes the parser"))
 }

@@ -8,20 +8,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use minivmm::config::{ConfigError, ConsoleKind, MachineConfig};
+use minivmm::console::Output;
+use minivmm::exit::{self, Exit, Outcome};
+use minivmm::{Backing, BuildOptions, Ended, Ending, Error, Files, Machine, ProcessStart, Timings};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::config::{ConfigError, Console as ConsoleKind, MachineConfig};
-use crate::console::{Console, Input, Output};
-use crate::ending::Ending;
-use crate::error::Error;
-use crate::exit::{self, Exit, Outcome};
-use crate::log::{self, LINGER};
-use crate::machine::{BuildOptions, Ended, Files, Machine};
-use crate::memory::Backing;
-use crate::resident;
-use crate::signals::{self, Request, Signals};
-use crate::terminal;
-use crate::timings::{ProcessStart, Timings};
+use super::console::{Console, Input};
+use super::log::{self, LINGER};
+use super::signals::{self, Request, Signals};
+use super::{resident, terminal};
 
 /// How a run is watched.
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +56,10 @@ pub fn run(
     // Before any thread exists, so that all inherit the mask and only the descriptor sees them.
     let signals = Arc::new(Signals::block().map_err(Error::host("watch signals"))?);
     let build = BuildOptions {
-        console: kind,
+        output: match kind {
+            ConsoleKind::Tty | ConsoleKind::Pipe => Some(Box::new(io::stdout())),
+            ConsoleKind::None => None,
+        },
         // All that serves the guest is in this process.
         backing: Backing::Anonymous,
         json: options.json,

@@ -19,7 +19,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::{stream, terminal};
+use super::{stream, terminal};
 
 /// How long a message waits for the reader where the user has ended the machine.
 pub(crate) const LINGER: Duration = Duration::from_millis(200);

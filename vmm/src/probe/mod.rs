@@ -1,6 +1,13 @@
 //! The built-in guest, and what it is told.
 
+mod peer;
+
 use std::net::SocketAddr;
+
+#[cfg(feature = "test-utils")]
+pub use self::peer::Peer;
+#[cfg(not(feature = "test-utils"))]
+pub(crate) use self::peer::Peer;
 
 /// A static ELF with a PVH note: `resources/probe`.
 pub const ELF: &[u8] = include_bytes!(env!("MINIVMM_PROBE"));
@@ -10,7 +17,7 @@ const WANT: &str = "link,lease,gateway,mtu,dns,udp,tcp";
 
 /// The part of the probe's command line that the monitor writes: where its peer is, what
 /// must be there then, and how to report.
-pub fn cmdline(peer: Option<SocketAddr>, json: bool) -> String {
+pub(crate) fn cmdline(peer: Option<SocketAddr>, json: bool) -> String {
     let mut line = String::from("probe=report");
     if let Some(peer) = peer {
         line.push_str(&format!(" probe.peer={peer} probe.want={WANT}"));
@@ -22,7 +29,7 @@ pub fn cmdline(peer: Option<SocketAddr>, json: bool) -> String {
 }
 
 /// The NIC that a user's addition to the command line has the probe use, from 0.
-pub fn nic(cmdline: &str) -> usize {
+pub(crate) fn nic(cmdline: &str) -> usize {
     let mut words = cmdline.split_ascii_whitespace().rev();
     let last = words.find_map(|word| word.strip_prefix("probe.nic="));
     last.and_then(|n| n.parse().ok()).unwrap_or(0)

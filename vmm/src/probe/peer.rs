@@ -19,7 +19,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use crate::cure::limit_cure;
 
-#[path = "../../resources/probe/src/pattern.rs"]
+#[path = "../../../resources/probe/src/pattern.rs"]
 mod pattern;
 
 use self::pattern::{PERIOD, Pattern};

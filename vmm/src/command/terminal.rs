@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr};
 
-use crate::signals;
+use super::signals;
 
 /// The mode to go back to, while [`RawMode`] stands; here so that a panic hook can find it.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
@@ -60,7 +60,7 @@ fn set_raw(mut mode: Termios) -> io::Result<()> {
 
 /// The terminal is ours to change: a shell that has put us into the background uses it itself, and
 /// the kernel would stop us for trying.
-pub(crate) fn is_foreground() -> bool {
+pub fn is_foreground() -> bool {
     // Only a controlling terminal has a foreground.
     tcgetpgrp(io::stdin().as_fd()).map_or(true, |group| group == rustix::process::getpgrp())
 }
@@ -79,7 +79,7 @@ pub fn restore() {
 
 /// Goes back to raw mode after a stop, for as long as [`RawMode`] stands. Whether or not it was left
 /// before: a shell sets its own mode where its job was stopped by SIGSTOP.
-pub(crate) fn resume() {
+pub fn resume() {
     if let Ok(saved) = SAVED.try_lock()
         && let Some(old) = &*saved
         && is_foreground()
@@ -89,7 +89,7 @@ pub(crate) fn resume() {
 }
 
 /// What ends a line on standard error: in raw mode, nothing returns the carriage.
-pub(crate) fn line_end() -> &'static str {
+pub fn line_end() -> &'static str {
     if RAW.load(Ordering::Acquire) && isatty(io::stderr()) { "\r\n" } else { "\n" }
 }
 

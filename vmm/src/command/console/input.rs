@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use minivmm_devices::serial::Serial;
 use rustix::fs::OFlags;
 
-use crate::{stream, terminal};
+use crate::command::{stream, terminal};
 
 /// Ctrl-A begins a command to the monitor.
 const ESCAPE: u8 = 0x01;
