@@ -36,12 +36,12 @@ pub enum CmdlineError {
 /// A kernel command line, assembled from pieces with one blank between them.
 ///
 /// ```
-/// # use minivmm_boot::cmdline::Cmdline;
+/// # use minivmm_boot::Cmdline;
 /// let mut line = Cmdline::new("console=ttyS0")?;
 /// line.push("quiet")?;
 /// assert_eq!(line.as_str(), "console=ttyS0 quiet");
 /// assert!(line.push("two\nlines").is_err());
-/// # Ok::<(), minivmm_boot::cmdline::CmdlineError>(())
+/// # Ok::<(), minivmm_boot::CmdlineError>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cmdline(String);

@@ -128,7 +128,8 @@ pub const PCI_CONFIG_PORTS: u16 = 8;
 /// Where a guest leaves its result code, one byte.
 pub const DEBUG_EXIT_PORT: u16 = 0xF4;
 
-/// ACPI SLEEP_CONTROL_REG, one byte (ACPI 6.5 §4.8.3.7). A write of [`ACPI_S5_VALUE`] powers off.
+/// ACPI SLEEP_CONTROL_REG, one byte (ACPI 6.5 §4.8.3.7). A write of [`ACPI_S5_SLP_TYP`] in bits 2 to
+/// 4, with SLP_EN in bit 5, powers off.
 pub const ACPI_SLEEP_CONTROL_PORT: u16 = 0x600;
 /// ACPI SLEEP_STATUS_REG, one byte; writes of WAK_STS (0x80) are to be accepted, reads give 0.
 pub const ACPI_SLEEP_STATUS_PORT: u16 = 0x601;
@@ -136,8 +137,6 @@ pub const ACPI_SLEEP_STATUS_PORT: u16 = 0x601;
 pub const ACPI_RESET_PORT: u16 = 0x602;
 /// Value of SLP_TYP for S5, as `\_S5` names it.
 pub const ACPI_S5_SLP_TYP: u8 = 5;
-/// The byte that the guest writes to power off: SLP_TYP in bits 2..5, SLP_EN in bit 5.
-pub const ACPI_S5_VALUE: u8 = ACPI_S5_SLP_TYP << 2 | 1 << 5;
 /// The byte that the guest writes to reset.
 pub const ACPI_RESET_VALUE: u8 = 1;
 
@@ -259,6 +258,6 @@ mod tests {
 
     #[test]
     fn power_off_value_is_what_linux_writes() {
-        assert_eq!(ACPI_S5_VALUE, 0x34);
+        assert_eq!(ACPI_S5_SLP_TYP << 2 | 1 << 5, 0x34);
     }
 }

@@ -18,16 +18,16 @@
 //! # Ok::<(), vm_memory::mmap::FromRangesError>(())
 //! ```
 
-pub mod acpi;
+mod acpi;
 mod announce;
-pub mod cmdline;
+mod cmdline;
 pub mod cpuid;
 mod error;
-pub mod initrd;
-pub mod kernel;
+mod initrd;
+mod kernel;
 pub mod layout;
-pub mod memmap;
-pub mod mptable;
+mod memmap;
+mod mptable;
 mod params;
 pub mod regs;
 pub mod source;
@@ -42,7 +42,7 @@ use vm_memory::GuestMemoryMmap;
 pub use cmdline::{Cmdline, CmdlineError};
 pub use error::BootError;
 pub use initrd::InitrdError;
-pub use kernel::{Entry, Format, KernelError, Protocol};
+pub use kernel::{Compression, EntryPoint, Format, KernelError, Protocol};
 pub use layout::MmioDevice;
 pub use regs::EntryState;
 pub use source::{Source, Store, Unpacked};
@@ -54,7 +54,7 @@ pub struct BootState {
     /// Registers of the boot processor.
     pub registers: EntryState,
     /// Boot protocol and entry point.
-    pub entry: Entry,
+    pub entry: EntryPoint,
     /// What the kernel file was.
     pub format: Format,
     /// Guest memory that the kernel occupies at first.

@@ -7,7 +7,7 @@ use crate::layout;
 /// What a range of guest-physical memory is, with its e820 and PVH type number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Kind {
+pub enum MemoryKind {
     /// Usable RAM.
     Ram = 1,
     /// Not to be used.
@@ -18,13 +18,13 @@ pub enum Kind {
 
 /// One entry of the memory map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct MemoryRange {
     /// First byte.
     pub addr: u64,
     /// Length in bytes, never 0.
     pub size: u64,
     /// What is there.
-    pub kind: Kind,
+    pub kind: MemoryKind,
 }
 
 /// Most entries that [`build`] returns: four for the low MiB, one per region, ECAM.
@@ -32,13 +32,13 @@ pub const MAX_ENTRIES: usize = 64;
 
 /// Describes `mem` and the fixed reserved ranges, in ascending order, without overlaps.
 #[must_use]
-pub fn build(mem: &GuestMemoryMmap) -> Vec<Entry> {
-    let entry = |start: u64, end: u64, kind| Entry { addr: start, size: end - start, kind };
+pub fn build(mem: &GuestMemoryMmap) -> Vec<MemoryRange> {
+    let entry = |start: u64, end: u64, kind| MemoryRange { addr: start, size: end - start, kind };
     let mut map = vec![
-        entry(layout::LOW_RAM_END, layout::LEGACY_HOLE, Kind::Reserved),
-        entry(layout::ACPI, layout::ACPI + layout::ACPI_SIZE, Kind::Acpi),
-        entry(layout::ACPI + layout::ACPI_SIZE, layout::HIGH_MEMORY, Kind::Reserved),
-        entry(layout::PCI_ECAM, layout::PCI_ECAM + layout::PCI_ECAM_SIZE, Kind::Reserved),
+        entry(layout::LOW_RAM_END, layout::LEGACY_HOLE, MemoryKind::Reserved),
+        entry(layout::ACPI, layout::ACPI + layout::ACPI_SIZE, MemoryKind::Acpi),
+        entry(layout::ACPI + layout::ACPI_SIZE, layout::HIGH_MEMORY, MemoryKind::Reserved),
+        entry(layout::PCI_ECAM, layout::PCI_ECAM + layout::PCI_ECAM_SIZE, MemoryKind::Reserved),
     ];
     for region in mem.iter().take(MAX_ENTRIES - 5) {
         let start = region.start_addr().raw_value();
@@ -47,7 +47,7 @@ pub fn build(mem: &GuestMemoryMmap) -> Vec<Entry> {
             [(start, end.min(layout::LOW_RAM_END)), (start.max(layout::HIGH_MEMORY), end)]
         {
             if from < to {
-                map.push(entry(from, to, Kind::Ram));
+                map.push(entry(from, to, MemoryKind::Ram));
             }
         }
     }
@@ -76,17 +76,17 @@ mod tests {
     fn map_of_a_machine_with_ram_above_the_hole() {
         // Sparse anonymous mappings: nothing is touched.
         let mem = GuestMemoryMmap::from_ranges(&layout::ram_regions(4 * GIB)).unwrap();
-        let e = |addr, end: u64, kind| Entry { addr, size: end - addr, kind };
+        let e = |addr, end: u64, kind| MemoryRange { addr, size: end - addr, kind };
         assert_eq!(
             build(&mem),
             [
-                e(0, 0x9_FC00, Kind::Ram),
-                e(0x9_FC00, 0xA_0000, Kind::Reserved),
-                e(0xE_0000, 0xF_0000, Kind::Acpi),
-                e(0xF_0000, 0x10_0000, Kind::Reserved),
-                e(0x10_0000, 0xC000_0000, Kind::Ram),
-                e(0xE000_0000, 0xE010_0000, Kind::Reserved),
-                e(0x1_0000_0000, 0x1_4000_0000, Kind::Ram),
+                e(0, 0x9_FC00, MemoryKind::Ram),
+                e(0x9_FC00, 0xA_0000, MemoryKind::Reserved),
+                e(0xE_0000, 0xF_0000, MemoryKind::Acpi),
+                e(0xF_0000, 0x10_0000, MemoryKind::Reserved),
+                e(0x10_0000, 0xC000_0000, MemoryKind::Ram),
+                e(0xE000_0000, 0xE010_0000, MemoryKind::Reserved),
+                e(0x1_0000_0000, 0x1_4000_0000, MemoryKind::Ram),
             ]
         );
         assert_eq!(low_ram_end(&mem), 3 * GIB);
@@ -96,6 +96,6 @@ mod tests {
     fn no_ram_at_one_mib() {
         let mem = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MIB as usize)]).unwrap();
         assert_eq!(low_ram_end(&mem), 0);
-        assert!(build(&mem).iter().all(|e| e.kind != Kind::Ram || e.addr < MIB));
+        assert!(build(&mem).iter().all(|e| e.kind != MemoryKind::Ram || e.addr < MIB));
     }
 }

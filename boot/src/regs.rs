@@ -131,9 +131,12 @@ pub struct EntryState {
 }
 
 /// The register state for `entry`; writes the GDT and, for long mode, page tables to `mem`.
-pub(crate) fn set_up(entry: kernel::Entry, mem: &GuestMemoryMmap) -> Result<EntryState, BootError> {
+pub(crate) fn set_up(
+    entry: kernel::EntryPoint,
+    mem: &GuestMemoryMmap,
+) -> Result<EntryState, BootError> {
     // Selectors as both Linux protocols want them: code 0x10, data 0x18.
-    let code = if matches!(entry, kernel::Entry::Pvh(_)) { CODE32 } else { CODE64 };
+    let code = if matches!(entry, kernel::EntryPoint::Pvh(_)) { CODE32 } else { CODE64 };
     let gdt = [0, 0, code, DATA, TSS, 0];
     for (i, descriptor) in (0u64..).zip(gdt) {
         mem.write_obj(u64::to_le(descriptor), GuestAddress(layout::GDT + i * 8))?;
@@ -155,8 +158,10 @@ pub(crate) fn set_up(entry: kernel::Entry, mem: &GuestMemoryMmap) -> Result<Entr
         idt: TableRegister { base: layout::IDT, limit: 0 },
     };
     Ok(match entry {
-        kernel::Entry::Pvh(rip) => EntryState { rip: rip.into(), rbx: layout::PVH_INFO, ..state },
-        kernel::Entry::Linux64(rip) => {
+        kernel::EntryPoint::Pvh(rip) => {
+            EntryState { rip: rip.into(), rbx: layout::PVH_INFO, ..state }
+        }
+        kernel::EntryPoint::Linux64(rip) => {
             write_page_tables(mem)?;
             EntryState {
                 rip,
@@ -216,7 +221,7 @@ mod tests {
     #[test]
     fn pvh_state() {
         let mem = memory();
-        let s = set_up(kernel::Entry::Pvh(0x10_0040), &mem).unwrap();
+        let s = set_up(kernel::EntryPoint::Pvh(0x10_0040), &mem).unwrap();
         assert_eq!((s.rip, s.rbx, s.rflags), (0x10_0040, 0x6000, 2));
         assert_eq!((s.cr0, s.cr4, s.efer), (0x11, 0, 0));
         // Flat 32-bit code: base 0, limit 4 GiB, execute/read, accessed.
@@ -240,7 +245,7 @@ mod tests {
     #[test]
     fn long_mode_state_maps_4_gib_one_to_one() {
         let mem = memory();
-        let s = set_up(kernel::Entry::Linux64(0x100_0000), &mem).unwrap();
+        let s = set_up(kernel::EntryPoint::Linux64(0x100_0000), &mem).unwrap();
         assert_eq!((s.rip, s.rsi), (0x100_0000, 0x7000));
         assert_eq!((s.cr0, s.cr4, s.efer), (0x8000_0011, 0x20, 0x500));
         assert!(s.cs.l && !s.cs.db);

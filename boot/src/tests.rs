@@ -23,7 +23,7 @@ fn a_machine_by_pvh() {
     spec.cmdline = Cmdline::new("console=ttyS0 quiet").unwrap();
     spec.initrd = vec![Source::Bytes(b"archive"), Source::Bytes(b"more")];
     let state = load(&mem, &spec).unwrap();
-    assert_eq!(state.entry, Entry::Pvh(MIB as u32 + 0x40));
+    assert_eq!(state.entry, EntryPoint::Pvh(MIB as u32 + 0x40));
     assert_eq!((state.registers.rip, state.registers.rbx), (MIB + 0x40, layout::PVH_INFO));
     assert_eq!(state.initrd, Some(0xFF_F000..0xFF_F00C));
     // No reset is meant to be a panic yet.

@@ -7,7 +7,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use minivmm_boot::kernel::Compression;
+use minivmm_boot::Compression;
 use minivmm_boot::testing::BzImage;
 use minivmm_tests::cli::{Minivmm, Outcome};
 use serde_json::Value;

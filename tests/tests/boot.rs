@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use minivmm::probe;
-use minivmm_boot::kernel::Compression;
+use minivmm_boot::Compression;
 use minivmm_boot::testing::BzImage;
 use minivmm_tests::cli::{Minivmm, Outcome};
 use serde_json::Value;

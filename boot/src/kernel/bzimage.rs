@@ -14,7 +14,7 @@ use super::decompress::{HEAD_LEN, TAIL_LEN};
 use super::elf::LoadedElf;
 use super::error::KernelError;
 use super::format::{Compression, Format};
-use super::loaded::{Entry, Loaded, Protocol};
+use super::loaded::{EntryPoint, Loaded, Protocol};
 use super::{decompress, elf, field};
 use crate::source::{Image, MAX_IMAGE, Store};
 use crate::{cmdline, layout, memmap};
@@ -198,7 +198,7 @@ fn load_self_extracting(
     hdr: &setup_header,
     code_at: u64,
     mem: &GuestMemoryMmap,
-) -> Result<(Entry, Range<u64>), KernelError> {
+) -> Result<(EntryPoint, Range<u64>), KernelError> {
     let init_size = u64::from(hdr.init_size);
     if hdr.xloadflags & XLF_KERNEL_64 == 0 || init_size == 0 {
         return Err(KernelError::No64BitEntry);
@@ -222,5 +222,5 @@ fn load_self_extracting(
         return Err(KernelError::DoesNotFit { end, ram_end });
     }
     image.copy(code_at, code_len as usize, mem, GuestAddress(start))?;
-    Ok((Entry::Linux64(start + ENTRY_64), start..end))
+    Ok((EntryPoint::Linux64(start + ENTRY_64), start..end))
 }

@@ -6,7 +6,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::error::KernelError;
 use super::field;
-use super::loaded::{Entry, Protocol};
+use super::loaded::{EntryPoint, Protocol};
 use crate::source::Image;
 use crate::{layout, memmap};
 
@@ -35,14 +35,14 @@ const MAX_NOTE_SECTIONS: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct LoadedElf {
-    pub entry: Entry,
+    pub entry: EntryPoint,
     pub range: Range<u64>,
     /// Where the constants lie, or what has them among it.
     pub constants: Vec<Range<u64>>,
 }
 
 /// A PT_LOAD that was checked: its file part, if any, is in the image, its memory in low RAM.
-struct Segment {
+struct LoadSegment {
     offset: u64,
     file_len: u64,
     paddr: u64,
@@ -51,7 +51,7 @@ struct Segment {
     flags: u32,
 }
 
-impl Segment {
+impl LoadSegment {
     fn holds(&self, paddr: u64) -> bool {
         (self.paddr..self.end).contains(&paddr)
     }
@@ -113,9 +113,9 @@ pub(super) fn load(
 fn constants(
     image: &Image<'_>,
     header: &Header,
-    segments: &[Segment],
+    segments: &[LoadSegment],
 ) -> Result<Vec<Range<u64>>, KernelError> {
-    let fixed = |s: &&Segment| s.file_len > 0 && s.flags & (PF_X | PF_W) != PF_W;
+    let fixed = |s: &&LoadSegment| s.file_len > 0 && s.flags & (PF_X | PF_W) != PF_W;
     let shdrs = image.read(header.shoff, header.shnum * SHDR_LEN)?.unwrap_or_default();
     let sections = shdrs.chunks_exact(SHDR_LEN).filter(|s| {
         field::u32(s, 4) == SHT_PROGBITS
@@ -123,7 +123,7 @@ fn constants(
     });
     let placed = sections.filter_map(|section| {
         let (offset, len) = (field::u64(section, 24), field::u64(section, 32));
-        let holds = |s: &&Segment| {
+        let holds = |s: &&LoadSegment| {
             let end = offset.checked_sub(s.offset).and_then(|skip| skip.checked_add(len));
             end.is_some_and(|end| end <= s.file_len)
         };
@@ -199,7 +199,7 @@ fn machine_name(machine: u16) -> String {
 }
 
 /// Checks one PT_LOAD; `None` where it occupies no memory.
-fn segment(phdr: &[u8], image_len: u64, ram_end: u64) -> Result<Option<Segment>, KernelError> {
+fn segment(phdr: &[u8], image_len: u64, ram_end: u64) -> Result<Option<LoadSegment>, KernelError> {
     let (offset, vaddr) = (field::u64(phdr, 8), field::u64(phdr, 16));
     let (paddr, file_len, mem_len) =
         (field::u64(phdr, 24), field::u64(phdr, 32), field::u64(phdr, 40));
@@ -222,22 +222,22 @@ fn segment(phdr: &[u8], image_len: u64, ram_end: u64) -> Result<Option<Segment>,
     if end > ram_end {
         return Err(KernelError::DoesNotFit { end, ram_end });
     }
-    Ok(Some(Segment { offset, file_len, paddr, end, vaddr, flags: field::u32(phdr, 4) }))
+    Ok(Some(LoadSegment { offset, file_len, paddr, end, vaddr, flags: field::u32(phdr, 4) }))
 }
 
 fn entry(
     image: &Image<'_>,
     header: &Header,
     phdrs: &[u8],
-    segments: &[Segment],
+    segments: &[LoadSegment],
     protocol: Protocol,
-) -> Result<Entry, KernelError> {
+) -> Result<EntryPoint, KernelError> {
     if protocol != Protocol::Linux64 {
         if let Some(entry) = pvh_entry(image, header, phdrs)? {
             let outside = KernelError::EntryOutside { protocol: "PVH", entry };
             let held = segments.iter().any(|s| s.holds(entry));
             return match u32::try_from(entry) {
-                Ok(entry) if held => Ok(Entry::Pvh(entry)),
+                Ok(entry) if held => Ok(EntryPoint::Pvh(entry)),
                 _ => Err(outside),
             };
         }
@@ -250,7 +250,7 @@ fn entry(
     let physical = segments.iter().find(|s| s.holds(e)).map(|_| e);
     physical
         .or_else(|| segments.iter().find_map(|s| s.translate(e)))
-        .map(Entry::Linux64)
+        .map(EntryPoint::Linux64)
         .ok_or(KernelError::EntryOutside { protocol: "ELF", entry: e })
 }
 

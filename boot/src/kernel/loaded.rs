@@ -20,7 +20,7 @@ pub enum Protocol {
 
 /// How the first CPU enters the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
+pub enum EntryPoint {
     /// 32-bit protected mode, paging off, EBX = `hvm_start_info` (Xen PVH, `docs/misc/pvh.pandoc`).
     Pvh(u32),
     /// Long mode, identity-mapped, RSI = `boot_params` (Linux `Documentation/arch/x86/boot.rst`).
@@ -33,7 +33,7 @@ pub struct Loaded {
     /// What the file was.
     pub format: Format,
     /// Where and how it is entered.
-    pub entry: Entry,
+    pub entry: EntryPoint,
     /// Guest memory that the kernel occupies before it manages memory itself, bss included.
     pub range: Range<u64>,
     /// Guest memory that holds its constants, if anything does; none where the kernel unpacks itself.

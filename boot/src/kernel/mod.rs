@@ -21,7 +21,7 @@ use vm_memory::GuestMemoryMmap;
 
 pub use error::KernelError;
 pub use format::{Compression, Format};
-pub use loaded::{Entry, Loaded, Protocol};
+pub use loaded::{EntryPoint, Loaded, Protocol};
 
 use crate::memmap;
 use crate::source::{Image, Source, Store};

@@ -55,14 +55,14 @@ fn elf_by_pvh_and_by_the_64_bit_protocol() {
     let elf = Elf::new(MIB, &code).pvh(0x10_0040).build();
     let mem = memory(16);
     let loaded = load_with(&elf, &mem, Protocol::Auto).unwrap();
-    assert_eq!(loaded.entry, Entry::Pvh(0x10_0040));
+    assert_eq!(loaded.entry, EntryPoint::Pvh(0x10_0040));
     assert_eq!(loaded.range, MIB..MIB + 5000 + 0x1000);
     assert_eq!(loaded.format, Format::Elf);
     assert_eq!(read(&mem, MIB, 5000), code);
     let loaded = load_with(&elf, &memory(16), Protocol::Linux64).unwrap();
-    assert_eq!(loaded.entry, Entry::Linux64(MIB));
+    assert_eq!(loaded.entry, EntryPoint::Linux64(MIB));
     let plain = Elf::new(MIB, &code).build();
-    assert_eq!(try_load(&plain).unwrap().entry, Entry::Linux64(MIB));
+    assert_eq!(try_load(&plain).unwrap().entry, EntryPoint::Linux64(MIB));
     let err = load_with(&plain, &memory(16), Protocol::Pvh).unwrap_err();
     assert!(matches!(err, KernelError::NoPvhEntry));
 }
@@ -74,7 +74,7 @@ fn a_file_is_loaded_as_bytes_are() {
     file.write_all(&Elf::new(MIB, &code).pvh(MIB as u32).build()).unwrap();
     let mem = memory(16);
     let loaded = load(Source::File(&file), &mem, Protocol::Auto, None).unwrap();
-    assert_eq!(loaded.entry, Entry::Pvh(MIB as u32));
+    assert_eq!(loaded.entry, EntryPoint::Pvh(MIB as u32));
     assert_eq!(read(&mem, MIB, code.len()), code);
 }
 
@@ -104,7 +104,7 @@ fn a_length_of_0_is_not_believed() {
 fn the_pvh_note_is_found_wherever_it_is() {
     let entry = |elf: &Elf| try_load(&elf.build()).unwrap().entry;
     let base = Elf::new(MIB, &code(100));
-    let want = Entry::Pvh(MIB as u32 + 8);
+    let want = EntryPoint::Pvh(MIB as u32 + 8);
     let build_id = || note(3, b"GNU\0", &[7; 20], 4);
     let pvh = || pvh_note(MIB as u32 + 8);
     // Not the last PT_NOTE; not the first note of one; 8-byte alignment; 8-byte address.
@@ -128,7 +128,7 @@ fn the_pvh_note_is_found_wherever_it_is() {
     elf.note_sections = vec![];
     for other in [note(18, b"GNU\0", &[0; 4], 4), note(6, b"Xen\0", &[0; 4], 4), cut] {
         elf.notes = vec![(other, 4)];
-        assert_eq!(entry(&elf), Entry::Linux64(MIB));
+        assert_eq!(entry(&elf), EntryPoint::Linux64(MIB));
     }
 }
 
@@ -137,7 +137,7 @@ fn a_virtual_entry_is_translated() {
     let mut elf = Elf::new(MIB, &code(100));
     elf.segments[0].vaddr = 0xFFFF_FFFF_8010_0000;
     elf.entry = 0xFFFF_FFFF_8010_0010;
-    assert_eq!(try_load(&elf.build()).unwrap().entry, Entry::Linux64(MIB + 0x10));
+    assert_eq!(try_load(&elf.build()).unwrap().entry, EntryPoint::Linux64(MIB + 0x10));
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn an_ordinary_program_is_no_kernel() {
     // FreeBSD's kernel.
     let mut elf = Elf::new(MIB, &code(100));
     elf.notes = vec![(b"/red/herring\0".to_vec(), 1), (pvh_note(MIB as u32), 4)];
-    assert_eq!(try_load(&interp(&elf)).unwrap().entry, Entry::Pvh(MIB as u32));
+    assert_eq!(try_load(&interp(&elf)).unwrap().entry, EntryPoint::Pvh(MIB as u32));
 }
 
 #[test]
@@ -268,11 +268,11 @@ fn bzimage_in_every_compression() {
         let mem = memory(32);
         let loaded = load_with(&file, &mem, Protocol::Auto).unwrap();
         assert_eq!(loaded.format, Format::BzImage(compression));
-        assert_eq!(loaded.entry, Entry::Pvh(0x10_0040));
+        assert_eq!(loaded.entry, EntryPoint::Pvh(0x10_0040));
         assert_eq!((loaded.initrd_max, loaded.cmdline_max), (32 * MIB, 2047));
         assert!(read(&mem, MIB, code.len()) == code, "{compression}");
         let loaded = load_with(&file, &memory(32), Protocol::Linux64).unwrap();
-        assert_eq!(loaded.entry, Entry::Linux64(MIB));
+        assert_eq!(loaded.entry, EntryPoint::Linux64(MIB));
         assert_eq!({ loaded.header.unwrap().version }, 0x20F);
     }
 }
@@ -336,7 +336,7 @@ fn an_unknown_payload_unpacks_itself() {
     let mem = memory(16);
     let loaded = load_with(&bz.build(), &mem, Protocol::Auto).unwrap();
     assert_eq!(loaded.format, Format::BzImageSelfExtracting);
-    assert_eq!(loaded.entry, Entry::Linux64(2 * MIB + 0x200));
+    assert_eq!(loaded.entry, EntryPoint::Linux64(2 * MIB + 0x200));
     assert_eq!(loaded.range, 2 * MIB..2 * MIB + u64::from(bz.init_size));
     assert_eq!(read(&mem, 2 * MIB, 0x400), bz.code);
     assert_eq!(read(&mem, 2 * MIB + 0x400, 10_000), bz.payload);
@@ -347,7 +347,7 @@ fn an_unknown_payload_unpacks_itself() {
     assert!(message(&bz.build()).contains("linked too high"));
     // No place that it prefers: the lowest aligned, if it may move.
     (bz.pref_address, bz.alignment) = (0, 4 * MIB as u32);
-    assert_eq!(try_load(&bz.build()).unwrap().entry, Entry::Linux64(4 * MIB + 0x200));
+    assert_eq!(try_load(&bz.build()).unwrap().entry, EntryPoint::Linux64(4 * MIB + 0x200));
     bz.alignment = 0;
     assert!(matches!(try_load(&bz.build()), Err(KernelError::TooLow(0))));
     // No 64-bit entry, and no PVH without reading the payload.

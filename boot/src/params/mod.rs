@@ -8,7 +8,7 @@ use std::ops::Range;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::cmdline::{Cmdline, CmdlineError, MAX_LEN};
-use crate::kernel::{Entry, Loaded};
+use crate::kernel::{EntryPoint, Loaded};
 use crate::{BootError, layout, memmap};
 
 /// Writes the parameters for the protocol that `kernel` is entered by.
@@ -23,8 +23,8 @@ pub(crate) fn write(
 ) -> Result<(), BootError> {
     let memmap = memmap::build(mem);
     match kernel.entry {
-        Entry::Pvh(_) => pvh::write(mem, &memmap, initrd, rsdp),
-        Entry::Linux64(_) => {
+        EntryPoint::Pvh(_) => pvh::write(mem, &memmap, initrd, rsdp),
+        EntryPoint::Linux64(_) => {
             zero_page::write(mem, &memmap, initrd, kernel.header, cmdline_len, rsdp)
         }
     }

@@ -22,7 +22,7 @@ const _: () = assert!(
 
 pub(super) fn write(
     mem: &GuestMemoryMmap,
-    memmap: &[memmap::Entry],
+    memmap: &[memmap::MemoryRange],
     initrd: Option<&Range<u64>>,
     rsdp: u64,
 ) -> Result<(), BootError> {

@@ -21,7 +21,7 @@ const KERNEL_ALIGNMENT: u32 = 0x100_0000;
 
 pub(super) fn write(
     mem: &GuestMemoryMmap,
-    memmap: &[memmap::Entry],
+    memmap: &[memmap::MemoryRange],
     initrd: Option<&Range<u64>>,
     header: Option<setup_header>,
     cmdline_len: usize,

@@ -2,7 +2,7 @@
 //!
 //! Everything below holds because of three facts. A region of [`GuestMemoryMmap`] is never
 //! unmapped, moved or shrunk while a clone of it lives. Each [`GuestSlice`] and each
-//! [`Segments`] holds such a clone. A slice is made only for a range that was checked to lie in
+//! [`Slices`] holds such a clone. A slice is made only for a range that was checked to lie in
 //! one region. Access is volatile or atomic, since vCPUs write the same bytes at any time.
 #![expect(unsafe_code, reason = "slices of guest memory that outlive a borrow of it")]
 
@@ -55,7 +55,8 @@ impl GuestRam {
         Self(Arc::new(Inner { mem, regions: regions.into_boxed_slice() }))
     }
 
-    /// The memory itself, for cold paths.
+    /// The memory itself, for tests.
+    #[cfg(any(test, feature = "test-utils"))]
     pub fn guest_memory(&self) -> &GuestMemoryMmap {
         &self.0.mem
     }
@@ -149,16 +150,16 @@ impl GuestSlice {
 ///
 /// [`VirtQueue::pop`]: super::queue::VirtQueue::pop
 #[derive(Debug, Default)]
-pub struct Segments {
+pub struct Slices {
     /// Made for `ram` only; the lifetime is a lie that `as_slice` corrects.
     slices: Vec<VolatileSlice<'static>>,
     ram: Option<GuestRam>,
 }
 
 // SAFETY: the slices point into memory that `ram`, itself Send, keeps mapped.
-unsafe impl Send for Segments {}
+unsafe impl Send for Slices {}
 
-impl Segments {
+impl Slices {
     /// An empty list with room for `n` slices.
     pub fn with_capacity(n: usize) -> Self {
         Self { slices: Vec::with_capacity(n), ram: None }
@@ -270,7 +271,7 @@ mod tests {
     #[test]
     fn a_range_over_two_regions_becomes_two_slices() {
         let ram = two_regions();
-        let mut s = Segments::default();
+        let mut s = Slices::default();
         assert!(s.push(&ram, 0xff0, 0x20));
         assert_eq!(s.as_slice().iter().map(VolatileSlice::len).collect::<Vec<_>>(), [16, 16]);
         s.as_slice()[1].copy_from(&[7u8; 16]);
@@ -281,7 +282,7 @@ mod tests {
     #[test]
     fn a_range_with_a_hole_leaves_the_list_alone() {
         let ram = two_regions();
-        let mut s = Segments::default();
+        let mut s = Slices::default();
         assert!(s.push(&ram, 0, 16));
         assert!(!s.push(&ram, 0x1ff0, 0x20));
         assert!(!s.push(&ram, 0x8ff0, 0x11));
@@ -294,14 +295,14 @@ mod tests {
         let ram = two_regions();
         let bytes: Vec<u8> = (0..32).collect();
         ram.guest_memory().write_slice(&bytes, GuestAddress(0xff0)).unwrap();
-        let mut s = Segments::default();
+        let mut s = Slices::default();
         assert!(s.push(&ram, 0, 4) && s.push(&ram, 0xff0, 0x20));
         let mut copy = [0; 20];
         assert_eq!(s.take_front(1, &mut copy), 20);
         assert_eq!(copy[..], bytes[..20]);
         assert_eq!(s.as_slice().iter().map(VolatileSlice::len).collect::<Vec<_>>(), [4, 0, 12]);
 
-        let mut moved = Segments::default();
+        let mut moved = Slices::default();
         s.move_front(0, 6, &mut moved);
         assert_eq!(moved.as_slice().iter().map(VolatileSlice::len).collect::<Vec<_>>(), [4, 0, 2]);
         let mut rest = [0; 99];
@@ -323,7 +324,7 @@ mod tests {
     #[test]
     fn slices_outlive_every_other_handle() {
         let ram = two_regions();
-        let mut s = Segments::default();
+        let mut s = Slices::default();
         assert!(s.push(&ram, 0x8000, 8));
         drop(ram);
         s.as_slice()[0].copy_from(&[1u8; 8]);

@@ -19,7 +19,7 @@ use thiserror::Error;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{GuestAddress, VolatileMemory, VolatileSlice};
 
-use super::memory::{GuestRam, GuestSlice, Segments};
+use super::memory::{GuestRam, GuestSlice, Slices};
 use super::spec::ring;
 
 /// Where a driver put a queue and how it wants it served.
@@ -108,14 +108,7 @@ pub enum QueueError {
     Head(u16),
 }
 
-impl QueueError {
-    /// True when only a device reset helps.
-    pub fn is_fatal(&self) -> bool {
-        !matches!(self, Self::Chain { .. })
-    }
-}
-
-/// A popped chain: its number and which slices of a [`Segments`] are its own.
+/// A popped chain: its number and which slices of a [`Slices`] are its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chain {
     /// Its first descriptor, to give back by [`VirtQueue::push_used`].
@@ -133,12 +126,12 @@ pub struct Chain {
 
 impl Chain {
     /// The memory to read, in order; `segments` is what the chain was popped into.
-    pub fn readable<'a>(&self, segments: &'a Segments) -> &'a [VolatileSlice<'a>] {
+    pub fn readable<'a>(&self, segments: &'a Slices) -> &'a [VolatileSlice<'a>] {
         segments.as_slice().get(self.start..self.split).unwrap_or_default()
     }
 
     /// The memory to write, in order.
-    pub fn writable<'a>(&self, segments: &'a Segments) -> &'a [VolatileSlice<'a>] {
+    pub fn writable<'a>(&self, segments: &'a Slices) -> &'a [VolatileSlice<'a>] {
         segments.as_slice().get(self.split..self.end).unwrap_or_default()
     }
 }
@@ -163,7 +156,7 @@ pub struct VirtQueue {
     published: u16,
     dead: Option<QueueError>,
     /// The table of the chain that is being walked.
-    table: Segments,
+    table: Slices,
 }
 
 const AVAIL_FLAGS: usize = 0;
@@ -212,7 +205,7 @@ impl VirtQueue {
             next_used: 0,
             published: 0,
             dead: None,
-            table: Segments::with_capacity(1),
+            table: Slices::with_capacity(1),
         })
     }
 
@@ -232,7 +225,7 @@ impl VirtQueue {
     /// [`QueueError`]; `segments` is then as it was. A fatal error repeats for ever.
     // Once for each chain, and by itself the compiler leaves it out of line.
     #[inline(always)]
-    pub fn pop(&mut self, segments: &mut Segments) -> Result<Option<Chain>, QueueError> {
+    pub fn pop(&mut self, segments: &mut Slices) -> Result<Option<Chain>, QueueError> {
         if self.next_avail == self.avail_idx && self.available()? == 0 {
             return Ok(None);
         }
@@ -357,7 +350,7 @@ impl VirtQueue {
         error
     }
 
-    fn walk(&mut self, head: u16, out: &mut Segments) -> Result<Chain, ChainFault> {
+    fn walk(&mut self, head: u16, out: &mut Slices) -> Result<Chain, ChainFault> {
         let start = out.len();
         let mut split = None;
         let (mut readable_len, mut writable_len) = (0u32, 0u32);

@@ -24,8 +24,6 @@ pub mod feature {
     pub const RING_EVENT_IDX: u64 = 1 << 29;
     /// Not a legacy device; negotiation fails without it.
     pub const VERSION_1: u64 = 1 << 32;
-    /// Packed virtqueues; never offered.
-    pub const RING_PACKED: u64 = 1 << 34;
 
     /// What the transports offer for every device.
     pub const CORE: u64 = VERSION_1 | RING_INDIRECT_DESC | RING_EVENT_IDX;

@@ -21,7 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use minivmm::config::{ConsoleKind, MachineConfig};
+use minivmm::config::MachineConfig;
 use minivmm::{Backing, BuildOptions, Files, Machine, ProcessStart};
 use minivmm_tests::cli;
 use serde_json::Value;

@@ -31,7 +31,7 @@ const SUMS: usize = 8 + 32 + 8;
 
 /// An entry whose header was checked.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct CachedKernel {
     file: File,
     size: u64,
     /// Where the kernel begins.
@@ -78,7 +78,7 @@ pub(super) fn write(file: &mut File, key: &Key, vmlinux: &[u8]) -> io::Result<()
 }
 
 /// Opens an entry: checks its header, and its length.
-pub(super) fn open(file: File, key: &Key) -> io::Result<Entry> {
+pub(super) fn open(file: File, key: &Key) -> io::Result<CachedKernel> {
     let mut start = [0; SUMS];
     file.read_exact_at(&mut start, 0).map_err(|_| damaged("it is cut short"))?;
     let size = number(&start[40..]);
@@ -98,10 +98,10 @@ pub(super) fn open(file: File, key: &Key) -> io::Result<Entry> {
         return Err(damaged("its header is damaged"));
     }
     let sums = summed[SUMS..].chunks(8).map(number).collect();
-    Ok(Entry { file, size, data: header.len() as u64, sums, piece: RefCell::default() })
+    Ok(CachedKernel { file, size, data: header.len() as u64, sums, piece: RefCell::default() })
 }
 
-impl Entry {
+impl CachedKernel {
     /// Reads a piece and checks what was read.
     fn read(&self, index: usize, buf: &mut Vec<u8>) -> io::Result<()> {
         let start = index as u64 * PIECE as u64;
@@ -116,7 +116,7 @@ impl Entry {
     }
 }
 
-impl Unpacked for Entry {
+impl Unpacked for CachedKernel {
     fn size(&self) -> u64 {
         self.size
     }

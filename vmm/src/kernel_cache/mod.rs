@@ -89,7 +89,7 @@ impl Folder {
         Ok(Self { folder, path: path.to_owned(), secret, user, room })
     }
 
-    fn read(&self, key: &Key) -> io::Result<entry::Entry> {
+    fn read(&self, key: &Key) -> io::Result<entry::CachedKernel> {
         // Not to wait where a FIFO has that name.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.folder, name(key), flags, Mode::empty())?;
@@ -173,7 +173,7 @@ impl Folder {
         Ok(())
     }
 
-    fn find(&self, key: &Key) -> Option<entry::Entry> {
+    fn find(&self, key: &Key) -> Option<entry::CachedKernel> {
         let path = self.path.join(name(key));
         match self.read(key) {
             Ok(entry) => {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
 use minivmm_boot::layout;
-use minivmm_devices::virtio::transport::IoEventFd;
+use minivmm_devices::virtio::IoEventFd;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 pub use self::cpu::{cpuid_entries, set_boot_registers, set_cpuid};

@@ -13,9 +13,7 @@ use minivmm_devices::i8042::I8042;
 use minivmm_devices::irq::IrqLine;
 use minivmm_devices::pci::{BarChange, ConfigPorts, Ecam, PciBus};
 use minivmm_devices::serial::{Serial, SerialHooks};
-use minivmm_devices::virtio::VirtioDevice;
-use minivmm_devices::virtio::memory::GuestRam;
-use minivmm_devices::virtio::transport::{MmioTransport, PciTransport};
+use minivmm_devices::virtio::{GuestRam, MmioTransport, PciTransport, VirtioDevice};
 use vm_memory::GuestMemoryMmap;
 
 use crate::config::VirtioTransport;

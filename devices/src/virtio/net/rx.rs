@@ -10,7 +10,7 @@ use minivmm_net::sys::IOV_MAX;
 use vm_memory::VolatileSlice;
 
 use super::queues::{PUBLISH_BATCH, QueueIrq};
-use crate::virtio::memory::Segments;
+use crate::virtio::memory::Slices;
 use crate::virtio::queue::{QueueError, VirtQueue};
 
 /// Slices that one reservation may have, so that it fits one system call with something in front.
@@ -60,10 +60,10 @@ pub struct RxQueue {
     room: usize,
     /// The memory of `buffers`, in order, from number `first` on. Without its first 12 bytes, if
     /// `header` has these.
-    segments: Segments,
+    segments: Slices,
     first: usize,
     /// Where the virtio-net header of the next frame goes.
-    header: Segments,
+    header: Slices,
     reservation: Reservation,
     own: Option<HostBuffer>,
     /// We asked for a kick, and none has come.
@@ -85,9 +85,9 @@ impl RxQueue {
             mergeable,
             buffers: VecDeque::with_capacity(size),
             room: 0,
-            segments: Segments::with_capacity(COMPACT + 2 * size),
+            segments: Slices::with_capacity(COMPACT + 2 * size),
             first: 0,
-            header: Segments::with_capacity(VNET_HEADER_LEN),
+            header: Slices::with_capacity(VNET_HEADER_LEN),
             reservation: Reservation::None,
             own: None,
             waiting: false,

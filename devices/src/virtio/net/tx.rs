@@ -7,7 +7,7 @@ use minivmm_net::sys::IOV_MAX;
 
 use super::queues::{PUBLISH_BATCH, QueueIrq};
 use super::rx::RxQueue;
-use crate::virtio::memory::Segments;
+use crate::virtio::memory::Slices;
 use crate::virtio::queue::{Chain, QueueError, VirtQueue};
 
 /// Bytes of an Ethernet header.
@@ -21,14 +21,14 @@ pub struct TxQueue {
     queue: VirtQueue,
     irq: QueueIrq,
     offloads: TxOffloads,
-    segments: Segments,
+    segments: Slices,
     /// Our copy of the virtio-net header and the head of the frame.
     copy: [u8; VNET_HEADER_LEN + HEAD_MAX],
 }
 
 impl TxQueue {
     pub fn new(queue: VirtQueue, irq: QueueIrq, offloads: TxOffloads) -> Self {
-        let segments = Segments::with_capacity(usize::from(queue.size()) + 1);
+        let segments = Slices::with_capacity(usize::from(queue.size()) + 1);
         Self { queue, irq, offloads, segments, copy: [0; VNET_HEADER_LEN + HEAD_MAX] }
     }
 

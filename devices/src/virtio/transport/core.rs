@@ -116,7 +116,7 @@ pub(super) enum Ring {
 }
 
 /// The state machine in front of a device.
-pub(super) struct Core {
+pub(super) struct TransportCore {
     device: Box<dyn VirtioDevice>,
     ram: GuestRam,
     interrupt: Arc<dyn VirtioInterrupt>,
@@ -133,7 +133,7 @@ pub(super) struct Core {
     queues: Vec<QueueState>,
 }
 
-impl Core {
+impl TransportCore {
     pub fn new(
         device: Box<dyn VirtioDevice>,
         ram: GuestRam,
@@ -341,7 +341,7 @@ impl Core {
     }
 }
 
-impl Drop for Core {
+impl Drop for TransportCore {
     fn drop(&mut self) {
         self.reset();
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::IoEventFd;
-use super::core::{Core, Kicks, Ring, Shared};
+use super::core::{Kicks, Ring, Shared, TransportCore};
 use crate::bus::BusDevice;
 use crate::irq::IrqLine;
 use crate::lock;
@@ -51,7 +51,7 @@ const INTERRUPT_CONFIG: u32 = 2;
 /// A device behind memory-mapped registers and one interrupt line.
 pub struct MmioTransport {
     device_type: u32,
-    core: Mutex<Core>,
+    core: Mutex<TransportCore>,
     interrupt: Arc<MmioInterrupt>,
     kicks: Kicks,
 }
@@ -103,7 +103,7 @@ impl MmioTransport {
         let interrupt =
             Arc::new(MmioInterrupt { status: AtomicU32::new(0), line, shared: shared.clone() });
         let device_type = device.device_type();
-        let core = Core::new(device, ram, interrupt.clone(), shared)?;
+        let core = TransportCore::new(device, ram, interrupt.clone(), shared)?;
         Ok(Self { device_type, kicks: core.kicks(), core: Mutex::new(core), interrupt })
     }
 

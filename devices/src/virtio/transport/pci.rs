@@ -7,7 +7,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use super::IoEventFd;
-use super::core::{Core, Shared};
+use super::core::{Shared, TransportCore};
 use super::pci_bar::{self, PciBar, PciInterrupt};
 use crate::bus::BusDevice;
 use crate::irq::IrqLine;
@@ -77,7 +77,7 @@ impl PciTransport {
         let kind = device.device_type();
         let shared = Arc::new(Shared::new(&*device));
         let interrupt = Arc::new(PciInterrupt::new(Msix::new(lines), queues, shared.clone()));
-        let core = Core::new(device, ram, interrupt.clone(), shared)?;
+        let core = TransportCore::new(device, ram, interrupt.clone(), shared)?;
 
         let device_id = u16::try_from(DEVICE_BASE + kind)
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "unknown device type"))?;

@@ -11,7 +11,7 @@ use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::core::{Core, Kicks, Ring, Shared};
+use super::core::{Kicks, Ring, Shared, TransportCore};
 use crate::bus::BusDevice;
 use crate::lock;
 use crate::pci::msix::Msix;
@@ -127,7 +127,7 @@ impl VirtioInterrupt for PciInterrupt {
 
 /// What answers in the BAR.
 pub(super) struct PciBar {
-    pub core: Mutex<Core>,
+    pub core: Mutex<TransportCore>,
     pub interrupt: Arc<PciInterrupt>,
     pub kicks: Kicks,
 }
