@@ -55,8 +55,7 @@ impl GuestRam {
         Self(Arc::new(Inner { mem, regions: regions.into_boxed_slice() }))
     }
 
-    /// The memory itself, for tests.
-    #[cfg(any(test, feature = "test-utils"))]
+    /// The memory itself, for cold paths.
     pub fn guest_memory(&self) -> &GuestMemoryMmap {
         &self.0.mem
     }

@@ -9,7 +9,7 @@ use minivmm_devices::virtio::VirtioDevice;
 use minivmm_devices::virtio::net::{Net, NicConfig};
 use minivmm_net::addr::MacAddr;
 use minivmm_net::gateway::config::{Publish, Redirect, Transport};
-use minivmm_net::gateway::plan::PlanRequest;
+use minivmm_net::gateway::plan::{DEFAULT_MTU, PlanRequest};
 use minivmm_net::gateway::{Gateway, GatewayConfig};
 use minivmm_net::host::network::{HostNetwork, Known};
 use minivmm_net::port::Backend;
@@ -20,9 +20,6 @@ use super::flows;
 use crate::config::{HostAccess, NatConfig, NetConfig, PublishConfig, TapConfig, Validated};
 use crate::error::{Error, NetError};
 use crate::probe::Peer;
-
-/// What a TAP device has unless it was changed, in bytes.
-const ETHERNET_MTU: u16 = 1500;
 
 /// The interfaces of a machine, running, before a guest has found them.
 #[derive(Default)]
@@ -125,7 +122,7 @@ fn tap_of(config: &TapConfig) -> Result<TapBackend, Error> {
     // asked for.
     let mtu = match config.mtu {
         Some(mtu) => mtu,
-        None if config.fd.is_some() => tap.mtu().unwrap_or(ETHERNET_MTU),
+        None if config.fd.is_some() => tap.mtu().unwrap_or(DEFAULT_MTU),
         None => tap.mtu().map_err(Error::host("read the TAP's MTU"))?,
     };
     Ok(TapBackend::new(tap, mtu))

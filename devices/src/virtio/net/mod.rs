@@ -11,6 +11,7 @@ use minivmm_net::segment::{AttachError, SegmentHandle};
 use super::device::{ActivateError, Activation, VirtioDevice};
 use super::spec::device_type;
 
+mod buffers;
 pub mod features;
 mod kick;
 mod port;

@@ -1,41 +1,20 @@
 //! The receive queue, lent to whoever has a frame.
 
-use std::collections::VecDeque;
-
 use minivmm_net::buffer::HostBuffer;
-use minivmm_net::frame::{FRAME_MAX, Offload, VNET_HEADER_LEN};
+use minivmm_net::frame::{FRAME_MAX, Offload};
 use minivmm_net::rx::{RxOffloads, RxRing};
 use minivmm_net::stats::{DropReason, Stats};
-use minivmm_net::sys::IOV_MAX;
 use vm_memory::VolatileSlice;
 
+use super::buffers::{Buffers, Popped};
 use super::queues::{PUBLISH_BATCH, QueueIrq};
-use crate::virtio::memory::Slices;
 use crate::virtio::queue::{QueueError, VirtQueue};
-
-/// Slices that one reservation may have, so that it fits one system call with something in front.
-const MAX_SLICES: usize = IOV_MAX - 16;
-
-/// Slices that may lie unused before the first live one.
-const COMPACT: usize = 512;
-
-/// A chain that the driver gave for receiving.
-#[derive(Debug)]
-struct Buffer {
-    head: u16,
-    /// Bytes, all writable.
-    len: usize,
-    /// How many slices of the list are its own.
-    slices: usize,
-    /// How many descriptors of the ring it takes.
-    descriptors: u16,
-}
 
 /// What [`RxRing::slices`] refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reservation {
     None,
-    /// The first `slices` live slices of the guest.
+    /// The guest's buffers, of which so many slices.
     Guest {
         slices: usize,
     },
@@ -53,18 +32,9 @@ pub struct RxQueue {
     queue: VirtQueue,
     irq: QueueIrq,
     offloads: RxOffloads,
-    /// Frames may spread over several buffers.
-    mergeable: bool,
-    buffers: VecDeque<Buffer>,
-    /// Bytes of `buffers` together.
-    room: usize,
-    /// The memory of `buffers`, in order, from number `first` on. Without its first 12 bytes, if
-    /// `header` has these.
-    segments: Slices,
-    first: usize,
-    /// Where the virtio-net header of the next frame goes.
-    header: Slices,
+    buffers: Buffers,
     reservation: Reservation,
+    /// Memory for [`Reservation::Own`], made when it is first needed.
     own: Option<HostBuffer>,
     /// We asked for a kick, and none has come.
     waiting: bool,
@@ -77,17 +47,11 @@ pub struct RxQueue {
 
 impl RxQueue {
     pub fn new(mut queue: VirtQueue, irq: QueueIrq, offloads: RxOffloads, mergeable: bool) -> Self {
-        let size = usize::from(queue.size());
         queue.disable_notification();
         Self {
             irq,
             offloads,
-            mergeable,
-            buffers: VecDeque::with_capacity(size),
-            room: 0,
-            segments: Slices::with_capacity(COMPACT + 2 * size),
-            first: 0,
-            header: Slices::with_capacity(VNET_HEADER_LEN),
+            buffers: Buffers::new(queue.size(), mergeable),
             reservation: Reservation::None,
             own: None,
             waiting: false,
@@ -133,37 +97,16 @@ impl RxQueue {
         self.irq.raise();
     }
 
-    /// Whether there are buffers for `len` bytes, or one that more buffers would not make larger.
-    fn has(&self, len: usize) -> bool {
-        if self.mergeable { self.room >= len + VNET_HEADER_LEN } else { !self.buffers.is_empty() }
-    }
-
-    /// Pops chains until it [`has`](Self::has) `len` or there are none.
+    /// Pops chains until the buffers [`have`](Buffers::has) `len` or there are no more.
     // The path of each frame; the other use of it waits.
     #[inline(always)]
     fn fill(&mut self, len: usize) -> Result<bool, QueueError> {
-        while !self.has(len) {
-            let before = self.segments.len();
-            let chain = match self.queue.pop(&mut self.segments) {
-                Ok(Some(chain)) => chain,
-                Ok(None) => return Ok(false),
-                Err(QueueError::Chain { head, .. }) => {
-                    self.refuse(head);
-                    continue;
-                }
-                Err(fatal) => return Err(fatal),
-            };
-            // §5.1.6.3: for the device to write, and with room for the header.
-            let len = chain.writable_len as usize;
-            if chain.readable_len != 0 || len < VNET_HEADER_LEN {
-                self.segments.truncate(before);
-                self.refuse(chain.head);
-                continue;
+        while !self.buffers.has(len) {
+            match self.buffers.pop(&mut self.queue)? {
+                Popped::Buffer => {}
+                Popped::Refused(head) => self.refuse(head),
+                Popped::Nothing => return Ok(false),
             }
-            let slices = self.segments.len() - before;
-            let descriptors = chain.descriptors;
-            self.buffers.push_back(Buffer { head: chain.head, len, slices, descriptors });
-            self.room += len;
         }
         Ok(true)
     }
@@ -187,35 +130,10 @@ impl RxQueue {
         }
     }
 
-    /// Live slices that `need` bytes take.
-    fn covering(&self, need: usize) -> usize {
-        let mut left = need;
-        let mut count = 0;
-        for slice in &self.segments.as_slice()[self.first..] {
-            if left == 0 {
-                break;
-            }
-            left -= left.min(slice.len());
-            count += 1;
-        }
-        count
-    }
-
-    /// Whether a system call takes the slices of a frame of `len` bytes.
-    fn is_callable(&self, len: usize) -> bool {
-        let live = self.segments.len() - self.first;
-        live <= MAX_SLICES
-            || if self.mergeable {
-                self.covering(len + VNET_HEADER_LEN) <= MAX_SLICES
-            } else {
-                self.buffers.front().is_some_and(|b| b.slices <= MAX_SLICES)
-            }
-    }
-
     fn try_reserve(&mut self, most: usize, least: usize) -> Result<Option<usize>, QueueError> {
         self.fill(most)?;
-        let len = most.min(self.fits());
-        if len < least || self.buffers.is_empty() || !self.is_callable(len) {
+        let len = most.min(self.buffers.longest());
+        if len < least || self.buffers.is_empty() || !self.buffers.is_callable(len) {
             return self.reserve_least(least);
         }
         self.lend();
@@ -226,11 +144,11 @@ impl RxQueue {
     #[cold]
     fn reserve_least(&mut self, len: usize) -> Result<Option<usize>, QueueError> {
         let filled = self.fill_or_wait(len)?;
-        if !(filled || self.mergeable && self.is_full()) {
+        // Waiting does not make the first buffer larger, nor a full ring.
+        if !filled && self.buffers.may_grow(self.queue.size()) {
             return Ok(None);
         }
-        // Waiting does not make the first buffer larger, nor a full ring.
-        if self.fits() >= len && self.is_callable(len) {
+        if self.buffers.longest() >= len && self.buffers.is_callable(len) {
             self.lend();
         } else {
             self.own.get_or_insert_with(|| HostBuffer::new(FRAME_MAX));
@@ -239,67 +157,16 @@ impl RxQueue {
         Ok(Some(len))
     }
 
-    /// The longest frame that the buffers hold.
-    fn fits(&self) -> usize {
-        let room =
-            if self.mergeable { self.room } else { self.buffers.front().map_or(0, |b| b.len) };
-        room.saturating_sub(VNET_HEADER_LEN)
-    }
-
     /// Reserves the guest's first buffers.
     fn lend(&mut self) {
-        self.open_header();
-        let slices = if self.mergeable {
-            self.segments.len() - self.first
-        } else {
-            self.buffers.front().map_or(0, |b| b.slices)
-        };
-        self.reservation = Reservation::Guest { slices };
-    }
-
-    /// The driver has no descriptors left that it could add buffers with.
-    fn is_full(&self) -> bool {
-        let taken: usize = self.buffers.iter().map(|b| usize::from(b.descriptors)).sum();
-        taken >= usize::from(self.queue.size())
-    }
-
-    /// Splits the header's place from the first buffer.
-    fn open_header(&mut self) {
-        if self.header.is_empty() {
-            self.segments.move_front(self.first, VNET_HEADER_LEN, &mut self.header);
-        }
+        self.reservation = Reservation::Guest { slices: self.buffers.open() };
     }
 
     /// Hands the first buffers to the driver with a frame of `len` bytes in them.
     fn deliver(&mut self, len: usize, offload: Offload) {
-        let mut left = len + VNET_HEADER_LEN;
-        let (mut count, mut slices) = (0u16, 0);
-        while left > 0 {
-            let Some(buffer) = self.buffers.pop_front() else { break };
-            let used = left.min(buffer.len);
-            // A chain's length is a u32.
-            self.queue.push_used(buffer.head, u32::try_from(used).unwrap_or(u32::MAX));
-            left -= used;
-            self.room -= buffer.len;
-            slices += buffer.slices;
-            count += 1;
-        }
         let validated = offload.validated && self.offloads.checksum;
-        let bytes = Offload { validated, ..offload }.encode(count);
-        let mut at = 0;
-        for piece in self.header.as_slice() {
-            piece.copy_from(&bytes[at..]);
-            at = (at + piece.len()).min(bytes.len());
-        }
-        self.header.clear();
-        self.first += slices;
-        if self.buffers.is_empty() {
-            self.segments.clear();
-            self.first = 0;
-        } else if self.first >= COMPACT {
-            self.segments.drop_front(self.first);
-            self.first = 0;
-        }
+        let header = |count| Offload { validated, ..offload }.encode(count);
+        self.buffers.deliver(&mut self.queue, len, header);
         self.frames += 1;
         self.bytes += len as u64;
         // All buffers of a frame were pushed, so the driver never sees a part of one.
@@ -310,27 +177,12 @@ impl RxQueue {
 
     /// Copies a frame of `len` bytes from our own memory to the guest's buffers, if it fits them.
     fn deliver_copy(&mut self, len: usize, offload: Offload) {
-        let need = len + VNET_HEADER_LEN;
-        if !self.buffers.is_empty() {
-            self.open_header();
-        }
-        let fits = if self.mergeable {
-            self.room >= need
-        } else {
-            self.buffers.front().is_some_and(|b| b.len >= need)
-        };
-        let Some(own) = self.own.as_ref().filter(|_| fits) else {
+        let Some(own) = self.own.as_ref().filter(|_| self.buffers.fits(len)) else {
             self.too_small += 1;
             return;
         };
-        let mut frame = own.slices()[0].subslice(0, len).expect("at most what was reserved");
-        for slice in &self.segments.as_slice()[self.first..] {
-            let n = frame.len().min(slice.len());
-            if n > 0 {
-                frame.copy_to_volatile_slice(*slice);
-                frame = frame.offset(n).expect("n is at most its length");
-            }
-        }
+        let frame = own.slices()[0].subslice(0, len).expect("at most what was reserved");
+        self.buffers.copy_from(frame);
         self.deliver(len, offload);
     }
 }
@@ -355,9 +207,7 @@ impl RxRing for RxQueue {
 
     fn slices(&self) -> &[VolatileSlice<'_>] {
         match (self.reservation, &self.own) {
-            (Reservation::Guest { slices }, _) => {
-                &self.segments.as_slice()[self.first..self.first + slices]
-            }
+            (Reservation::Guest { slices }, _) => self.buffers.slices(slices),
             (Reservation::Own, Some(own)) => own.slices(),
             _ => &[],
         }

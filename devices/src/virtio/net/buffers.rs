@@ -1,0 +1,232 @@
+//! The buffers that the driver gave for receiving, before a frame is in them.
+
+use std::collections::VecDeque;
+
+use minivmm_net::frame::VNET_HEADER_LEN;
+use minivmm_net::sys::IOV_MAX;
+use vm_memory::VolatileSlice;
+
+use crate::virtio::memory::Slices;
+use crate::virtio::queue::{QueueError, VirtQueue};
+
+/// Slices that one frame may be read into, so that they fit one system call with something in front.
+const MAX_SLICES: usize = IOV_MAX - 16;
+
+/// Slices that may lie unused before the first live one.
+const COMPACT: usize = 512;
+
+/// A chain that the driver gave.
+#[derive(Debug)]
+struct Buffer {
+    head: u16,
+    /// Bytes, all writable, the header's included.
+    len: usize,
+    /// How many slices of the memory are its own.
+    slices: usize,
+    /// How many descriptors of the ring it takes.
+    descriptors: u16,
+}
+
+/// What came of a look at the ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Popped {
+    /// A buffer more.
+    Buffer,
+    /// A chain that is no buffer, by its head; it goes back as it is.
+    Refused(u16),
+    /// The driver has given no more.
+    Nothing,
+}
+
+/// Chains that were popped and checked once, in the order in which frames will fill them, and their
+/// memory.
+///
+/// Two sequences go in step, and only this type knows how:
+/// * `memory`, from slice `first` on, is that of `chains` one after the other: as many slices for
+///   each as it says. What is before `first` was delivered, and is cut off now and then.
+/// * `bytes` is the sum of the chains' lengths, each of which is [`VNET_HEADER_LEN`] or more.
+/// * `header` is empty; or it is the first [`VNET_HEADER_LEN`] bytes of the first chain, which then
+///   are in `memory` no more, so that a frame begins where the live memory does. A chain keeps its
+///   number of slices by that: some may be empty.
+#[derive(Debug)]
+pub struct Buffers {
+    /// Frames may spread over several chains.
+    mergeable: bool,
+    chains: VecDeque<Buffer>,
+    bytes: usize,
+    memory: Slices,
+    first: usize,
+    header: Slices,
+}
+
+impl Buffers {
+    /// None yet, of a ring of `size` descriptors.
+    pub fn new(size: u16, mergeable: bool) -> Self {
+        let size = usize::from(size);
+        Self {
+            mergeable,
+            chains: VecDeque::with_capacity(size),
+            bytes: 0,
+            memory: Slices::with_capacity(COMPACT + 2 * size),
+            first: 0,
+            header: Slices::with_capacity(VNET_HEADER_LEN),
+        }
+    }
+
+    /// Takes the next chain of the ring.
+    ///
+    /// # Errors
+    /// The queue is dead.
+    // The path of each frame; the other use of it waits.
+    #[inline(always)]
+    pub fn pop(&mut self, queue: &mut VirtQueue) -> Result<Popped, QueueError> {
+        let before = self.memory.len();
+        let chain = match queue.pop(&mut self.memory) {
+            Ok(Some(chain)) => chain,
+            Ok(None) => return Ok(Popped::Nothing),
+            Err(QueueError::Chain { head, .. }) => return Ok(Popped::Refused(head)),
+            Err(fatal) => return Err(fatal),
+        };
+        // §5.1.6.3: for the device to write, and with room for the header.
+        let len = chain.writable_len as usize;
+        if chain.readable_len != 0 || len < VNET_HEADER_LEN {
+            self.memory.truncate(before);
+            return Ok(Popped::Refused(chain.head));
+        }
+        let slices = self.memory.len() - before;
+        let descriptors = chain.descriptors;
+        self.chains.push_back(Buffer { head: chain.head, len, slices, descriptors });
+        self.bytes += len;
+        Ok(Popped::Buffer)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.chains.is_empty()
+    }
+
+    /// Whether there are buffers for a frame of `len` bytes, or one that more buffers would not make
+    /// larger.
+    #[inline]
+    pub fn has(&self, len: usize) -> bool {
+        if self.mergeable { self.bytes >= len + VNET_HEADER_LEN } else { !self.chains.is_empty() }
+    }
+
+    /// Whether the driver could still add buffers that make a longer frame fit, of the `size`
+    /// descriptors that it has: where frames do not spread, the next buffer may be any.
+    pub fn may_grow(&self, size: u16) -> bool {
+        let taken: usize = self.chains.iter().map(|b| usize::from(b.descriptors)).sum();
+        !self.mergeable || taken < usize::from(size)
+    }
+
+    /// The longest frame that fits, in bytes.
+    #[inline]
+    pub fn longest(&self) -> usize {
+        let room =
+            if self.mergeable { self.bytes } else { self.chains.front().map_or(0, |b| b.len) };
+        room.saturating_sub(VNET_HEADER_LEN)
+    }
+
+    /// Whether a frame of `len` bytes fits.
+    pub fn fits(&self, len: usize) -> bool {
+        !self.is_empty() && self.longest() >= len
+    }
+
+    /// Whether a system call takes the slices of a frame of `len` bytes.
+    #[inline]
+    pub fn is_callable(&self, len: usize) -> bool {
+        self.live().len() <= MAX_SLICES
+            || if self.mergeable {
+                self.covering(len + VNET_HEADER_LEN) <= MAX_SLICES
+            } else {
+                self.chains.front().is_some_and(|b| b.slices <= MAX_SLICES)
+            }
+    }
+
+    /// Live slices that `need` bytes take.
+    fn covering(&self, need: usize) -> usize {
+        let mut left = need;
+        let mut count = 0;
+        for slice in self.live() {
+            if left == 0 {
+                break;
+            }
+            left -= left.min(slice.len());
+            count += 1;
+        }
+        count
+    }
+
+    fn live(&self) -> &[VolatileSlice<'_>] {
+        &self.memory.as_slice()[self.first..]
+    }
+
+    /// Splits the header's place from the first buffer, and says how many slices there are for a
+    /// frame.
+    #[inline]
+    pub fn open(&mut self) -> usize {
+        if self.header.is_empty() {
+            self.memory.move_front(self.first, VNET_HEADER_LEN, &mut self.header);
+        }
+        if self.mergeable { self.live().len() } else { self.chains.front().map_or(0, |b| b.slices) }
+    }
+
+    /// The first `count` slices for a frame; [`Buffers::open`] says how many there are, and comes
+    /// before.
+    #[inline]
+    pub fn slices(&self, count: usize) -> &[VolatileSlice<'_>] {
+        &self.live()[..count]
+    }
+
+    /// Copies a frame to where one is to be.
+    pub fn copy_from(&mut self, mut frame: VolatileSlice<'_>) {
+        self.open();
+        for slice in self.live() {
+            let n = frame.len().min(slice.len());
+            if n > 0 {
+                frame.copy_to_volatile_slice(*slice);
+                frame = frame.offset(n).expect("n is at most its length");
+            }
+        }
+    }
+
+    /// Hands the first buffers to the driver, with a frame of `len` bytes in them; `header` makes the
+    /// virtio-net header for their number. After [`Buffers::open`].
+    pub fn deliver(
+        &mut self,
+        queue: &mut VirtQueue,
+        len: usize,
+        header: impl FnOnce(u16) -> [u8; VNET_HEADER_LEN],
+    ) {
+        let mut left = len + VNET_HEADER_LEN;
+        let mut count = 0u16;
+        while left > 0 {
+            let Some(buffer) = self.chains.pop_front() else { break };
+            let used = left.min(buffer.len);
+            // A chain's length is a u32.
+            queue.push_used(buffer.head, u32::try_from(used).unwrap_or(u32::MAX));
+            left -= used;
+            self.bytes -= buffer.len;
+            self.first += buffer.slices;
+            count += 1;
+        }
+        let bytes = header(count);
+        let mut at = 0;
+        for piece in self.header.as_slice() {
+            piece.copy_from(&bytes[at..]);
+            at = (at + piece.len()).min(bytes.len());
+        }
+        self.header.clear();
+        self.forget_delivered();
+    }
+
+    fn forget_delivered(&mut self) {
+        if self.chains.is_empty() {
+            self.memory.clear();
+            self.first = 0;
+        } else if self.first >= COMPACT {
+            self.memory.drop_front(self.first);
+            self.first = 0;
+        }
+    }
+}
