@@ -20,7 +20,7 @@ impl Ending {
     ///
     /// # Errors
     /// Those of `eventfd(2)`.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             exit: OnceLock::new(),
             event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,

@@ -44,7 +44,7 @@ pub enum Exit {
 impl Exit {
     /// What a guest's reset is: a panic where its kernel left that word in `memory`, as Linux does
     /// with the command line that it is given (see [`layout::RESET_FLAG`]).
-    pub fn reset(memory: &GuestMemoryMmap) -> Self {
+    pub(crate) fn reset(memory: &GuestMemoryMmap) -> Self {
         match memory.read_obj(GuestAddress(layout::RESET_FLAG)).map(u16::from_le) {
             Ok(layout::RESET_FLAG_WARM) => Self::Panic,
             _ => Self::Reset,

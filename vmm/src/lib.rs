@@ -31,4 +31,4 @@ pub use self::error::{Error, NetError};
 pub use self::kvm::KvmError;
 pub use self::machine::{BuildOptions, Ended, Files, Machine};
 pub use self::memory::{Backing, MemoryError};
-pub use self::timings::{Phase, ProcessStart, Timings};
+pub use self::timings::{ProcessStart, Timings};

@@ -54,7 +54,7 @@ pub enum Phase {
 
 impl Timings {
     /// The clock of a process.
-    pub fn new(start: ProcessStart) -> Self {
+    pub(crate) fn new(start: ProcessStart) -> Self {
         Self {
             start,
             began: OnceLock::new(),
@@ -65,7 +65,7 @@ impl Timings {
     }
 
     /// Marks a moment; only the first mark of each counts.
-    pub fn mark(&self, phase: Phase) {
+    pub(crate) fn mark(&self, phase: Phase) {
         let _ = self.cell(phase).set(Instant::now());
     }
 

@@ -362,9 +362,19 @@ fn attributes(item: &Item) -> &[Attribute] {
 fn is_for_tests(attributes: &[Attribute]) -> bool {
     attributes.iter().filter(|a| a.path().is_ident("cfg")).any(|attribute| {
         let Meta::List(list) = &attribute.meta else { return false };
-        let text = list.tokens.to_string();
-        !text.contains("not") && (text.contains("test"))
+        let words = words_of(list.tokens.clone());
+        let has = |wanted: &str| words.iter().any(|word| word == wanted);
+        !has("not") && (has("test") || has("\"test-utils\""))
     })
+}
+
+/// The words and texts among tokens, at any depth.
+fn words_of(tokens: TokenStream) -> Vec<String> {
+    let words = tokens.into_iter().flat_map(|token| match token {
+        TokenTree::Group(group) => words_of(group.stream()),
+        other => vec![other.to_string()],
+    });
+    words.collect()
 }
 
 /// The file that `#[path = "…"]` names.

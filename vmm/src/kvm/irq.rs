@@ -9,13 +9,14 @@ use kvm_bindings::{
     KVM_IRQCHIP_PIC_SLAVE, KvmIrqRouting, kvm_irq_routing_entry,
 };
 use kvm_ioctls::VmFd;
+use minivmm_boot::layout;
 use minivmm_devices::irq::{IrqLine, MsiMessage};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::error::{KvmError, refused};
 
 /// Pins of the I/O APIC; the GSIs above are for messages.
-const PINS: u32 = 24;
+const PINS: u32 = layout::GSI_LAST + 1;
 /// Pins of the two legacy controllers together.
 const PIC_PINS: u32 = 16;
 

@@ -51,7 +51,7 @@ pub struct Machine {
     segments: Vec<Segment>,
     _peer: Option<Peer>,
     _vm: Vm,
-    memory: GuestMemoryMmap,
+    _memory: GuestMemoryMmap,
     ending: Arc<Ending>,
     serial: Arc<Serial>,
     console: ConsoleEvents,
@@ -126,7 +126,7 @@ impl Machine {
             segments: nics.segments,
             _peer: nics.peer,
             _vm: vm,
-            memory,
+            _memory: memory,
             ending,
             console,
             output,
@@ -147,8 +147,9 @@ impl Machine {
     }
 
     /// Guest memory, which the guest changes while it runs.
+    #[cfg(feature = "test-utils")]
     pub fn memory(&self) -> &GuestMemoryMmap {
-        &self.memory
+        &self._memory
     }
 
     /// The machine's end.
