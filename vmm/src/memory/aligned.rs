@@ -11,29 +11,37 @@ use vm_memory::mmap::MmapRegionError;
 /// A large page of x86-64, and so a transparent huge page.
 pub(super) const HUGE_PAGE: usize = 2 << 20;
 
+/// Gaps that are made at most.
+const TRIES: usize = 8;
+
 /// Calls `make` for a mapping of `len` bytes, in such a way that its beginning is aligned.
 ///
 /// It has to be made by `make`, as what that returns owns it, and that takes no address. But Linux
 /// puts a mapping into the highest gap that it fits in: so where the first try is not aligned, a
-/// gap is made that begins where it should. If that fails too, which costs only speed, the mapping
+/// gap is made below it that begins where it should. Another thread that maps something at the same
+/// moment can take its place, but not each time. If all fails, which costs only speed, the mapping
 /// is as it came.
 pub(super) fn map(
     len: usize,
     make: impl Fn() -> Result<MmapRegion, MmapRegionError>,
 ) -> Result<MmapRegion, MmapRegionError> {
     let aligned = |mapping: &MmapRegion| (mapping.as_ptr() as usize).is_multiple_of(HUGE_PAGE);
-    let first = make()?;
-    if aligned(&first) || len < HUGE_PAGE {
-        return Ok(first);
+    let mut mapping = make()?;
+    let mut too_small = Vec::new();
+    for _ in 0..TRIES {
+        if aligned(&mapping) || len < HUGE_PAGE {
+            return Ok(mapping);
+        }
+        let Some(gap) = Gap::new(len) else { break };
+        let Ok(next) = make() else { break };
+        // Until the end they keep what has room for one, but none for one that is aligned.
+        too_small.push(std::mem::replace(&mut mapping, next));
+        drop(gap);
     }
-    drop(first);
-    let gap = Gap::new(len);
-    let second = make()?;
-    drop(gap);
-    if !aligned(&second) {
+    if !aligned(&mapping) {
         tracing::debug!("guest memory is not aligned for huge pages");
     }
-    Ok(second)
+    Ok(mapping)
 }
 
 /// Address space that is taken around an aligned gap, until this is dropped.
