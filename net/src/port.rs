@@ -74,7 +74,7 @@ pub trait Port: Send {
 }
 
 /// What a backend may use while it handles an event.
-pub struct Cx<'a> {
+pub struct Io<'a> {
     /// The time; one reading serves a whole batch.
     pub now: Instant,
     /// The station's receive side.
@@ -85,9 +85,9 @@ pub struct Cx<'a> {
     pub stats: &'a Stats,
 }
 
-impl std::fmt::Debug for Cx<'_> {
+impl std::fmt::Debug for Io<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cx").field("now", &self.now).finish_non_exhaustive()
+        f.debug_struct("Io").field("now", &self.now).finish_non_exhaustive()
     }
 }
 
@@ -109,27 +109,27 @@ pub trait Backend: Send {
     ///
     /// # Errors
     /// Where the host refuses the offloads; the station then stays detached.
-    fn attached(&mut self, cx: &mut Cx<'_>, offloads: RxOffloads) -> io::Result<()>;
+    fn attached(&mut self, io: &mut Io<'_>, offloads: RxOffloads) -> io::Result<()>;
 
     /// The station is gone: what was in flight for it is to be dropped.
     fn detached(&mut self, now: Instant, poll: &Poller);
 
     /// A frame from the station.
-    fn send(&mut self, cx: &mut Cx<'_>, frame: &TxFrame<'_>) -> TxOutcome;
+    fn send(&mut self, io: &mut Io<'_>, frame: &TxFrame<'_>) -> TxOutcome;
 
     /// The batch of frames is over: answers that were put off are due.
-    fn batch_end(&mut self, cx: &mut Cx<'_>);
+    fn batch_end(&mut self, io: &mut Io<'_>);
 
     /// One of its sources is ready. True when frames that were [`TxOutcome::Busy`] can be
     /// offered again.
-    fn ready(&mut self, cx: &mut Cx<'_>, token: Token, ready: Ready) -> bool;
+    fn ready(&mut self, io: &mut Io<'_>, token: Token, ready: Ready) -> bool;
 
     /// The station has receive buffers again.
-    fn rx_available(&mut self, cx: &mut Cx<'_>);
+    fn rx_available(&mut self, io: &mut Io<'_>);
 
     /// When [`expire`](Self::expire) is to be called next.
     fn deadline(&self) -> Option<Instant>;
 
-    /// Does what is due at `cx.now`.
-    fn expire(&mut self, cx: &mut Cx<'_>);
+    /// Does what is due at `io.now`.
+    fn expire(&mut self, io: &mut Io<'_>);
 }

@@ -20,7 +20,7 @@ use vm_memory::VolatileSlice;
 
 use crate::frame::{Offload, TxOutcome};
 use crate::poll::{Owner, Poller, Ready, Token};
-use crate::port::{Backend, Cx, Drained, Port, TxOffloads};
+use crate::port::{Backend, Drained, Io, Port, TxOffloads};
 use crate::rx::{RxOffloads, RxRing};
 use crate::stats::Stats;
 
@@ -249,10 +249,10 @@ impl Side {
         &mut self,
         now: Instant,
         rx: &mut dyn RxRing,
-        f: impl FnOnce(&mut dyn Backend, &mut Cx<'_>) -> R,
+        f: impl FnOnce(&mut dyn Backend, &mut Io<'_>) -> R,
     ) -> R {
-        let mut cx = Cx { now, rx, poll: &self.poll, stats: &self.stats };
-        f(&mut *self.backend, &mut cx)
+        let mut io = Io { now, rx, poll: &self.poll, stats: &self.stats };
+        f(&mut *self.backend, &mut io)
     }
 }
 
@@ -333,12 +333,12 @@ impl Worker {
             self.port_events(events);
         }
         if std::mem::take(&mut self.rx) {
-            self.backend(now, |backend, cx| backend.rx_available(cx));
+            self.backend(now, |backend, io| backend.rx_available(io));
         }
         for i in 0..events {
             let (token, ready) = self.side.poll.event(i);
             if !matches!(token.owner, Owner::Control | Owner::Port) {
-                let writable = self.backend(now, |backend, cx| backend.ready(cx, token, ready));
+                let writable = self.backend(now, |backend, io| backend.ready(io, token, ready));
                 if writable && self.tx == Tx::Blocked {
                     self.tx = Tx::Pending;
                 }
@@ -348,7 +348,7 @@ impl Worker {
             self.drain(now);
         }
         if self.side.backend.deadline().is_some_and(|due| due <= now) {
-            self.backend(now, |backend, cx| backend.expire(cx));
+            self.backend(now, |backend, io| backend.expire(io));
         }
         if let Some(port) = &mut self.port {
             port.flush(&self.side.stats);
@@ -377,7 +377,7 @@ impl Worker {
         let budget = (TX_BYTES / self.frame_len.max(1)).clamp(1, TX_BUDGET);
         let (mut frames, mut bytes) = (0, 0);
         let drained = port.drain(budget, stats, &mut |frame, rx| {
-            let outcome = backend.send(&mut Cx { now, rx, poll, stats }, frame);
+            let outcome = backend.send(&mut Io { now, rx, poll, stats }, frame);
             if outcome != TxOutcome::Busy {
                 frames += 1;
                 bytes += frame.len;
@@ -396,13 +396,13 @@ impl Worker {
             Drained::Blocked => Tx::Blocked,
             Drained::Broken => Tx::Broken,
         };
-        self.backend(now, |backend, cx| backend.batch_end(cx));
+        self.backend(now, |backend, io| backend.batch_end(io));
     }
 
     fn backend<R>(
         &mut self,
         now: Instant,
-        f: impl FnOnce(&mut dyn Backend, &mut Cx<'_>) -> R,
+        f: impl FnOnce(&mut dyn Backend, &mut Io<'_>) -> R,
     ) -> R {
         let rx = match &mut self.port {
             Some(port) => port.rx(),
@@ -443,7 +443,7 @@ impl Worker {
             return Err(AttachError::Occupied);
         }
         port.attach(&self.side.poll)?;
-        if let Err(e) = self.side.with(now, port.rx(), |backend, cx| backend.attached(cx, offloads))
+        if let Err(e) = self.side.with(now, port.rx(), |backend, io| backend.attached(io, offloads))
         {
             port.detach(&self.side.poll);
             return Err(e.into());

@@ -19,7 +19,7 @@ use minivmm_net::host::network::HostNetwork;
 use minivmm_net::host::reach::{Reach, Watch};
 use minivmm_net::host::subnet::{check_subnet, choose_subnet};
 use minivmm_net::poll::Poller;
-use minivmm_net::port::{Backend, Cx};
+use minivmm_net::port::{Backend, Io};
 use minivmm_net::rx::{RxOffloads, RxRing};
 use minivmm_net::stats::Stats;
 use vm_memory::VolatileSlice;
@@ -267,8 +267,8 @@ fn the_guest_learns_what_the_host_can_route() {
     let (mut poll, stats) = (Poller::new().unwrap(), Stats::default());
     gateway.start(&poll).unwrap();
     let start = Instant::now();
-    let mut cx = Cx { now: start, rx: &mut ring, poll: &poll, stats: &stats };
-    gateway.attached(&mut cx, RxOffloads::default()).unwrap();
+    let mut io = Io { now: start, rx: &mut ring, poll: &poll, stats: &stats };
+    gateway.attached(&mut io, RxOffloads::default()).unwrap();
 
     // Each change is told within the time in which the routes settle and no two advertisements
     // may follow each other.
@@ -283,11 +283,11 @@ fn the_guest_learns_what_the_host_can_route() {
             let now = Instant::now();
             for i in 0..events {
                 let (token, ready) = poll.event(i);
-                let mut cx = Cx { now, rx: &mut ring, poll: &poll, stats: &stats };
-                gateway.ready(&mut cx, token, ready);
+                let mut io = Io { now, rx: &mut ring, poll: &poll, stats: &stats };
+                gateway.ready(&mut io, token, ready);
             }
-            let mut cx = Cx { now, rx: &mut ring, poll: &poll, stats: &stats };
-            gateway.expire(&mut cx);
+            let mut io = Io { now, rx: &mut ring, poll: &poll, stats: &stats };
+            gateway.expire(&mut io);
             let advertisement = ring.frames.drain(..).find(|f| f[20] == 58 && f[54] == 134);
             if let Some(frame) = advertisement {
                 break u16::from_be_bytes([frame[60], frame[61]]);

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::{Ctx, Handled};
+use super::context::{Ctx, Handled};
 use crate::addr::MacAddr;
 use crate::frame::{Offload, TxFrame, TxOutcome};
 use crate::stats::DropReason;

@@ -1,12 +1,13 @@
 //! Stateless DHCPv6 (RFC 8415 §6.1): a client that has its address from the advertised prefix
 //! asks for the rest.
 
+use super::context::{Ctx, Handled};
+use super::datagram::Datagram;
 use super::emit::Envelope;
-use super::services::{Datagram, udp_header};
-use super::{Ctx, Handled};
 use crate::addr::MacAddr;
 use crate::frame::TxOutcome;
 use crate::stats::DropReason;
+use crate::wire::udp::udp_header;
 use crate::wire::{protocol, u16_at};
 
 const REPLY: u8 = 7;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::addr::MacAddr;
 use crate::frame::{Offload, PartialChecksum};
-use crate::gateway::Ctx;
+use crate::gateway::context::Ctx;
 use crate::rx::RxSlot;
 use crate::stats::DropReason;
 use crate::wire::checksum::{Sum, checksum};

@@ -3,12 +3,12 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
 
+use super::config::GatewayConfig;
+use super::context::{Ctx, Handled};
 use super::emit::Envelope;
-use super::frag::Outgoing;
+use super::outgoing::Outgoing;
 use super::packet::{Packet, Payload};
-use super::{Ctx, GatewayConfig, Handled};
 use crate::addr::MacAddr;
 use crate::frame::TxOutcome;
 use crate::stats::DropReason;
@@ -22,10 +22,6 @@ pub const ICMP_LEN: usize = 8;
 const ERROR4_MAX: usize = 576;
 /// The longest error over IPv6, IP header on (RFC 4443 §2.4 (c)).
 const ERROR6_MAX: usize = 1280;
-
-/// Errors that may come at once, and the time after which one more may come.
-const BURST: u32 = 50;
-const INTERVAL: Duration = Duration::from_millis(5);
 
 pub(super) const ECHO_REPLY: u8 = 0;
 pub(super) const ECHO_REQUEST: u8 = 8;
@@ -97,32 +93,6 @@ impl Message {
     }
 }
 
-/// A token bucket for errors, so that a flood from the guest does not come back doubled.
-#[derive(Debug, Default)]
-pub struct Limiter {
-    used: u32,
-    since: Option<Instant>,
-}
-
-impl Limiter {
-    fn take(&mut self, now: Instant) -> bool {
-        let since = *self.since.get_or_insert(now);
-        let elapsed = now.saturating_duration_since(since);
-        let back = (elapsed.as_nanos() / INTERVAL.as_nanos()).min(BURST.into()) as u32;
-        if back > 0 {
-            self.used = self.used.saturating_sub(back);
-            // What is left of the interval counts for the next token.
-            self.since = Some(if back < BURST { since + INTERVAL * back } else { now });
-        }
-        if self.used < BURST {
-            self.used += 1;
-            true
-        } else {
-            false
-        }
-    }
-}
-
 /// Tells the guest what is wrong with `packet`, as the gateway. Nothing is said about what must
 /// not be answered: ICMP errors, packets to or from groups, in frames to groups, later fragments
 /// (RFC 1122 §3.2.2, RFC 4443 §2.4 (e)).
@@ -176,7 +146,7 @@ pub fn relay_sent(
 }
 
 fn admit(ctx: &mut Ctx<'_, '_>) -> bool {
-    let ok = ctx.core.icmp.take(ctx.io.now);
+    let ok = ctx.core.icmp_errors.take(ctx.io.now);
     if !ok {
         ctx.io.stats.dropped(DropReason::RateLimited);
     }

@@ -7,22 +7,26 @@
 //!
 //! A packet's way: [`Gateway::send`] parses the frame once ([`packet`]), drops what has no
 //! business here, and hands the rest to the protocol's module. Those modules own their sockets;
-//! what they share is in [`Core`].
+//! what they share is in [`context`].
 
 mod arp;
 pub mod config;
+mod context;
+mod datagram;
 mod dhcp4;
 mod dhcp6;
 mod dns;
 pub mod emit;
 pub mod error;
-mod frag;
 mod icmp;
+mod limiter;
 mod link;
 mod ndp;
+mod outgoing;
 pub mod packet;
 mod ping;
 pub mod plan;
+mod reassembly;
 mod services;
 mod target;
 mod tcp;
@@ -31,111 +35,24 @@ mod testing;
 mod udp;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 pub use self::config::GatewayConfig;
-use self::config::Ipv6Mode;
+use self::context::{Core, Ctx, Handled};
 pub use self::error::GatewayError;
-use self::frag::Reassembly;
-use self::icmp::{Limiter, Why};
-use self::link::Link;
+use self::icmp::Why;
 use self::packet::Packet;
 use self::ping::Ping;
+use self::reassembly::Reassembly;
 use self::services::Services;
 use self::tcp::Tcp;
 use self::udp::Udp;
 use crate::frame::{TxFrame, TxOutcome};
-use crate::host::reach::Reach;
-use crate::host::resolvers::Resolvers;
 use crate::poll::{Owner, Poller, Ready, Token};
-use crate::port::{Backend, Cx, TxOffloads};
+use crate::port::{Backend, Io, TxOffloads};
 use crate::rx::RxOffloads;
 use crate::stats::{DropReason, Stats};
-use crate::sys::is_exhausted;
 use crate::wire::{ETHERNET_LEN, ethertype, protocol, u16_at};
-
-/// The least MTU of a link with IPv6 (RFC 8200 §5).
-const MTU_MIN6: u16 = 1280;
-
-/// What all protocols of a gateway share.
-#[derive(Debug)]
-pub struct Core {
-    /// What it was told.
-    pub config: GatewayConfig,
-    /// Who is where on the link.
-    pub link: Link,
-    /// The host's resolvers.
-    pub resolvers: Resolvers,
-    /// What the host has routes to.
-    pub reach: Reach,
-    /// How many ICMP errors the guest may still get.
-    icmp: Limiter,
-    /// It was said that there are no descriptors left.
-    exhausted: bool,
-}
-
-impl Core {
-    /// What is shared before anything has happened.
-    pub fn new(config: GatewayConfig) -> Self {
-        let link = Link::new(config.mac, config.guest_mac);
-        let resolvers = Resolvers::new(&config.resolv_conf);
-        let (reach, icmp) = (Reach::default(), Limiter::default());
-        Self { config, link, resolvers, reach, icmp, exhausted: false }
-    }
-
-    /// Says, once, that a socket could not be had for want of descriptors, where that is why.
-    pub fn no_socket(&mut self, e: &io::Error) {
-        if is_exhausted(e) && !std::mem::replace(&mut self.exhausted, true) {
-            tracing::warn!(
-                "no socket for the guest: {e}; idle flows go for new ones (allow more open files: \
-                 {}, or fewer flows: --net nat,max-flows=N)",
-                if e.raw_os_error() == Some(libc::ENFILE) {
-                    "sysctl fs.file-max"
-                } else {
-                    "ulimit -n"
-                }
-            );
-        }
-    }
-
-    /// True while the guest is offered IPv6.
-    pub fn ipv6_offered(&self) -> bool {
-        self.config.mtu >= MTU_MIN6
-            && match self.config.ipv6 {
-                Ipv6Mode::On => true,
-                Ipv6Mode::Off => false,
-                Ipv6Mode::Auto => self.reach.ipv6,
-            }
-    }
-
-    /// Where published ports lead over IPv4: to the guest's address by DHCP, as long as it has that,
-    /// or to the one that it has given itself instead.
-    pub fn guest4(&self) -> Ipv4Addr {
-        let lease = self.config.guest4;
-        match self.link.guest4() {
-            Some(other) if !self.link.has_seen(lease.into()) => other,
-            _ => lease,
-        }
-    }
-
-    /// Where published ports lead over IPv6, while the guest is offered that and has an address.
-    pub fn guest6(&self) -> Option<Ipv6Addr> {
-        self.link.guest6().filter(|_| self.ipv6_offered())
-    }
-}
-
-/// What a protocol may use while it handles an event.
-#[derive(Debug)]
-pub struct Ctx<'a, 'b> {
-    /// The worker's side: time, the guest's receive ring, polling, counters.
-    pub io: &'a mut Cx<'b>,
-    /// The gateway's side.
-    pub core: &'a mut Core,
-}
-
-/// What became of a packet: `Ok` is handled, or to be offered again later.
-pub type Handled = Result<TxOutcome, DropReason>;
 
 /// See the [module's documentation](self).
 #[derive(Debug)]
@@ -164,7 +81,7 @@ impl Gateway {
         })
     }
 
-    fn frame(&mut self, cx: &mut Cx<'_>, frame: &TxFrame<'_>) -> Handled {
+    fn frame(&mut self, io: &mut Io<'_>, frame: &TxFrame<'_>) -> Handled {
         if frame.head.len() < ETHERNET_LEN {
             return Err(DropReason::Truncated);
         }
@@ -173,22 +90,25 @@ impl Gateway {
             return Err(DropReason::NotForUs);
         }
         match u16_at(frame.head, 12) {
-            ethertype::ARP => arp::input(&mut Ctx { io: cx, core: &mut self.core }, frame),
+            ethertype::ARP => arp::input(&mut Ctx { io, core: &mut self.core }, frame),
             ethertype::IPV4 | ethertype::IPV6 => {
                 let packet = Packet::parse(frame)?;
-                self.packet(cx, &packet)
+                self.packet(io, &packet)
             }
             _ => Err(DropReason::UnknownEtherType),
         }
     }
 
     /// A packet, or one that was reassembled.
-    fn packet(&mut self, io: &mut Cx<'_>, packet: &Packet<'_>) -> Handled {
+    fn packet(&mut self, io: &mut Io<'_>, packet: &Packet<'_>) -> Handled {
         let ctx = &mut Ctx { io, core: &mut self.core };
         if let Some(handled) = self.services.link(ctx, packet) {
             return handled;
         }
-        check_source(&ctx.core.config, packet)?;
+        // From no address at all it speaks with the services of the link, which have had their turn.
+        if !ctx.core.config.is_guest(packet.src) {
+            return Err(DropReason::BadSource);
+        }
         ctx.core.link.learn(packet.src, packet.src_mac);
         if packet.fragment.is_some() {
             return self.fragment(io, packet);
@@ -211,7 +131,7 @@ impl Gateway {
     }
 
     /// A piece of a datagram.
-    fn fragment(&mut self, io: &mut Cx<'_>, packet: &Packet<'_>) -> Handled {
+    fn fragment(&mut self, io: &mut Io<'_>, packet: &Packet<'_>) -> Handled {
         let ctx = &mut Ctx { io, core: &mut self.core };
         let Some(whole) = self.fragments.input(ctx, packet)? else { return Ok(TxOutcome::Sent) };
         let handled = self.packet(io, &whole.packet());
@@ -222,19 +142,7 @@ impl Gateway {
             handled => handled,
         }
     }
-}
 
-/// A guest may speak with addresses of its own link only. From none at all it speaks with the
-/// services of the link, which have had their turn.
-fn check_source(config: &GatewayConfig, packet: &Packet<'_>) -> Result<(), DropReason> {
-    let ok = match packet.src {
-        IpAddr::V4(src) => config.is_guest4(src),
-        IpAddr::V6(src) => config.is_guest6(src),
-    };
-    if ok { Ok(()) } else { Err(DropReason::BadSource) }
-}
-
-impl Gateway {
     /// Publishes how many flows there are.
     fn levels(&self, stats: &Stats) {
         stats.tcp_flows.set(self.tcp.flows());
@@ -258,8 +166,8 @@ impl Backend for Gateway {
         self.udp.start(poll)
     }
 
-    fn attached(&mut self, cx: &mut Cx<'_>, _offloads: RxOffloads) -> io::Result<()> {
-        self.services.attached(&self.core, cx.now);
+    fn attached(&mut self, io: &mut Io<'_>, _offloads: RxOffloads) -> io::Result<()> {
+        self.services.attached(&self.core, io.now);
         Ok(())
     }
 
@@ -272,18 +180,18 @@ impl Backend for Gateway {
         self.core.link.forget();
     }
 
-    fn send(&mut self, cx: &mut Cx<'_>, frame: &TxFrame<'_>) -> TxOutcome {
-        self.frame(cx, frame).unwrap_or_else(TxOutcome::Dropped)
+    fn send(&mut self, io: &mut Io<'_>, frame: &TxFrame<'_>) -> TxOutcome {
+        self.frame(io, frame).unwrap_or_else(TxOutcome::Dropped)
     }
 
-    fn batch_end(&mut self, io: &mut Cx<'_>) {
+    fn batch_end(&mut self, io: &mut Io<'_>) {
         let ctx = &mut Ctx { io, core: &mut self.core };
         self.tcp.batch_end(ctx);
         self.udp.batch_end(ctx);
         self.levels(io.stats);
     }
 
-    fn ready(&mut self, io: &mut Cx<'_>, token: Token, ready: Ready) -> bool {
+    fn ready(&mut self, io: &mut Io<'_>, token: Token, ready: Ready) -> bool {
         let ctx = &mut Ctx { io, core: &mut self.core };
         match token.owner {
             Owner::Tcp | Owner::TcpListener => self.tcp.ready(ctx, token, ready),
@@ -296,7 +204,7 @@ impl Backend for Gateway {
         false
     }
 
-    fn rx_available(&mut self, io: &mut Cx<'_>) {
+    fn rx_available(&mut self, io: &mut Io<'_>) {
         let ctx = &mut Ctx { io, core: &mut self.core };
         self.udp.rx_available(ctx);
         self.tcp.rx_available(ctx);
@@ -315,7 +223,7 @@ impl Backend for Gateway {
         .min()
     }
 
-    fn expire(&mut self, io: &mut Cx<'_>) {
+    fn expire(&mut self, io: &mut Io<'_>) {
         let ctx = &mut Ctx { io, core: &mut self.core };
         self.services.expire(ctx);
         self.tcp.expire(ctx);

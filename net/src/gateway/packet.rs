@@ -13,6 +13,9 @@ use crate::wire::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, UDP_LEN, ethertype, protocol
 /// IPv6 extension headers that may stand before the transport header: more are an attack.
 const EXTENSIONS_MAX: usize = 8;
 
+/// Fragments count in units of 8 bytes (RFC 791 §3.1, RFC 8200 §4.5).
+pub const FRAGMENT_UNIT: usize = 8;
+
 /// A piece of a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fragment {

@@ -12,6 +12,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::config::GatewayConfig;
+use super::context::{Ctx, Handled};
 use super::emit::Envelope;
 use super::icmp::{
     self, ECHO_REPLY, ECHO_REPLY6, ECHO_REQUEST, ECHO_REQUEST6, Echo, ICMP_LEN, Message, Why,
@@ -19,7 +20,6 @@ use super::icmp::{
 };
 use super::packet::Packet;
 use super::target::{is_forbidden, is_gateway};
-use super::{Ctx, Handled};
 use crate::frame::TxOutcome;
 use crate::poll::{Owner, Poller, Ready, Token};
 use crate::stats::DropReason;

@@ -5,12 +5,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::config::{Redirect, Transport};
+use super::context::{Core, Ctx, Handled};
+use super::datagram::Datagram;
 use super::dhcp4::Dhcp4;
+use super::dhcp6;
 use super::dns::Dns;
 use super::ndp::Ndp;
 use super::packet::Packet;
 use super::target::is_gateway;
-use super::{Core, Ctx, Handled, dhcp6};
 use crate::host::reach::{Reach, Watch};
 use crate::poll::{Owner, Poller, Ready, Token};
 use crate::stats::DropReason;
@@ -30,43 +32,6 @@ const ALL_DHCP6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
 
 /// How long the host's routes may settle before they are looked at: one change comes as many.
 const SETTLE_TIME: Duration = Duration::from_millis(250);
-
-/// A datagram for a service, copied out of the guest's memory and checked.
-#[derive(Debug, Clone, Copy)]
-pub struct Datagram<'a> {
-    /// The guest's side.
-    pub src: SocketAddr,
-    /// The gateway's, or a group.
-    pub dst: SocketAddr,
-    /// All of the payload.
-    pub payload: &'a [u8],
-}
-
-impl<'a> Datagram<'a> {
-    /// Copies the datagram in `packet` to `buffer`.
-    ///
-    /// # Errors
-    /// The reason to drop it.
-    fn read(packet: &Packet<'_>, buffer: &'a mut [u8]) -> Result<Self, DropReason> {
-        let (src_port, dst_port, payload) = packet.udp()?;
-        let buffer = buffer.get_mut(..payload.len).ok_or(DropReason::TooBig)?;
-        payload.copy_to(buffer);
-        Ok(Self {
-            src: (packet.src, src_port).into(),
-            dst: (packet.dst, dst_port).into(),
-            payload: buffer,
-        })
-    }
-}
-
-/// The UDP header of an answer from `from` to `to`, without its checksum.
-pub fn udp_header(from: u16, to: u16, payload: usize) -> [u8; UDP_LEN] {
-    let mut header = [0; UDP_LEN];
-    header[0..2].copy_from_slice(&from.to_be_bytes());
-    header[2..4].copy_from_slice(&to.to_be_bytes());
-    header[4..6].copy_from_slice(&((UDP_LEN + payload) as u16).to_be_bytes());
-    header
-}
 
 /// All services of a gateway.
 #[derive(Debug)]

@@ -13,8 +13,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::config::Transport;
-use super::{Core, GatewayConfig};
+use super::config::{GatewayConfig, Transport};
+use super::context::Core;
 use crate::stats::DropReason;
 
 const DNS_PORT: u16 = 53;

@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vm_memory::VolatileSlice;
 
-use super::{Core, Ctx, Gateway, GatewayConfig};
+use super::Gateway;
+use super::config::GatewayConfig;
+use super::context::{Core, Ctx};
 use crate::addr::MacAddr;
 use crate::frame::{FRAME_MAX, HEAD_MAX, Offload, TxFrame, TxOutcome};
 use crate::gateway::config::{FlowLimits, Ipv6Mode};
 use crate::gateway::emit::Envelope;
 use crate::host::reach::Reach;
 use crate::poll::Poller;
-use crate::port::{Backend, Cx};
+use crate::port::{Backend, Io};
 use crate::rx::{RxOffloads, RxRing};
 use crate::stats::Stats;
 use crate::wire::checksum::Sum;
@@ -144,7 +146,7 @@ impl Bed {
             poll: Poller::new().unwrap(),
         };
         bed.gateway.start(&bed.poll).unwrap();
-        bed.run(|gateway, cx| gateway.attached(cx, RxOffloads::default())).unwrap();
+        bed.run(|gateway, io| gateway.attached(io, RxOffloads::default())).unwrap();
         bed
     }
 
@@ -171,9 +173,9 @@ impl Bed {
         self.gateway.detached(self.now, &self.poll);
     }
 
-    pub fn run<R>(&mut self, f: impl FnOnce(&mut Gateway, &mut Cx<'_>) -> R) -> R {
-        let mut cx = Cx { now: self.now, rx: &mut self.ring, poll: &self.poll, stats: &self.stats };
-        f(&mut self.gateway, &mut cx)
+    pub fn run<R>(&mut self, f: impl FnOnce(&mut Gateway, &mut Io<'_>) -> R) -> R {
+        let mut io = Io { now: self.now, rx: &mut self.ring, poll: &self.poll, stats: &self.stats };
+        f(&mut self.gateway, &mut io)
     }
 
     /// The guest sends `frame`.
@@ -182,8 +184,8 @@ impl Bed {
         let mut rest = frame[head.len()..].to_vec();
         let tail = [VolatileSlice::from(&mut rest[..])];
         let offload = Offload::default();
-        self.run(|gateway, cx| {
-            gateway.send(cx, &TxFrame { head, tail: &tail, len: frame.len(), offload })
+        self.run(|gateway, io| {
+            gateway.send(io, &TxFrame { head, tail: &tail, len: frame.len(), offload })
         })
     }
 
@@ -195,7 +197,7 @@ impl Bed {
         };
         let mac = if group { MacAddr::BROADCAST } else { GATEWAY_MAC };
         let outcome = self.send(&udp_frame(mac, src, dst, payload));
-        self.run(|gateway, cx| gateway.batch_end(cx));
+        self.run(|gateway, io| gateway.batch_end(io));
         outcome
     }
 
@@ -216,7 +218,7 @@ impl Bed {
         let end = self.now + time;
         while let Some(due) = self.gateway.deadline().filter(|due| *due <= end) {
             self.now = due.max(self.now);
-            self.run(|gateway, cx| gateway.expire(cx));
+            self.run(|gateway, io| gateway.expire(io));
         }
         self.now = end;
     }
@@ -226,7 +228,7 @@ impl Bed {
         let n = self.poll.wait(Some(wait)).unwrap();
         for i in 0..n {
             let (token, ready) = self.poll.event(i);
-            self.run(|gateway, cx| gateway.ready(cx, token, ready));
+            self.run(|gateway, io| gateway.ready(io, token, ready));
         }
         n > 0
     }

@@ -195,7 +195,7 @@ impl Backend for Far {
         poll.add(&*self.0.writable, Token::new(Owner::Udp, 9), Ready::IN)
     }
 
-    fn attached(&mut self, _cx: &mut Cx<'_>, _offloads: RxOffloads) -> io::Result<()> {
+    fn attached(&mut self, _cx: &mut Io<'_>, _offloads: RxOffloads) -> io::Result<()> {
         if self.0.refuse.load(Ordering::SeqCst) {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
@@ -207,7 +207,7 @@ impl Backend for Far {
         count(&self.0.calls.detached);
     }
 
-    fn send(&mut self, _cx: &mut Cx<'_>, frame: &TxFrame<'_>) -> TxOutcome {
+    fn send(&mut self, _cx: &mut Io<'_>, frame: &TxFrame<'_>) -> TxOutcome {
         assert!(!self.0.panic.load(Ordering::SeqCst), "as the test wishes");
         if self.0.busy.load(Ordering::SeqCst) {
             return TxOutcome::Busy;
@@ -219,18 +219,18 @@ impl Backend for Far {
         TxOutcome::Sent
     }
 
-    fn batch_end(&mut self, _cx: &mut Cx<'_>) {
+    fn batch_end(&mut self, _cx: &mut Io<'_>) {
         count(&self.0.calls.batches);
     }
 
-    fn ready(&mut self, _cx: &mut Cx<'_>, token: Token, _ready: Ready) -> bool {
+    fn ready(&mut self, _cx: &mut Io<'_>, token: Token, _ready: Ready) -> bool {
         assert_eq!(token, Token::new(Owner::Udp, 9));
         let _ = rustix::io::read(&*self.0.writable, &mut [0; 8]);
         count(&self.0.calls.events);
         true
     }
 
-    fn rx_available(&mut self, _cx: &mut Cx<'_>) {
+    fn rx_available(&mut self, _cx: &mut Io<'_>) {
         count(&self.0.calls.rx_available);
     }
 
@@ -238,9 +238,9 @@ impl Backend for Far {
         *self.0.deadline.lock().unwrap()
     }
 
-    fn expire(&mut self, cx: &mut Cx<'_>) {
+    fn expire(&mut self, io: &mut Io<'_>) {
         let mut deadline = self.0.deadline.lock().unwrap();
-        assert!(deadline.is_some_and(|due| due <= cx.now));
+        assert!(deadline.is_some_and(|due| due <= io.now));
         *deadline = None;
         count(&self.0.calls.expired);
     }

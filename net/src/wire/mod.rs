@@ -1,6 +1,7 @@
 //! Headers on the wire: field positions, checksums and the numbers the protocols assign.
 
 pub mod checksum;
+pub mod udp;
 
 /// Bytes of an Ethernet header without tags.
 pub const ETHERNET_LEN: usize = 14;

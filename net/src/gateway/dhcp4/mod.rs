@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 
 use self::leases::Leases;
 use self::message::{Kind, Reply, Request, option};
+use super::context::{Ctx, Handled};
+use super::datagram::Datagram;
 use super::emit::Envelope;
-use super::services::{Datagram, udp_header};
-use super::{Ctx, Handled};
 use crate::addr::MacAddr;
 use crate::frame::TxOutcome;
 use crate::stats::DropReason;
 use crate::wire::protocol;
+use crate::wire::udp::udp_header;
 
 /// How long a lease lasts. A guest that has lost its network's changes finds them by half of it.
 const LEASE_TIME: Duration = Duration::from_secs(3600);

@@ -9,7 +9,7 @@ use smoltcp::socket::dhcpv4;
 use smoltcp::wire::EthernetAddress;
 
 use super::*;
-use crate::gateway::GatewayConfig;
+use crate::gateway::config::GatewayConfig;
 use crate::gateway::testing::{Bed, GATEWAY_MAC, GUEST_MAC, config};
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);

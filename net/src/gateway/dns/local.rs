@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use super::message::{AUTHORITATIVE, CLASS_IN, Query, Rcode, Response, rtype, wire_name};
-use crate::gateway::Core;
+use crate::gateway::context::Core;
 
 const ZONE: &str = "minivmm.internal";
 /// Seconds that an answer may be kept. What it says changes only with the configuration.

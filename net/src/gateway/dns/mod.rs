@@ -20,14 +20,15 @@ use rustix::net::{
 };
 
 use self::message::{Query, Rcode, Refusal, Reply, Response, TRUNCATED};
+use super::context::{Ctx, Handled};
+use super::datagram::Datagram;
 use super::emit::Envelope;
-use super::services::{Datagram, udp_header};
-use super::{Ctx, Handled};
 use crate::addr::MacAddr;
 use crate::frame::TxOutcome;
 use crate::host::resolvers::RESOLVERS_MAX;
 use crate::poll::{Owner, Ready, Token};
 use crate::stats::DropReason;
+use crate::wire::udp::udp_header;
 use crate::wire::{IPV4_LEN, IPV6_LEN, UDP_LEN, protocol};
 
 /// Queries that wait for an answer at once; past that the oldest goes.

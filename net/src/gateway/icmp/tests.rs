@@ -187,20 +187,6 @@ fn the_guest_is_told_that_the_host_gives_no_socket() {
 }
 
 #[test]
-fn errors_are_few() {
-    let now = Instant::now();
-    let mut limiter = Limiter::default();
-    assert_eq!((0..200).filter(|_| limiter.take(now)).count(), BURST as usize);
-    let later = now + INTERVAL * 3 + INTERVAL / 2;
-    assert_eq!((0..200).filter(|_| limiter.take(later)).count(), 3);
-    // The half interval counts.
-    assert_eq!((0..200).filter(|_| limiter.take(later + INTERVAL / 2)).count(), 1);
-    let much = later + Duration::from_secs(3600);
-    assert_eq!((0..200).filter(|_| limiter.take(much)).count(), BURST as usize);
-    assert!(!limiter.take(now), "time that stands still brings none");
-}
-
-#[test]
 fn mtus_stay_within_what_the_protocols_allow() {
     assert_eq!(Message::new(Why::TooBig(1280), true), Message { kind: 3, code: 4, rest: 1280 });
     assert_eq!(Message::new(Why::TooBig(500), false), Message { kind: 2, code: 0, rest: 1280 });

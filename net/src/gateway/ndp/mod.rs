@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use self::message::{Advertisement, Message, kind, neighbor_advertisement};
 use super::config::Ipv6Mode;
+use super::context::{Core, Ctx, Handled};
 use super::emit::Envelope;
 use super::packet::Packet;
-use super::{Core, Ctx, Handled};
 use crate::addr::MacAddr;
 use crate::frame::TxOutcome;
 use crate::stats::DropReason;

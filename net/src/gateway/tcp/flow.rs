@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use rustix::net::Shutdown;
 
+use super::key::Key;
 use super::rto::Rto;
 use super::segment::{ACK, Fields, Header, Options, RST, SYN, before, later};
-use super::table::Key;
 use crate::addr::MacAddr;
-use crate::gateway::Ctx;
+use crate::gateway::context::Ctx;
 use crate::gateway::emit::Envelope;
 use crate::poll::{Poller, Ready, Token};
 use crate::stats::DropReason;

@@ -9,11 +9,11 @@ use rustix::io::Errno;
 
 use super::Tcp;
 use super::flow::Flow;
-use super::table::{Endpoint, Key};
+use super::key::{Endpoint, Key};
 use crate::gateway::config::{GatewayConfig, Publish, Transport};
+use crate::gateway::context::{Core, Ctx};
 use crate::gateway::error::GatewayError;
 use crate::gateway::target::is_forbidden;
-use crate::gateway::{Core, Ctx};
 use crate::poll::{Owner, Poller, Ready, Token};
 use crate::stats::DropReason;
 use crate::sys::{is_exhausted, stream};

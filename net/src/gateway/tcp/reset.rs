@@ -2,7 +2,7 @@
 
 use super::Tcp;
 use super::segment::{ACK, FIN, Fields, Header, RST, SYN};
-use crate::gateway::Ctx;
+use crate::gateway::context::Ctx;
 use crate::gateway::emit::Envelope;
 use crate::gateway::icmp;
 use crate::gateway::packet::Packet;

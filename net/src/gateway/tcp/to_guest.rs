@@ -13,7 +13,7 @@ use rustix::net::sockopt::socket_error;
 use super::flow::{End, Flow, READ_MIN};
 use super::segment::{ACK, FIN, PSH};
 use crate::frame::{Offload, SegmentKind, Segmentation};
-use crate::gateway::Ctx;
+use crate::gateway::context::Ctx;
 use crate::gateway::emit::{LOWER_MAX, open_checksum};
 use crate::rx::RxSlot;
 use crate::sys::{self, stream};

@@ -10,8 +10,8 @@ use super::flow::{End, Flow, State};
 use super::gather::Gather;
 use super::segment::{ACK, FIN, Header, PSH, RST, SYN, before, later};
 use crate::frame::TxOutcome;
+use crate::gateway::context::{Ctx, Handled};
 use crate::gateway::packet::Payload;
-use crate::gateway::{Ctx, Handled};
 use crate::stats::DropReason;
 use crate::sys;
 

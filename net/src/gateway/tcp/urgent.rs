@@ -9,7 +9,7 @@
 use super::flow::Flow;
 use super::gather::Gather;
 use super::segment::{URG, before, later};
-use crate::gateway::Ctx;
+use crate::gateway::context::Ctx;
 use crate::gateway::packet::Payload;
 use crate::stats::DropReason;
 use crate::sys::stream;

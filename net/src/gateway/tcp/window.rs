@@ -2,7 +2,7 @@
 
 use super::flow::{Flow, INTEREST};
 use super::segment::{ACK, before, later};
-use crate::gateway::Ctx;
+use crate::gateway::context::Ctx;
 use crate::poll::Poller;
 use crate::sys::stream;
 

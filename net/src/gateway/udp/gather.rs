@@ -7,14 +7,14 @@
 
 use super::Udp;
 use super::table::Flow;
-use crate::gateway::Ctx;
+use crate::gateway::context::Ctx;
 use crate::gateway::emit::Envelope;
 use crate::gateway::icmp::{self, Message};
 use crate::gateway::packet::Payload;
-use crate::gateway::services::udp_header;
 use crate::stats::DropReason;
 use crate::sys::dgram::Header;
 use crate::wire::protocol;
+use crate::wire::udp::udp_header;
 
 /// Payload that is worth copying; larger ones go to the socket from where they are.
 const SIZE_MAX: usize = 16 * 1024;

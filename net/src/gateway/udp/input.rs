@@ -9,16 +9,16 @@ use super::table::{Class, Flow};
 use super::{Udp, without_label};
 use crate::frame::TxOutcome;
 use crate::gateway::config::Transport;
+use crate::gateway::context::{Ctx, Handled};
 use crate::gateway::emit::Envelope;
 use crate::gateway::icmp::{self, Message, Why};
 use crate::gateway::packet::{Packet, Payload};
-use crate::gateway::services::udp_header;
 use crate::gateway::target;
-use crate::gateway::{Ctx, Handled};
 use crate::stats::DropReason;
 use crate::sys::dgram::{Dgram, Header, Origin, SocketError};
 use crate::sys::is_exhausted;
 use crate::wire::protocol;
+use crate::wire::udp::udp_header;
 
 /// Entries taken from an error queue at a time: it is watched by edges, so mostly all there are.
 const ERRORS_MAX: usize = 256;

@@ -7,14 +7,14 @@ use super::sockets::Use;
 use super::table::{Class, Flow, Table};
 use super::{BUDGET, Udp, without_label};
 use crate::frame::Offload;
+use crate::gateway::context::{Core, Ctx};
 use crate::gateway::emit::{Envelope, LOWER_MAX, open_checksum};
-use crate::gateway::frag::Outgoing;
-use crate::gateway::services::udp_header;
+use crate::gateway::outgoing::Outgoing;
 use crate::gateway::target::is_forbidden;
-use crate::gateway::{Core, Ctx};
 use crate::rx::RxSlot;
 use crate::stats::DropReason;
 use crate::sys::dgram::{Batch, Datagram, HEADROOM};
+use crate::wire::udp::udp_header;
 use crate::wire::{ETHERNET_LEN, UDP_LEN, protocol};
 
 // A frame is made where its payload was received.

@@ -175,7 +175,7 @@ fn the_table_is_bounded_and_the_oldest_goes() {
     }
     let first = addr("10.0.2.2:4096");
     assert!(bed.gateway.udp.table.find(first, from).is_some());
-    bed.run(|gateway, cx| gateway.detached(cx.now, cx.poll));
+    bed.run(|gateway, io| gateway.detached(io.now, io.poll));
     assert_eq!((bed.gateway.udp.flows(), bed.gateway.udp.sockets.len()), (0, 0));
 }
 
@@ -192,10 +192,10 @@ fn without_buffers_the_socket_is_not_read() {
     nothing_comes(&mut bed);
     assert_eq!(bed.gateway.deadline().map(|due| due > bed.now), Some(true), "nothing spins");
     bed.ring.full = false;
-    bed.run(|gateway, cx| gateway.rx_available(cx));
+    bed.run(|gateway, io| gateway.rx_available(io));
     // The budget's end is no end: the rest comes at once, without another event.
     while bed.gateway.deadline().is_some_and(|due| due <= bed.now) {
-        bed.run(|gateway, cx| gateway.expire(cx));
+        bed.run(|gateway, io| gateway.expire(io));
     }
     let got: Vec<u8> = bed.received().iter().map(|f| parse(f).2[0]).collect();
     assert_eq!(got, (0..100).collect::<Vec<u8>>());
@@ -253,7 +253,7 @@ fn a_batch_arrives_as_it_was_sent() {
                 let f = udp_frame(GATEWAY_MAC, addr(guest), remote, &vec![n as u8; *size]);
                 assert_eq!(bed.send(&f), TxOutcome::Sent);
             }
-            bed.run(|gateway, cx| gateway.batch_end(cx));
+            bed.run(|gateway, io| gateway.batch_end(io));
             for (n, size) in sizes.iter().enumerate() {
                 let mut buffer = [0; 30000];
                 let (len, _) = host.recv_from(&mut buffer).unwrap();
@@ -288,7 +288,7 @@ fn what_the_hosts_kernel_put_together_comes_apart() {
             }
             bed.events(WAIT);
             while bed.gateway.deadline().is_some_and(|due| due <= bed.now) {
-                bed.run(|gateway, cx| gateway.expire(cx));
+                bed.run(|gateway, io| gateway.expire(io));
             }
             let frames: Vec<_> = bed.ring.frames.drain(..).collect();
             let at = if addr(guest).is_ipv4() { 34 } else { 54 };
@@ -323,7 +323,7 @@ fn headers_are_not_mixed() {
         f[24..26].copy_from_slice(&sum.to_be_bytes());
         assert_eq!(bed.send(&f), TxOutcome::Sent);
     }
-    bed.run(|gateway, cx| gateway.batch_end(cx));
+    bed.run(|gateway, io| gateway.batch_end(io));
     let mut batch = Batch::default();
     for class in classes {
         if batch.current().is_none() {
@@ -346,7 +346,7 @@ fn each_datagram_of_a_batch_has_its_own_error() {
         let f = udp_frame(GATEWAY_MAC, addr("10.0.2.2:4000"), from, &[n; 40]);
         assert_eq!(bed.send(&f), TxOutcome::Sent);
     }
-    bed.run(|gateway, cx| gateway.batch_end(cx));
+    bed.run(|gateway, io| gateway.batch_end(io));
     assert_eq!(bed.stats.drops(DropReason::DestinationForbidden), 3);
     let frames = bed.received();
     assert_eq!(frames.len(), 3);
@@ -411,7 +411,7 @@ fn a_wrong_checksum_or_length_is_dropped() {
     assert_eq!(bed.send(&f), TxOutcome::Dropped(DropReason::Malformed));
     f[38..40].copy_from_slice(&7u16.to_be_bytes());
     assert_eq!(bed.send(&f), TxOutcome::Dropped(DropReason::Malformed));
-    bed.run(|gateway, cx| gateway.batch_end(cx));
+    bed.run(|gateway, io| gateway.batch_end(io));
     let (n, _) = host.recv_from(&mut [0; 16]).unwrap();
     assert_eq!(n, 5);
 }
@@ -684,10 +684,10 @@ fn an_answer_from_another_port_of_a_known_host_is_the_guests_own_conversation() 
     let index = bed.gateway.udp.sockets.insert(dgram, Use::Guest(guest));
     let to = known.local_addr().unwrap();
     let now = bed.now;
-    bed.run(|gateway, cx| {
-        gateway.udp.sockets.watch(index, cx.poll).unwrap();
+    bed.run(|gateway, io| {
+        gateway.udp.sockets.watch(index, io.poll).unwrap();
         let flow = Flow::new(index, guest, to, to, Class::OneWay, now);
-        gateway.udp.open(flow, cx.poll)
+        gateway.udp.open(flow, io.poll)
     });
     other.send_to(b"data", ("127.0.0.1", port)).unwrap();
     let (from, _, _) = next(&mut bed);

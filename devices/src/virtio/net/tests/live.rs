@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use minivmm_net::poll::{Poller, Ready, Token};
-use minivmm_net::port::{Backend, Cx};
+use minivmm_net::port::{Backend, Io};
 use minivmm_net::rx::RxOffloads;
 use minivmm_net::segment::Segment;
 
@@ -27,18 +27,18 @@ struct Source {
 }
 
 impl Source {
-    fn push(&mut self, cx: &mut Cx<'_>) {
+    fn push(&mut self, io: &mut Io<'_>) {
         self.more = None;
         for _ in 0..64 {
             if self.sent == self.to_send.load(Ordering::SeqCst) {
                 return;
             }
-            let Some(slot) = RxSlot::reserve(cx.rx, 1000) else { return };
+            let Some(slot) = RxSlot::reserve(io.rx, 1000) else { return };
             slot.write_at(0, &self.sent.to_le_bytes());
             slot.commit(60 + (self.sent % 900) as usize, Offload::default());
             self.sent += 1;
         }
-        self.more = Some(cx.now);
+        self.more = Some(io.now);
     }
 }
 
@@ -55,7 +55,7 @@ impl Backend for Source {
         Ok(())
     }
 
-    fn attached(&mut self, _cx: &mut Cx<'_>, offloads: RxOffloads) -> io::Result<()> {
+    fn attached(&mut self, _cx: &mut Io<'_>, offloads: RxOffloads) -> io::Result<()> {
         assert_eq!(offloads, RxOffloads::default());
         self.attached.fetch_add(1, Ordering::SeqCst);
         self.live = true;
@@ -66,7 +66,7 @@ impl Backend for Source {
         (self.live, self.more) = (false, None);
     }
 
-    fn send(&mut self, _cx: &mut Cx<'_>, frame: &TxFrame<'_>) -> TxOutcome {
+    fn send(&mut self, _cx: &mut Io<'_>, frame: &TxFrame<'_>) -> TxOutcome {
         assert!(self.live);
         let number = u64::from_le_bytes(frame.head[..8].try_into().unwrap());
         let before = self.received.load(Ordering::SeqCst);
@@ -76,22 +76,22 @@ impl Backend for Source {
         TxOutcome::Sent
     }
 
-    fn batch_end(&mut self, _cx: &mut Cx<'_>) {}
+    fn batch_end(&mut self, _cx: &mut Io<'_>) {}
 
-    fn ready(&mut self, _cx: &mut Cx<'_>, _token: Token, _ready: Ready) -> bool {
+    fn ready(&mut self, _cx: &mut Io<'_>, _token: Token, _ready: Ready) -> bool {
         unreachable!("it has no sources")
     }
 
-    fn rx_available(&mut self, cx: &mut Cx<'_>) {
-        self.push(cx);
+    fn rx_available(&mut self, io: &mut Io<'_>) {
+        self.push(io);
     }
 
     fn deadline(&self) -> Option<Instant> {
         self.more
     }
 
-    fn expire(&mut self, cx: &mut Cx<'_>) {
-        self.push(cx);
+    fn expire(&mut self, io: &mut Io<'_>) {
+        self.push(io);
     }
 }
 

@@ -129,7 +129,7 @@ fn without_receive_buffers_the_syn_ack_waits() {
     guest.syn();
     guest.silence();
     guest.bed.ring.full = false;
-    guest.bed.run(|gateway, cx| gateway.rx_available(cx));
+    guest.bed.run(|gateway, io| gateway.rx_available(io));
     assert_eq!(guest.next().flags(), SYN | ACK);
 }
 
@@ -223,7 +223,7 @@ fn resets_wait_for_receive_buffers() {
     }
     assert_eq!(guest.drops(DropReason::NoRxBuffers), 300 - RESETS_MAX as u64);
     guest.bed.ring.full = false;
-    guest.bed.run(|gateway, cx| gateway.rx_available(cx));
+    guest.bed.run(|gateway, io| gateway.rx_available(io));
     let got = std::iter::from_fn(|| guest.try_next(Duration::ZERO)).count();
     assert_eq!(got, RESETS_MAX);
 }
@@ -239,7 +239,7 @@ fn a_wrong_checksum_is_dropped() {
         let offload =
             Offload { checksum: Some(PartialChecksum { start, offset }), ..Offload::default() };
         let frame = TxFrame { head: &frame, tail: &[], len: frame.len(), offload };
-        guest.bed.run(|gateway, cx| gateway.send(cx, &frame))
+        guest.bed.run(|gateway, io| gateway.send(io, &frame))
     };
     assert_eq!(send(34, 6), TxOutcome::Dropped(DropReason::BadOffload));
     assert_eq!(send(34, 16), TxOutcome::Sent);

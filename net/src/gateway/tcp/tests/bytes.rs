@@ -22,7 +22,7 @@ fn a_batch_is_acknowledged_once() {
         assert_eq!(guest.bed.send(&frame), TxOutcome::Sent);
         guest.seq = guest.seq.wrapping_add(1400);
     }
-    guest.bed.run(|gateway, cx| gateway.batch_end(cx));
+    guest.bed.run(|gateway, io| gateway.batch_end(io));
     assert_eq!(guest.next().h.fields.ack, guest.seq);
     guest.silence();
     assert_eq!(read_all(&server, 14_000), pattern(14_000));
@@ -167,7 +167,7 @@ fn without_receive_buffers_nothing_is_read_nor_lost() {
     server.write_all(b"wait").unwrap();
     guest.silence();
     guest.bed.ring.full = false;
-    guest.bed.run(|gateway, cx| gateway.rx_available(cx));
+    guest.bed.run(|gateway, io| gateway.rx_available(io));
     assert_eq!(guest.receive(4), b"wait");
     assert_eq!(guest.next_ack(), guest.seq);
 }
@@ -286,7 +286,7 @@ fn flows_take_turns() {
     }
     guest.silence();
     guest.bed.ring.full = false;
-    guest.bed.run(|gateway, cx| gateway.rx_available(cx));
+    guest.bed.run(|gateway, io| gateway.rx_available(io));
     let ports: Vec<_> = std::iter::from_fn(|| guest.try_next(Duration::from_millis(20)))
         .filter(|got| !got.payload.is_empty())
         .map(|got| got.to.port())
@@ -304,9 +304,9 @@ fn pieces_of_a_segment_may_lie_anywhere() {
     let tail: Vec<_> = pieces.iter_mut().map(|p| VolatileSlice::from(&mut p[..])).collect();
     let frame = TxFrame { head, tail: &tail, len: whole.len(), offload: Offload::default() };
     assert!(whole.len() < FRAME_MAX);
-    let outcome = guest.bed.run(|gateway, cx| gateway.send(cx, &frame));
+    let outcome = guest.bed.run(|gateway, io| gateway.send(io, &frame));
     assert_eq!(outcome, TxOutcome::Sent);
-    guest.bed.run(|gateway, cx| gateway.batch_end(cx));
+    guest.bed.run(|gateway, io| gateway.batch_end(io));
     assert_eq!(read_all(&server, 5000), data);
 }
 

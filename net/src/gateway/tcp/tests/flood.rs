@@ -102,7 +102,7 @@ proptest! {
         // No checksum is in the way.
         let offload = Offload { validated: true, ..Offload::default() };
         let frame = TxFrame { head, tail: &tail, len: frame.len(), offload };
-        guest.bed.run(|gateway, cx| gateway.send(cx, &frame));
+        guest.bed.run(|gateway, io| gateway.send(io, &frame));
     }
 }
 

@@ -233,7 +233,7 @@ impl Guest {
     }
 
     fn batch_end(&mut self) {
-        self.bed.run(|gateway, cx| gateway.batch_end(cx));
+        self.bed.run(|gateway, io| gateway.batch_end(io));
     }
 
     /// Sends the next segment.
@@ -249,7 +249,7 @@ impl Guest {
         let any = self.bed.events(wait);
         // As the worker does: what was put off is done in the same turn.
         while self.bed.gateway.tcp.deadline().is_some_and(|due| due <= self.bed.now) {
-            self.bed.run(|gateway, cx| gateway.expire(cx));
+            self.bed.run(|gateway, io| gateway.expire(io));
         }
         any
     }

@@ -1,21 +1,17 @@
-//! Fragments: the guest's are put together again, and what is larger than the link is cut.
+//! The guest's fragments are put together again.
 //!
-//! The guest's datagrams are reassembled (RFC 791 §3.2, RFC 8200 §4.5) in a bounded number of
-//! buffers. Pieces that overlap make the whole datagram void (RFC 5722), exact repetitions don't.
+//! Datagrams are reassembled (RFC 791 §3.2, RFC 8200 §4.5) in a bounded number of buffers. Pieces that overlap make the whole datagram void (RFC 5722), exact repetitions don't.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::Ctx;
-use super::emit::{Envelope, LOWER_MAX};
+use super::context::Ctx;
 use super::icmp::{self, Why};
-use super::packet::{Extensions, Packet};
+use super::packet::{Extensions, FRAGMENT_UNIT as UNIT, Packet};
 use crate::addr::MacAddr;
 use crate::frame::{HEAD_MAX, Offload};
-use crate::rx::RxSlot;
 use crate::stats::DropReason;
-use crate::wire::checksum::checksum;
-use crate::wire::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN};
+use crate::wire::IPV6_LEN;
 
 /// Datagrams in the making at once: 8 buffers of 64 KiB.
 const SLOTS: usize = 8;
@@ -25,9 +21,6 @@ const BUFFER: usize = 65536;
 
 /// How long a datagram may take (RFC 791 §3.2: at least 15 s; RFC 8200 §4.5 allows 60 s).
 const TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Fragments count in units of 8 bytes.
-const UNIT: usize = 8;
 
 const WORDS: usize = BUFFER / UNIT / 64;
 
@@ -342,75 +335,6 @@ impl Reassembly {
     pub fn detached(&mut self) {
         self.slots.clear();
         self.spare.clear();
-    }
-}
-
-/// A datagram towards the guest that is cut to the link's MTU, if it is larger.
-#[derive(Debug, Clone, Copy)]
-pub struct Outgoing {
-    envelope: Envelope,
-    len: usize,
-    id: u32,
-    at: usize,
-}
-
-impl Outgoing {
-    /// A datagram of `len` bytes, transport header on.
-    pub fn new(envelope: Envelope, len: usize, id: u32) -> Self {
-        Self { envelope, len, id, at: 0 }
-    }
-
-    /// Delivers what is left of it; `bytes` is all of it.
-    ///
-    /// # Errors
-    /// [`DropReason::NoRxBuffers`]: to be called again when there are some.
-    pub fn send(&mut self, ctx: &mut Ctx<'_, '_>, bytes: &[u8]) -> Result<(), DropReason> {
-        let mtu = usize::from(ctx.core.config.mtu);
-        let ipv4 = self.envelope.src.is_ipv4();
-        let headers = if ipv4 { IPV4_LEN } else { IPV6_LEN + 8 };
-        let piece = if self.envelope.len() - ETHERNET_LEN + self.len <= mtu {
-            self.len
-        } else {
-            mtu.saturating_sub(headers).max(UNIT) / UNIT * UNIT
-        };
-        while self.at < self.len {
-            let n = piece.min(self.len - self.at);
-            let mut top = [0; LOWER_MAX + 8];
-            let lower = self.write(ctx.core.link.mac, n, &mut top);
-            let slot = RxSlot::reserve(ctx.io.rx, lower + n).ok_or(DropReason::NoRxBuffers)?;
-            slot.write_at(0, &top[..lower]);
-            slot.write_at(lower, &bytes[self.at..self.at + n]);
-            slot.commit(lower + n, Offload::default());
-            self.at += n;
-        }
-        Ok(())
-    }
-
-    /// Writes the headers of the next piece, of `n` bytes.
-    fn write(&self, mac: MacAddr, n: usize, top: &mut [u8; LOWER_MAX + 8]) -> usize {
-        let more = self.at + n < self.len;
-        if n == self.len {
-            self.envelope.write(mac, n, top)
-        } else if self.envelope.src.is_ipv4() {
-            let lower = self.envelope.write(mac, n, top);
-            let header = &mut top[ETHERNET_LEN..lower];
-            header[4..6].copy_from_slice(&(self.id as u16).to_be_bytes());
-            let field = (self.at / UNIT) as u16 | u16::from(more) << 13;
-            header[6..8].copy_from_slice(&field.to_be_bytes());
-            header[10..12].fill(0);
-            let sum = checksum(header);
-            header[10..12].copy_from_slice(&sum.to_be_bytes());
-            lower
-        } else {
-            let envelope = Envelope { protocol: 44, ..self.envelope };
-            let lower = envelope.write(mac, 8 + n, top);
-            let header = &mut top[lower..lower + 8];
-            header[0] = self.envelope.protocol;
-            let field = self.at as u16 | u16::from(more);
-            header[2..4].copy_from_slice(&field.to_be_bytes());
-            header[4..8].copy_from_slice(&self.id.to_be_bytes());
-            lower + 8
-        }
     }
 }
 
