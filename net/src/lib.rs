@@ -17,6 +17,7 @@ pub mod host;
 pub mod poll;
 pub mod port;
 pub mod rx;
+pub mod scatter;
 pub mod segment;
 pub mod stats;
 pub mod sys;

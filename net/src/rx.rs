@@ -6,6 +6,7 @@
 use vm_memory::VolatileSlice;
 
 use crate::frame::Offload;
+use crate::scatter::Scatter;
 
 /// What a station can take from the link, as negotiated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -86,22 +87,8 @@ impl<'a> RxSlot<'a> {
     /// # Panics
     /// If they do not fit the reservation: a mistake of the caller, never of a guest.
     pub fn write_at(&self, offset: usize, bytes: &[u8]) {
-        let (mut offset, mut rest) = (offset, bytes);
-        for slice in self.slices() {
-            if rest.is_empty() {
-                return;
-            }
-            if offset >= slice.len() {
-                offset -= slice.len();
-                continue;
-            }
-            let n = rest.len().min(slice.len() - offset);
-            let part = slice.subslice(offset, n).expect("the range was checked against the slice");
-            part.copy_from(&rest[..n]);
-            rest = &rest[n..];
-            offset = 0;
-        }
-        assert!(rest.is_empty(), "write beyond the reservation");
+        let written = Scatter::new(self.slices()).copy_from(offset, bytes);
+        assert!(written == bytes.len(), "write beyond the reservation");
     }
 
     /// Delivers the first `len` bytes.

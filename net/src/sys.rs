@@ -12,6 +12,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use libc::{c_int, c_void, iovec, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage};
 use vm_memory::VolatileSlice;
 
+use crate::scatter::Scatter;
+
 pub mod dgram;
 pub mod stream;
 
@@ -48,24 +50,13 @@ impl Iov {
     fn push_slices(
         &mut self,
         slices: &[VolatileSlice<'_>],
-        mut offset: usize,
-        mut len: usize,
+        offset: usize,
+        len: usize,
     ) -> io::Result<()> {
-        for slice in slices {
-            if len == 0 {
-                break;
-            }
-            if offset >= slice.len() {
-                offset -= slice.len();
-                continue;
-            }
-            let n = len.min(slice.len() - offset);
+        for piece in Scatter::new(slices).pieces(offset, len) {
             // The guard only keeps lazily mapped (Xen) memory alive; ours is mapped for as long
             // as the slice lives.
-            let base = slice.ptr_guard_mut().as_ptr().wrapping_add(offset);
-            self.push(base, n)?;
-            len -= n;
-            offset = 0;
+            self.push(piece.ptr_guard_mut().as_ptr(), piece.len())?;
         }
         Ok(())
     }

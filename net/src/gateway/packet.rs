@@ -6,6 +6,7 @@ use vm_memory::VolatileSlice;
 
 use crate::addr::MacAddr;
 use crate::frame::{Offload, TxFrame};
+use crate::scatter::Scatter;
 use crate::stats::DropReason;
 use crate::wire::checksum::{Sum, checksum};
 use crate::wire::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, UDP_LEN, ethertype, protocol, u16_at, u32_at};
@@ -140,26 +141,15 @@ impl<'a> Payload<'a> {
 
     /// Copies all of it to the start of `to`, which has room for it.
     pub fn copy_to(&self, to: &mut [u8]) {
-        self.copy_from(0, &mut to[..self.len]);
+        self.copy_at(0, &mut to[..self.len]);
     }
 
     /// Copies what begins `skip` bytes into it, and there must be as much, to all of `to`.
-    pub fn copy_from(&self, skip: usize, to: &mut [u8]) {
+    pub fn copy_at(&self, skip: usize, to: &mut [u8]) {
         let head = self.head.get(skip..).unwrap_or_default();
-        let (to, mut rest) = to.split_at_mut(head.len().min(to.len()));
+        let (to, rest) = to.split_at_mut(head.len().min(to.len()));
         to.copy_from_slice(&head[..to.len()]);
-        let mut skip = skip.saturating_sub(self.head.len());
-        for slice in self.tail {
-            if rest.is_empty() {
-                break;
-            }
-            let passed = skip.min(slice.len());
-            skip -= passed;
-            let Ok(slice) = slice.offset(passed) else { break };
-            let n = rest.len().min(slice.len());
-            slice.copy_to(&mut rest[..n]);
-            rest = &mut rest[n..];
-        }
+        Scatter::new(self.tail).copy_to(skip.saturating_sub(self.head.len()), rest);
     }
 }
 
@@ -310,7 +300,7 @@ impl<'a> Packet<'a> {
             if !absent {
                 sum.bytes(header);
                 sum.bytes(payload.head);
-                sum.volatile(payload.tail, 0, payload.tail_len());
+                Scatter::new(payload.tail).sum(0, payload.tail_len(), &mut sum);
             }
             if if absent { self.src.is_ipv6() } else { sum.finish() != 0 } {
                 return Err(DropReason::BadChecksum);

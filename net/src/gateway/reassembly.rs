@@ -10,6 +10,7 @@ use super::icmp::{self, Why};
 use super::packet::{Extensions, FRAGMENT_UNIT as UNIT, Packet};
 use crate::addr::MacAddr;
 use crate::frame::{HEAD_MAX, Offload};
+use crate::scatter::Scatter;
 use crate::stats::DropReason;
 use crate::wire::IPV6_LEN;
 
@@ -134,24 +135,8 @@ impl Parts {
     /// True when the piece's bytes are those that are there.
     fn same(&self, packet: &Packet<'_>, at: usize) -> bool {
         let have = &self.buffer[at..at + packet.len];
-        let (head, mut rest) = have.split_at(packet.head.len());
-        if head != packet.head {
-            return false;
-        }
-        let mut copy = [0; 512];
-        for slice in packet.tail {
-            let mut slice = *slice;
-            while !rest.is_empty() && !slice.is_empty() {
-                let n = rest.len().min(slice.len()).min(copy.len());
-                slice.copy_to(&mut copy[..n]);
-                if copy[..n] != rest[..n] {
-                    return false;
-                }
-                rest = &rest[n..];
-                slice = slice.offset(n).expect("n is at most the slice's length");
-            }
-        }
-        rest.is_empty()
+        let (head, rest) = have.split_at(packet.head.len());
+        head == packet.head && Scatter::new(packet.tail).equals(0, rest)
     }
 
     fn add(&mut self, packet: &Packet<'_>, at: usize, more: bool) -> Result<(), DropReason> {

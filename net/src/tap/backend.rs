@@ -8,6 +8,7 @@ use crate::frame::{FRAME_MAX, Offload, TxFrame, TxOutcome, VNET_HEADER_LEN};
 use crate::poll::{Owner, Poller, Ready, Token};
 use crate::port::{Backend, Io, TxOffloads};
 use crate::rx::{RxOffloads, RxSlot};
+use crate::scatter::Scatter;
 use crate::stats::DropReason;
 use crate::sys;
 
@@ -185,12 +186,7 @@ impl TapBackend {
             Err(reason) => io.stats.dropped(reason),
             Ok(offload) if n <= room => slot.commit(n, offload),
             Ok(offload) => {
-                let mut at = 0;
-                for slice in slot.slices() {
-                    let part = (room - at).min(slice.len());
-                    slice.copy_to(&mut self.spill[at..at + part]);
-                    at += part;
-                }
+                Scatter::new(slot.slices()).copy_to(0, &mut self.spill[..room]);
                 drop(slot);
                 self.held = Some(Held { len: n, offload, until: io.now + HOLD });
                 if !self.deliver_held(io) {

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use minivmm_net::buffer::HostBuffer;
 use minivmm_net::frame::{FRAME_MAX, Offload, VNET_HEADER_LEN};
 use minivmm_net::rx::{RxOffloads, RxRing};
+use minivmm_net::scatter::Scatter;
 use minivmm_net::stats::{DropReason, Stats};
 use minivmm_net::sys::IOV_MAX;
 use vm_memory::VolatileSlice;
@@ -286,11 +287,7 @@ impl RxQueue {
         }
         let validated = offload.validated && self.offloads.checksum;
         let bytes = Offload { validated, ..offload }.encode(count);
-        let mut at = 0;
-        for piece in self.header.as_slice() {
-            piece.copy_from(&bytes[at..]);
-            at = (at + piece.len()).min(bytes.len());
-        }
+        Scatter::new(self.header.as_slice()).copy_from(0, &bytes);
         self.header.clear();
         self.first += slices;
         if self.buffers.is_empty() {
@@ -323,13 +320,10 @@ impl RxQueue {
             self.too_small += 1;
             return;
         };
-        let mut frame = own.slices()[0].subslice(0, len).expect("at most what was reserved");
-        for slice in &self.segments.as_slice()[self.first..] {
-            let n = frame.len().min(slice.len());
-            if n > 0 {
-                frame.copy_to_volatile_slice(*slice);
-                frame = frame.offset(n).expect("n is at most its length");
-            }
+        let mut frame = own.slices()[0];
+        for piece in Scatter::new(&self.segments.as_slice()[self.first..]).pieces(0, len) {
+            frame.copy_to_volatile_slice(piece);
+            frame = frame.offset(piece.len()).expect("pieces are no longer than what is reserved");
         }
         self.deliver(len, offload);
     }

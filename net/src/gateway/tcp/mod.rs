@@ -47,6 +47,7 @@ use super::context::{Ctx, Handled};
 use super::error::GatewayError;
 use super::packet::Packet;
 use crate::poll::{Owner, Poller, Ready, Token};
+use crate::scatter::Scatter;
 use crate::stats::DropReason;
 use crate::sys::stream;
 use crate::wire::checksum::Sum;
@@ -364,7 +365,7 @@ fn check_sum(packet: &Packet<'_>) -> Result<(), DropReason> {
     }
     let mut sum = Sum::pseudo_header(packet.src, packet.dst, protocol::TCP, packet.len);
     sum.bytes(packet.head);
-    sum.volatile(packet.tail, 0, packet.len - packet.head.len());
+    Scatter::new(packet.tail).sum(0, packet.len - packet.head.len(), &mut sum);
     if sum.finish() == 0 { Ok(()) } else { Err(DropReason::BadChecksum) }
 }
 

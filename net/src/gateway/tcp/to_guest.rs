@@ -16,6 +16,7 @@ use crate::frame::{Offload, SegmentKind, Segmentation};
 use crate::gateway::context::Ctx;
 use crate::gateway::emit::{LOWER_MAX, open_checksum};
 use crate::rx::RxSlot;
+use crate::scatter::Scatter;
 use crate::sys::{self, stream};
 use crate::wire::{TCP_LEN, protocol};
 
@@ -174,7 +175,7 @@ impl Flow {
             sum.folded()
         } else {
             sum.bytes(&header);
-            sum.volatile(slot.slices(), headers, read);
+            Scatter::new(slot.slices()).sum(headers, read, &mut sum);
             sum.finish()
         };
         if read > mss {

@@ -42,7 +42,7 @@ impl Flow {
             return Err(DropReason::SendBufferFull);
         }
         let mut byte = [0];
-        payload.copy_from(skip, &mut byte);
+        payload.copy_at(skip, &mut byte);
         match self.send(ctx, &byte, &[], 0, 0, libc::MSG_OOB)? {
             0 => Err(DropReason::SendBufferFull),
             sent => {
