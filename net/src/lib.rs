@@ -19,6 +19,7 @@ pub mod port;
 pub mod rx;
 pub mod scatter;
 pub mod segment;
+mod slab;
 pub mod stats;
 pub mod sys;
 pub mod tap;

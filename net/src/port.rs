@@ -49,7 +49,7 @@ pub type FrameSink<'s> = dyn FnMut(&TxFrame<'_>, &mut dyn RxRing) -> TxOutcome +
 
 /// A station: a guest's NIC, or a TAP device whose other side is a network stack.
 pub trait Port: Send {
-    /// Registers its event sources, with [`Owner::Port`](crate::poll::Owner::Port) tokens.
+    /// Registers its event sources, with [`Source::Port`](crate::poll::Source::Port) tokens.
     ///
     /// # Errors
     /// Those of `epoll_ctl(2)`.

@@ -19,7 +19,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use vm_memory::VolatileSlice;
 
 use crate::frame::{Offload, TxOutcome};
-use crate::poll::{Owner, Poller, Ready, Token};
+use crate::poll::{Poller, Ready, Source, Token};
 use crate::port::{Backend, Drained, Io, Port, TxOffloads};
 use crate::rx::{RxOffloads, RxRing};
 use crate::stats::Stats;
@@ -280,7 +280,7 @@ impl Worker {
         messages: Receiver<Control>,
     ) -> io::Result<Self> {
         let poll = Poller::new()?;
-        poll.add(&*wake, Token::new(Owner::Control, 0), Ready::IN)?;
+        poll.add(&*wake, Token::new(Source::Control, 0), Ready::IN)?;
         backend.start(&poll)?;
         Ok(Self {
             port: None,
@@ -321,7 +321,7 @@ impl Worker {
     /// One round after a wait that saw `events` events. False when the worker is to end.
     fn turn(&mut self, now: Instant, events: usize) -> bool {
         let mut stale = false;
-        if (0..events).any(|i| self.side.poll.event(i).0.owner == Owner::Control) {
+        if (0..events).any(|i| self.side.poll.event(i).0.source == Source::Control) {
             match self.control(now) {
                 Some(changed) => stale = changed,
                 None => return false,
@@ -337,7 +337,7 @@ impl Worker {
         }
         for i in 0..events {
             let (token, ready) = self.side.poll.event(i);
-            if !matches!(token.owner, Owner::Control | Owner::Port) {
+            if !matches!(token.source, Source::Control | Source::Port) {
                 let writable = self.backend(now, |backend, io| backend.ready(io, token, ready));
                 if writable && self.tx == Tx::Blocked {
                     self.tx = Tx::Pending;
@@ -360,7 +360,7 @@ impl Worker {
         let Some(port) = &mut self.port else { return };
         for i in 0..events {
             let (token, ready) = self.side.poll.event(i);
-            if token.owner == Owner::Port {
+            if token.source == Source::Port {
                 let ready = port.ready(token.id, ready);
                 if ready.tx && self.tx == Tx::Idle {
                     self.tx = Tx::Pending;

@@ -183,7 +183,7 @@ fn changes_are_told() {
     uplink();
     let watch = Watch::new().unwrap();
     let mut poll = Poller::new().unwrap();
-    let token = minivmm_net::poll::Token::new(minivmm_net::poll::Owner::Environment, 0);
+    let token = minivmm_net::poll::Token::new(minivmm_net::poll::Source::Backend(0), 0);
     poll.add(&watch, token, minivmm_net::poll::Ready::IN).unwrap();
     assert!(!watch.drain());
     for change in [

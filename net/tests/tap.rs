@@ -20,7 +20,7 @@ use minivmm_net::buffer::HostBuffer;
 use minivmm_net::frame::{
     FRAME_MAX, HEAD_MAX, Offload, PartialChecksum, SegmentKind, Segmentation, TxFrame, TxOutcome,
 };
-use minivmm_net::poll::{Owner, Poller, Ready, Token};
+use minivmm_net::poll::{Poller, Ready, Source, Token};
 use minivmm_net::port::{Backend, Drained, FrameSink, Port, PortReady};
 use minivmm_net::rx::{RxOffloads, RxRing};
 use minivmm_net::segment::Segment;
@@ -320,7 +320,7 @@ impl Station {
 
 impl Port for StationPort {
     fn attach(&mut self, poll: &Poller) -> io::Result<()> {
-        poll.add(&*self.kick, Token::new(Owner::Port, 0), Ready::IN | Ready::ET)
+        poll.add(&*self.kick, Token::new(Source::Port, 0), Ready::IN | Ready::ET)
     }
 
     fn detach(&mut self, poll: &Poller) {

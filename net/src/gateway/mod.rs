@@ -28,6 +28,7 @@ mod ping;
 pub mod plan;
 mod reassembly;
 mod services;
+mod source;
 mod target;
 mod tcp;
 #[cfg(test)]
@@ -48,7 +49,7 @@ use self::services::Services;
 use self::tcp::Tcp;
 use self::udp::Udp;
 use crate::frame::{TxFrame, TxOutcome};
-use crate::poll::{Owner, Poller, Ready, Token};
+use crate::poll::{Poller, Ready, Token};
 use crate::port::{Backend, Io, TxOffloads};
 use crate::rx::RxOffloads;
 use crate::stats::{DropReason, Stats};
@@ -193,11 +194,11 @@ impl Backend for Gateway {
 
     fn ready(&mut self, io: &mut Io<'_>, token: Token, ready: Ready) -> bool {
         let ctx = &mut Ctx { io, core: &mut self.core };
-        match token.owner {
-            Owner::Tcp | Owner::TcpListener => self.tcp.ready(ctx, token, ready),
-            Owner::Udp | Owner::UdpListener => self.udp.ready(ctx, token, ready),
-            Owner::Ping => self.ping.ready(ctx, token, ready),
-            Owner::Dns | Owner::Environment => self.services.ready(ctx, token, ready),
+        match token.source {
+            source::TCP | source::TCP_LISTENER => self.tcp.ready(ctx, token, ready),
+            source::UDP => self.udp.ready(ctx, token, ready),
+            source::PING => self.ping.ready(ctx, token, ready),
+            source::DNS | source::ENVIRONMENT => self.services.ready(ctx, token, ready),
             _ => {}
         }
         self.levels(io.stats);

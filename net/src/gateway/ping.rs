@@ -19,9 +19,11 @@ use super::icmp::{
     icmp_protocol,
 };
 use super::packet::Packet;
+use super::source;
 use super::target::{is_forbidden, is_gateway};
 use crate::frame::TxOutcome;
-use crate::poll::{Owner, Poller, Ready, Token};
+use crate::poll::{Poller, Ready, Token};
+use crate::slab::Slab;
 use crate::stats::DropReason;
 use crate::sys::dgram::{Dgram, Header, Origin};
 use crate::wire::checksum::checksum;
@@ -52,16 +54,13 @@ struct Flow {
     /// The socket is raw: the identifier that its messages bear.
     raw: Option<u16>,
     last: Instant,
-    generation: u32,
 }
 
 /// All echo there is: to the gateway and beyond.
 #[derive(Debug)]
 pub struct Ping {
     echo: Echo,
-    /// By index; a free one remembers its generation in `generations`.
-    flows: Vec<Option<Flow>>,
-    generations: Vec<u32>,
+    flows: Slab<Flow>,
     limit: usize,
     buffer: Box<[u8]>,
     /// Makes identifiers that nobody else is likely to have.
@@ -77,8 +76,7 @@ impl Ping {
     pub fn new(config: &GatewayConfig) -> Self {
         Self {
             echo: Echo::new(),
-            flows: Vec::new(),
-            generations: Vec::new(),
+            flows: Slab::new(source::PING),
             limit: config.limits.ping.max(1),
             buffer: Box::default(),
             secret: RandomState::new(),
@@ -135,7 +133,7 @@ impl Ping {
                 Err(error) => return Err(icmp::no_socket(ctx, packet, &error)),
             },
         };
-        if let Some(id) = self.flows[i].as_ref().and_then(|f| f.raw) {
+        if let Some(id) = self.flows.get(i).and_then(|f| f.raw) {
             self.echo.set_id(id);
         }
         let header = Header {
@@ -145,7 +143,7 @@ impl Ping {
         };
         let mut again = true;
         loop {
-            let Some(flow) = self.flows[i].as_mut() else { return Err(DropReason::SocketFailed) };
+            let Some(flow) = self.flows.get_mut(i) else { return Err(DropReason::SocketFailed) };
             flow.last = ctx.io.now;
             let to = SocketAddr::new(packet.dst, 0);
             let sent = flow
@@ -180,10 +178,9 @@ impl Ping {
         }
     }
 
-    fn find(&self, guest: IpAddr, remote: IpAddr, id: u16) -> Option<usize> {
-        self.flows.iter().position(|flow| {
-            flow.as_ref().is_some_and(|f| f.id == id && f.remote == remote && f.guest == guest)
-        })
+    fn find(&self, guest: IpAddr, remote: IpAddr, id: u16) -> Option<u32> {
+        let its = |f: &Flow| f.id == id && f.remote == remote && f.guest == guest;
+        self.flows.iter().find(|(_, flow)| its(flow)).map(|(i, _)| i)
     }
 
     fn open(
@@ -192,29 +189,16 @@ impl Ping {
         remote: IpAddr,
         id: u16,
         ctx: &mut Ctx<'_, '_>,
-    ) -> io::Result<usize> {
+    ) -> io::Result<u32> {
         let (socket, raw) = self.socket(remote.is_ipv4(), (guest, remote, id))?;
-        let i = match self.flows.iter().position(Option::is_none) {
-            Some(i) => i,
-            None if self.flows.len() < self.limit => {
-                self.flows.push(None);
-                self.generations.push(0);
-                self.flows.len() - 1
-            }
-            None => {
-                let age = |i: &usize| self.flows[*i].as_ref().map(|f| f.last);
-                let oldest = (0..self.flows.len()).min_by_key(age).unwrap_or(0);
-                self.close(oldest, ctx.io.poll);
-                oldest
-            }
-        };
-        self.generations[i] = self.generations[i].wrapping_add(1);
-        let generation = self.generations[i];
-        let token = Token::with_generation(Owner::Ping, i as u32, generation);
-        ctx.io.poll.add(&socket, token, Ready::IN)?;
+        if self.flows.len() >= self.limit
+            && let Some((oldest, _)) = self.flows.iter().min_by_key(|(_, flow)| flow.last)
+        {
+            self.close(oldest, ctx.io.poll);
+        }
+        ctx.io.poll.add(&socket, self.flows.vacancy(), Ready::IN)?;
         let last = ctx.io.now;
-        self.flows[i] = Some(Flow { socket, guest, remote, id, raw, last, generation });
-        Ok(i)
+        Ok(self.flows.insert(Flow { socket, guest, remote, id, raw, last }))
     }
 
     /// A socket, and the identifier that its messages bear if that is ours to choose.
@@ -227,7 +211,7 @@ impl Ping {
             Err(error) if error.raw_os_error() == Some(libc::EACCES) => error,
             socket => return Ok((socket?, None)),
         };
-        let used = |id: u16| self.flows.iter().flatten().any(|f| f.raw == Some(id));
+        let used = |id: u16| self.flows.iter().any(|(_, f)| f.raw == Some(id));
         // There are fewer flows than identifiers.
         let mut id = self.secret.hash_one(flow) as u16;
         while used(id) {
@@ -248,22 +232,18 @@ impl Ping {
         }
     }
 
-    fn close(&mut self, i: usize, poll: &Poller) {
-        if let Some(flow) = self.flows[i].take() {
+    fn close(&mut self, i: u32, poll: &Poller) {
+        if let Some(flow) = self.flows.remove(i) {
             let _ = poll.remove(&flow.socket);
         }
     }
 
     /// A socket is ready.
     pub fn ready(&mut self, ctx: &mut Ctx<'_, '_>, token: Token, ready: Ready) {
-        let i = token.id as usize;
-        let current =
-            self.flows.get(i).and_then(Option::as_ref).is_some_and(|f| {
-                Token::with_generation(token.owner, token.id, f.generation) == token
-            });
-        if !current {
+        if self.flows.named(token).is_none() {
             return;
         }
+        let i = token.id;
         if ready.intersects(Ready::ERR) {
             self.errors(ctx, i);
         }
@@ -275,11 +255,11 @@ impl Ping {
     }
 
     /// Hands one reply to the guest. Replies that it has no buffers for are lost, as on any link.
-    fn receive(&mut self, ctx: &mut Ctx<'_, '_>, i: usize) -> bool {
+    fn receive(&mut self, ctx: &mut Ctx<'_, '_>, i: u32) -> bool {
         if self.buffer.is_empty() {
             self.buffer = vec![0; 65536].into_boxed_slice();
         }
-        let Some(flow) = self.flows[i].as_mut() else { return false };
+        let Some(flow) = self.flows.get_mut(i) else { return false };
         let got = match flow.socket.recv(&[], 0, 0, &mut self.buffer) {
             Ok(got) => got,
             Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
@@ -316,11 +296,11 @@ impl Ping {
 
     /// Hands the guest what the network says about its requests, and returns the MTU where the
     /// host itself found one too big.
-    fn errors(&mut self, ctx: &mut Ctx<'_, '_>, i: usize) -> Option<u32> {
+    fn errors(&mut self, ctx: &mut Ctx<'_, '_>, i: u32) -> Option<u32> {
         let mut mtu = None;
         let mut data = [0; QUOTE_MAX];
         for _ in 0..ERRORS_MAX {
-            let Some(flow) = self.flows[i].as_ref() else { break };
+            let Some(flow) = self.flows.get(i) else { break };
             let Ok(error) = flow.socket.next_error(&mut data) else { break };
             let Origin::Icmp(kind, code) = error.origin else {
                 if error.errno == libc::EMSGSIZE {
@@ -353,13 +333,13 @@ impl Ping {
 
     /// When [`expire`](Self::expire) is due.
     pub fn deadline(&self) -> Option<Instant> {
-        self.flows.iter().flatten().map(|flow| flow.last + LIFETIME).min()
+        self.flows.iter().map(|(_, flow)| flow.last + LIFETIME).min()
     }
 
     /// Closes what has been idle for long enough.
     pub fn expire(&mut self, ctx: &mut Ctx<'_, '_>) {
-        for i in 0..self.flows.len() {
-            if self.flows[i].as_ref().is_some_and(|f| f.last + LIFETIME <= ctx.io.now) {
+        for i in self.flows.ids() {
+            if self.flows.get(i).is_some_and(|f| f.last + LIFETIME <= ctx.io.now) {
                 self.close(i, ctx.io.poll);
             }
         }
@@ -367,14 +347,14 @@ impl Ping {
 
     /// The guest is gone.
     pub fn detached(&mut self, poll: &Poller) {
-        for i in 0..self.flows.len() {
+        for i in self.flows.ids() {
             self.close(i, poll);
         }
     }
 
     /// How many identifiers are in use.
     pub fn flows(&self) -> usize {
-        self.flows.iter().flatten().count()
+        self.flows.len()
     }
 }
 

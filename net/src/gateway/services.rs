@@ -8,13 +8,13 @@ use super::config::{Redirect, Transport};
 use super::context::{Core, Ctx, Handled};
 use super::datagram::Datagram;
 use super::dhcp4::Dhcp4;
-use super::dhcp6;
 use super::dns::Dns;
 use super::ndp::Ndp;
 use super::packet::Packet;
 use super::target::is_gateway;
+use super::{dhcp6, source};
 use crate::host::reach::{Reach, Watch};
-use crate::poll::{Owner, Poller, Ready, Token};
+use crate::poll::{Poller, Ready, Token};
 use crate::stats::DropReason;
 use crate::wire::{UDP_LEN, protocol, u16_at};
 
@@ -69,7 +69,7 @@ impl Services {
         // First watch, then look: no change is lost between.
         match Watch::new() {
             Ok(watch) => {
-                poll.add(&watch, Token::new(Owner::Environment, 0), Ready::IN)?;
+                poll.add(&watch, Token::new(source::ENVIRONMENT, 0), Ready::IN)?;
                 self.watch = Some(watch);
             }
             Err(e) => tracing::warn!("changes of the host's routes go unnoticed: rtnetlink: {e}"),
@@ -143,9 +143,9 @@ impl Services {
 
     /// A source is ready.
     pub fn ready(&mut self, ctx: &mut Ctx<'_, '_>, token: Token, ready: Ready) {
-        match token.owner {
-            Owner::Dns => self.dns.ready(ctx, token, ready),
-            Owner::Environment => {
+        match token.source {
+            source::DNS => self.dns.ready(ctx, token, ready),
+            source::ENVIRONMENT => {
                 let changed = self.watch.as_ref().is_some_and(Watch::drain);
                 let due = ctx.io.now + SETTLE_TIME;
                 self.look = self.look.or(changed.then_some(due));

@@ -80,8 +80,8 @@ impl MockPort {
 impl Port for MockPort {
     fn attach(&mut self, poll: &Poller) -> io::Result<()> {
         let interest = Ready::IN | Ready::ET;
-        poll.add(&*self.station.0.kick, Token::new(Owner::Port, 0), interest)?;
-        poll.add(&*self.station.0.rx_kick, Token::new(Owner::Port, 1), interest)?;
+        poll.add(&*self.station.0.kick, Token::new(Source::Port, 0), interest)?;
+        poll.add(&*self.station.0.rx_kick, Token::new(Source::Port, 1), interest)?;
         self.station.0.live.store(true, Ordering::SeqCst);
         Ok(())
     }
@@ -192,7 +192,7 @@ impl Backend for Far {
         if self.0.refuse.load(Ordering::SeqCst) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        poll.add(&*self.0.writable, Token::new(Owner::Udp, 9), Ready::IN)
+        poll.add(&*self.0.writable, Token::new(Source::Backend(4), 9), Ready::IN)
     }
 
     fn attached(&mut self, _cx: &mut Io<'_>, _offloads: RxOffloads) -> io::Result<()> {
@@ -224,7 +224,7 @@ impl Backend for Far {
     }
 
     fn ready(&mut self, _cx: &mut Io<'_>, token: Token, _ready: Ready) -> bool {
-        assert_eq!(token, Token::new(Owner::Udp, 9));
+        assert_eq!(token, Token::new(Source::Backend(4), 9));
         let _ = rustix::io::read(&*self.0.writable, &mut [0; 8]);
         count(&self.0.calls.events);
         true

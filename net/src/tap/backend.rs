@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Failure, Tap};
 use crate::frame::{FRAME_MAX, Offload, TxFrame, TxOutcome, VNET_HEADER_LEN};
-use crate::poll::{Owner, Poller, Ready, Token};
+use crate::poll::{Poller, Ready, Source, Token};
 use crate::port::{Backend, Io, TxOffloads};
 use crate::rx::{RxOffloads, RxSlot};
 use crate::scatter::Scatter;
@@ -27,7 +27,7 @@ const MAX_STALE: usize = 16384;
 /// pieces that may fit.
 const HOLD: Duration = Duration::from_millis(200);
 
-const TOKEN: Token = Token::new(Owner::Tap, 0);
+const TOKEN: Token = Token::new(Source::Backend(0), 0);
 
 /// Bytes of an 802.1Q tag, which interfaces carry on top of their MTU.
 const VLAN_TAG: usize = 4;

@@ -8,7 +8,7 @@ use vm_memory::VolatileSlice;
 use super::{Failure, Tap};
 use crate::buffer::HostBuffer;
 use crate::frame::{FRAME_MAX, HEAD_MAX, Offload, TxFrame, TxOutcome, VNET_HEADER_LEN};
-use crate::poll::{Owner, Poller, Ready, Token};
+use crate::poll::{Poller, Ready, Source, Token};
 use crate::port::{Drained, FrameSink, Port, PortReady, TxOffloads};
 use crate::rx::{RxOffloads, RxRing};
 use crate::stats::{DropReason, Stats};
@@ -97,7 +97,7 @@ impl Port for TapPort {
     fn attach(&mut self, poll: &Poller) -> io::Result<()> {
         // Edges: a frame that waits for the backend must not wake the worker again and again.
         let interest = Ready::IN | Ready::OUT | Ready::ET;
-        poll.add(&self.ring.tap, Token::new(Owner::Port, 0), interest)
+        poll.add(&self.ring.tap, Token::new(Source::Port, 0), interest)
     }
 
     fn detach(&mut self, poll: &Poller) {

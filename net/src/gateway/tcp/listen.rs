@@ -13,8 +13,9 @@ use super::key::{Endpoint, Key};
 use crate::gateway::config::{GatewayConfig, Publish, Transport};
 use crate::gateway::context::{Core, Ctx};
 use crate::gateway::error::GatewayError;
+use crate::gateway::source;
 use crate::gateway::target::is_forbidden;
-use crate::poll::{Owner, Poller, Ready, Token};
+use crate::poll::{Poller, Ready, Token};
 use crate::stats::DropReason;
 use crate::sys::{is_exhausted, stream};
 
@@ -64,7 +65,7 @@ impl Listeners {
 
     fn each(&self, f: impl Fn(&OwnedFd, Token) -> io::Result<()>) -> io::Result<()> {
         let mut list = self.list.iter().enumerate();
-        list.try_for_each(|(i, l)| f(&l.socket, Token::new(Owner::TcpListener, i as u32)))
+        list.try_for_each(|(i, l)| f(&l.socket, Token::new(source::TCP_LISTENER, i as u32)))
     }
 
     /// Accepts nothing for a while.

@@ -46,7 +46,8 @@ use super::config::GatewayConfig;
 use super::context::{Ctx, Handled};
 use super::error::GatewayError;
 use super::packet::Packet;
-use crate::poll::{Owner, Poller, Ready, Token};
+use super::source;
+use crate::poll::{Poller, Ready, Token};
 use crate::scatter::Scatter;
 use crate::stats::DropReason;
 use crate::sys::stream;
@@ -219,7 +220,7 @@ impl Tcp {
 
     /// A socket is ready.
     pub fn ready(&mut self, ctx: &mut Ctx<'_, '_>, token: Token, ready: Ready) {
-        if token.owner == Owner::TcpListener {
+        if token.source == source::TCP_LISTENER {
             self.accept(ctx, token.id);
         } else {
             self.flow_ready(ctx, token, ready);

@@ -81,7 +81,10 @@ impl Udp {
         let mut bytes = std::mem::take(&mut self.gather.bytes);
         let (len, size) = (self.gather.len, self.gather.size);
         self.gather.clear();
-        let flow = self.table.get(flow).clone();
+        let Some(flow) = self.table.get(flow).cloned() else {
+            self.gather.bytes = bytes;
+            return;
+        };
         if len <= size || !self.give_at_once(&flow, header, &bytes[..len], size) {
             for datagram in bytes[..len].chunks(size) {
                 if let Err(reason) = self.give_one(ctx, &flow, header, datagram) {

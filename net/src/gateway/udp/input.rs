@@ -53,7 +53,8 @@ impl Udp {
                 self.open_for_guest(ctx, packet, guest, remote)?
             }
         };
-        let socket = self.table.get(i).socket;
+        let Some(flow) = self.table.get(i) else { return Err(DropReason::SocketFailed) };
+        let socket = flow.socket;
         let published = self.sockets.get(socket).is_some_and(|s| s.is_published());
         self.table.sent(i, published, ctx.io.now);
         let header = Header {
@@ -68,7 +69,7 @@ impl Udp {
         if self.gather.push(i, header, &payload) {
             return Ok(TxOutcome::Sent);
         }
-        let flow = self.table.get(i).clone();
+        let Some(flow) = self.table.get(i).cloned() else { return Err(DropReason::SocketFailed) };
         match self.send(ctx, &flow, header, &payload) {
             Ok(()) => Ok(TxOutcome::Sent),
             Err((why, reason)) => {
@@ -199,8 +200,9 @@ impl Udp {
     ) {
         let Origin::Icmp(kind, code) = error.origin else { return };
         let to = error.to.map(without_label);
-        let Some(flow) = to.and_then(|to| self.table.find_host(index, to)) else { return };
-        let Flow { guest, remote, host, .. } = *self.table.get(flow);
+        let flow = to.and_then(|to| self.table.find_host(index, to));
+        let Some(flow) = flow.and_then(|i| self.table.get(i)) else { return };
+        let Flow { guest, remote, host, .. } = *flow;
         // What is said in one family means nothing in the other.
         if guest.is_ipv4() != host.is_ipv4() {
             return;

@@ -52,7 +52,7 @@ impl Udp {
     /// # Errors
     /// [`GatewayError::Publish`]
     pub fn bind(config: &GatewayConfig) -> Result<Self, GatewayError> {
-        let mut sockets = Sockets::default();
+        let mut sockets = Sockets::new();
         for publish in config.publish.iter().filter(|p| p.transport == Transport::Udp) {
             let dgram = Dgram::listen(publish.listen)
                 .map_err(|source| GatewayError::Publish { publish: *publish, source })?;
@@ -154,7 +154,7 @@ impl Udp {
 
     /// Ends a flow, and its socket's use where it was the last one.
     fn close(&mut self, i: u32, poll: &Poller) {
-        let index = self.table.remove(i).socket;
+        let Some(Flow { socket: index, .. }) = self.table.remove(i) else { return };
         if let Some(socket) = self.sockets.get(index) {
             socket.flows = socket.flows.saturating_sub(1);
             if socket.flows == 0 && !socket.is_published() {

@@ -251,8 +251,9 @@ fn accept(
     got: &Datagram,
 ) -> Result<Accepted, DropReason> {
     let from = without_label(got.from);
-    if let Some(i) = table.find_host(socket, from) {
-        let flow = table.get(i);
+    if let Some(i) = table.find_host(socket, from)
+        && let Some(flow) = table.get(i)
+    {
         return Ok(Accepted { guest: flow.guest, remote: flow.remote, flow: Some(i) });
     }
     match owner {

@@ -632,7 +632,7 @@ fn a_published_port_is_the_source_whoever_the_guest_speaks_with() {
 #[test]
 fn a_published_port_is_no_source_where_it_does_not_lead() {
     let sockets = |listen: &str| {
-        let mut sockets = Sockets::default();
+        let mut sockets = Sockets::new();
         let owner = Use::Published { port: 80, listen: addr(listen).ip() };
         sockets.insert(Dgram::listen(addr(listen)).unwrap(), owner);
         sockets
