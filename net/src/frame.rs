@@ -7,6 +7,7 @@
 use vm_memory::VolatileSlice;
 
 use crate::stats::DropReason;
+use crate::wire::ETHERNET_LEN;
 
 /// Bytes of the virtio-net header, `num_buffers` included (Virtio 1.2 §5.1.6).
 pub const VNET_HEADER_LEN: usize = 12;
@@ -15,7 +16,7 @@ pub const VNET_HEADER_LEN: usize = 12;
 pub const HEAD_MAX: usize = 192 - VNET_HEADER_LEN;
 
 /// The longest frame: a 64 KiB IP packet behind an Ethernet header.
-pub const FRAME_MAX: usize = 65535 + 14;
+pub const FRAME_MAX: usize = 65535 + ETHERNET_LEN;
 
 /// A checksum left to be completed (Virtio 1.2 §5.1.6.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +82,7 @@ impl Offload {
 
         let checksum = if flags & F_NEEDS_CSUM != 0 {
             let end = usize::from(start) + usize::from(offset) + 2;
-            if usize::from(start) < 14 || end > frame_len {
+            if usize::from(start) < ETHERNET_LEN || end > frame_len {
                 return Err(DropReason::BadOffload);
             }
             Some(PartialChecksum { start, offset })

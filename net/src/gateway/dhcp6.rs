@@ -7,7 +7,7 @@ use super::emit::Envelope;
 use crate::addr::MacAddr;
 use crate::frame::TxOutcome;
 use crate::stats::DropReason;
-use crate::wire::udp::udp_header;
+use crate::wire::udp::UdpHeader;
 use crate::wire::{protocol, u16_at};
 
 const REPLY: u8 = 7;
@@ -113,7 +113,12 @@ pub fn input(ctx: &mut Ctx<'_, '_>, src_mac: MacAddr, datagram: &Datagram<'_>) -
 
     let src = ctx.core.config.link_local6();
     let envelope = Envelope::new(src_mac, src.into(), datagram.src.ip(), protocol::UDP);
-    let header = udp_header(datagram.dst.port(), datagram.src.port(), reply.len());
+    let header = UdpHeader {
+        src_port: datagram.dst.port(),
+        dst_port: datagram.src.port(),
+        payload_len: reply.len(),
+    }
+    .emit();
     ctx.deliver_packet(&envelope, &header, &reply)?;
     Ok(TxOutcome::Sent)
 }

@@ -7,8 +7,12 @@ use crate::frame::{Offload, PartialChecksum};
 use crate::gateway::context::Ctx;
 use crate::rx::RxSlot;
 use crate::stats::DropReason;
-use crate::wire::checksum::{Sum, checksum};
-use crate::wire::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, ethertype, protocol};
+use crate::wire::checksum::Sum;
+use crate::wire::ethernet::{ETHERNET_LEN, EthernetHeader, ethertype};
+use crate::wire::ip::{
+    FRAGMENT_LEN, Fragment, IPV4_LEN, IPV6_LEN, Ipv4Header, Ipv6Header, protocol,
+};
+use crate::wire::{icmp, tcp, udp};
 
 /// Bytes of the longest headers below the transport's: Ethernet and IPv6.
 pub const LOWER_MAX: usize = ETHERNET_LEN + IPV6_LEN;
@@ -40,54 +44,62 @@ impl Envelope {
     }
 
     /// Bytes of the Ethernet and IP headers.
-    pub fn len(&self) -> usize {
+    pub fn header_len(&self) -> usize {
         ETHERNET_LEN + if self.src.is_ipv4() { IPV4_LEN } else { IPV6_LEN }
-    }
-
-    /// Never: there are always headers.
-    pub fn is_empty(&self) -> bool {
-        false
     }
 
     /// Writes the Ethernet and IP headers of a packet with `len` bytes of transport header and
     /// payload to the start of `to`, and returns how many bytes they take. Such a packet is never
-    /// fragmented: it has DF set and the identification 0 (RFC 6864 §4.1).
+    /// fragmented: over IPv4 it has DF set.
+    #[inline]
     pub fn write(&self, src_mac: MacAddr, len: usize, to: &mut [u8]) -> usize {
-        to[0..6].copy_from_slice(&self.dst_mac.0);
-        to[6..12].copy_from_slice(&src_mac.0);
-        let ip = ETHERNET_LEN;
-        match (self.src, self.dst) {
+        self.write_piece(src_mac, len, None, to)
+    }
+
+    /// The same for a piece of `len` bytes of a packet that is cut, if it is one.
+    #[inline]
+    pub fn write_piece(
+        &self,
+        src_mac: MacAddr,
+        len: usize,
+        fragment: Option<Fragment>,
+        to: &mut [u8],
+    ) -> usize {
+        let Self { dst_mac, src, dst, protocol, traffic_class, hop_limit } = *self;
+        let (link, ip) = to.split_at_mut(ETHERNET_LEN);
+        let (ethertype, len) = match (src, dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                to[12..14].copy_from_slice(&ethertype::IPV4.to_be_bytes());
-                let h = &mut to[ip..ip + IPV4_LEN];
-                h.fill(0);
-                h[0] = 0x45;
-                h[1] = self.traffic_class;
-                h[2..4].copy_from_slice(&((IPV4_LEN + len) as u16).to_be_bytes());
-                h[6] = 0x40;
-                h[8] = self.hop_limit;
-                h[9] = self.protocol;
-                h[12..16].copy_from_slice(&src.octets());
-                h[16..20].copy_from_slice(&dst.octets());
-                let sum = checksum(h);
-                h[10..12].copy_from_slice(&sum.to_be_bytes());
-                ip + IPV4_LEN
+                let (dont_fragment, payload_len) = (fragment.is_none(), len);
+                Ipv4Header {
+                    src,
+                    dst,
+                    protocol,
+                    hop_limit,
+                    traffic_class,
+                    dont_fragment,
+                    fragment,
+                    payload_len,
+                }
+                .emit(ip);
+                (ethertype::IPV4, IPV4_LEN)
             }
             (IpAddr::V6(src), IpAddr::V6(dst)) => {
-                to[12..14].copy_from_slice(&ethertype::IPV6.to_be_bytes());
-                let h = &mut to[ip..ip + IPV6_LEN];
-                h[0] = 0x60 | self.traffic_class >> 4;
-                h[1] = self.traffic_class << 4;
-                h[2..4].fill(0);
-                h[4..6].copy_from_slice(&(len as u16).to_be_bytes());
-                h[6] = self.protocol;
-                h[7] = self.hop_limit;
-                h[8..24].copy_from_slice(&src.octets());
-                h[24..40].copy_from_slice(&dst.octets());
-                ip + IPV6_LEN
+                let (next_header, extra) = match fragment {
+                    None => (protocol, 0),
+                    Some(_) => (protocol::FRAGMENT, FRAGMENT_LEN),
+                };
+                let payload_len = extra + len;
+                Ipv6Header { src, dst, next_header, hop_limit, traffic_class, payload_len }
+                    .emit(ip);
+                if let Some(fragment) = fragment {
+                    fragment.emit(protocol, &mut ip[IPV6_LEN..]);
+                }
+                (ethertype::IPV6, IPV6_LEN + extra)
             }
             _ => unreachable!("both addresses of an envelope are of one family"),
-        }
+        };
+        EthernetHeader { dst: dst_mac, src: src_mac, ethertype }.emit(link);
+        ETHERNET_LEN + len
     }
 
     /// The sum of the pseudo-header for `len` bytes of transport header and payload.
@@ -99,9 +111,9 @@ impl Envelope {
 /// Where the checksum lies in a transport header, and whether it may be 0 for "none".
 fn checksum_at(protocol: u8) -> Option<usize> {
     match protocol {
-        protocol::TCP => Some(16),
-        protocol::UDP => Some(6),
-        protocol::ICMP | protocol::ICMPV6 => Some(2),
+        protocol::TCP => Some(tcp::CHECKSUM_AT),
+        protocol::UDP => Some(udp::CHECKSUM_AT),
+        protocol::ICMP | protocol::ICMPV6 => Some(icmp::CHECKSUM_AT),
         _ => None,
     }
 }

@@ -53,7 +53,8 @@ use crate::poll::{Poller, Ready, Token};
 use crate::port::{Backend, Io, TxOffloads};
 use crate::rx::RxOffloads;
 use crate::stats::{DropReason, Stats};
-use crate::wire::{ETHERNET_LEN, ethertype, protocol, u16_at};
+use crate::wire::ethernet::{EthernetHeader, ethertype};
+use crate::wire::protocol;
 
 /// See the [module's documentation](self).
 #[derive(Debug)]
@@ -83,14 +84,11 @@ impl Gateway {
     }
 
     fn frame(&mut self, io: &mut Io<'_>, frame: &TxFrame<'_>) -> Handled {
-        if frame.head.len() < ETHERNET_LEN {
-            return Err(DropReason::Truncated);
-        }
-        let group = frame.head[0] & 1 != 0;
-        if !group && frame.head[..6] != self.core.link.mac.0 {
+        let link = EthernetHeader::parse(frame.head)?;
+        if !link.dst.is_multicast() && link.dst != self.core.link.mac {
             return Err(DropReason::NotForUs);
         }
-        match u16_at(frame.head, 12) {
+        match link.ethertype {
             ethertype::ARP => arp::input(&mut Ctx { io, core: &mut self.core }, frame),
             ethertype::IPV4 | ethertype::IPV6 => {
                 let packet = Packet::parse(frame)?;

@@ -14,10 +14,7 @@ use std::time::{Duration, Instant};
 use super::config::GatewayConfig;
 use super::context::{Ctx, Handled};
 use super::emit::Envelope;
-use super::icmp::{
-    self, ECHO_REPLY, ECHO_REPLY6, ECHO_REQUEST, ECHO_REQUEST6, Echo, ICMP_LEN, Message, Why,
-    icmp_protocol,
-};
+use super::icmp::{self, Echo, Why, icmp_protocol};
 use super::packet::Packet;
 use super::source;
 use super::target::{is_forbidden, is_gateway};
@@ -27,7 +24,7 @@ use crate::slab::Slab;
 use crate::stats::DropReason;
 use crate::sys::dgram::{Dgram, Header, Origin};
 use crate::wire::checksum::checksum;
-use crate::wire::u16_at;
+use crate::wire::icmp::{ICMP_LEN, IcmpHeader, echo_id, kind4, kind6, rewrite_echo};
 
 /// How long an identifier lives without a request or reply (RFC 5508 §3.2: at least 60 s).
 const LIFETIME: Duration = Duration::from_secs(60);
@@ -121,7 +118,7 @@ impl Ping {
     }
 
     fn forward(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
-        let id = u16_at(self.echo.bytes(), 4);
+        let id = echo_id(self.echo.bytes());
         let i = match self.find(packet.src, packet.dst, id) {
             Some(i) => i,
             None if packet.dst.is_ipv6() && !ctx.core.ipv6_offered() => {
@@ -278,7 +275,7 @@ impl Ping {
         };
         flow.last = ctx.io.now;
         let (guest, remote) = (flow.guest, flow.remote);
-        message[4..6].copy_from_slice(&flow.id.to_be_bytes());
+        rewrite_echo(message, message[0], flow.id);
         let Some(mac) = ctx.core.link.neighbor(guest) else {
             ctx.io.stats.dropped(DropReason::NoNeighbor);
             return true;
@@ -309,7 +306,7 @@ impl Ping {
                 continue;
             };
             let ipv4 = flow.guest.is_ipv4();
-            let Some(message) = Message::relayed(kind, code, error.mtu, ipv4) else { continue };
+            let Some(message) = icmp::relayed(kind, code, error.mtu, ipv4) else { continue };
             // The request comes back from its ICMP header on, with the kernel's identifier.
             let len = error.len.min(QUOTE_MAX);
             if len < ICMP_LEN {
@@ -317,11 +314,11 @@ impl Ping {
             }
             // A raw socket hears of everybody's.
             let to = error.to.map(|to| to.ip());
-            if flow.raw.is_some_and(|id| u16_at(&data, 4) != id || to != Some(flow.remote)) {
+            if flow.raw.is_some_and(|id| echo_id(&data) != id || to != Some(flow.remote)) {
                 continue;
             }
-            data[0] = if ipv4 { ECHO_REQUEST } else { ECHO_REQUEST6 };
-            data[4..6].copy_from_slice(&flow.id.to_be_bytes());
+            let request = if ipv4 { kind4::ECHO_REQUEST } else { kind6::ECHO_REQUEST };
+            rewrite_echo(&mut data, request, flow.id);
             let (guest, remote) = (flow.guest, flow.remote);
             let from = error.offender.filter(|ip| !ip.is_loopback() && !ip.is_unspecified());
             let envelope = Envelope::new(ctx.core.link.mac, guest, remote, icmp_protocol(remote));
@@ -362,12 +359,13 @@ impl Ping {
 /// behind the IP header, and then nobody has looked at its checksum yet.
 fn reply_at(bytes: &[u8], from: IpAddr, id: u16) -> Result<usize, DropReason> {
     let (at, kind) = match from {
-        IpAddr::V4(_) => (usize::from(bytes.first().unwrap_or(&0) & 0xf) * 4, ECHO_REPLY),
-        IpAddr::V6(_) => (0, ECHO_REPLY6),
+        IpAddr::V4(_) => (usize::from(bytes.first().unwrap_or(&0) & 0xf) * 4, kind4::ECHO_REPLY),
+        IpAddr::V6(_) => (0, kind6::ECHO_REPLY),
     };
     let message = bytes.get(at..).unwrap_or_default();
     // What came before the filter was there is anybody's.
-    if message.len() < ICMP_LEN || message[0] != kind || u16_at(message, 4) != id {
+    let header = IcmpHeader::parse(message).map_err(|_| DropReason::Unsolicited)?;
+    if header.kind != kind || echo_id(message) != id {
         return Err(DropReason::Unsolicited);
     }
     if from.is_ipv4() && checksum(message) != 0 {

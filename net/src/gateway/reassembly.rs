@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::context::Ctx;
 use super::icmp::{self, Why};
-use super::packet::{Extensions, FRAGMENT_UNIT as UNIT, Packet};
+use super::packet::Packet;
 use crate::addr::MacAddr;
 use crate::frame::{HEAD_MAX, Offload};
 use crate::scatter::Scatter;
 use crate::stats::DropReason;
-use crate::wire::IPV6_LEN;
+use crate::wire::ip::{Extensions, FRAGMENT_LEN, FRAGMENT_UNIT as UNIT, IPV6_LEN};
 
 /// Datagrams in the making at once: 8 buffers of 64 KiB.
 const SLOTS: usize = 8;
@@ -172,7 +172,7 @@ impl Parts {
         let (at, len) = (self.header_len, self.len.unwrap_or(self.reach));
         let n = len.min(HEAD_MAX - at);
         self.header[at..at + n].copy_from_slice(&self.buffer[..n]);
-        let it = Extensions::parse(&self.header[..at + n], at, self.protocol_at)?;
+        let it = Extensions::parse_from(&self.header[..at + n], at, self.protocol_at)?;
         if it.fragment.is_some() {
             return Err(DropReason::Malformed);
         }
@@ -239,7 +239,7 @@ impl Reassembly {
         // the extensions, of which the fragment header goes (RFC 8200 §4.5).
         let headers = match packet.src {
             IpAddr::V4(_) => packet.ip_header.len(),
-            IpAddr::V6(_) => packet.ip_header.len().saturating_sub(IPV6_LEN + 8),
+            IpAddr::V6(_) => packet.ip_header.len().saturating_sub(IPV6_LEN + FRAGMENT_LEN),
         };
         if at + packet.len + headers > 65535 {
             return Err(DropReason::BadFragment);

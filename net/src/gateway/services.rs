@@ -16,16 +16,10 @@ use super::{dhcp6, source};
 use crate::host::reach::{Reach, Watch};
 use crate::poll::{Poller, Ready, Token};
 use crate::stats::DropReason;
-use crate::wire::{UDP_LEN, protocol, u16_at};
+use crate::wire::{port, protocol, udp};
 
 /// The longest request of any service: an EDNS query is never near it, DHCP ends at 1,472.
 const REQUEST_MAX: usize = 4096;
-
-mod port {
-    pub const DNS: u16 = 53;
-    pub const DHCP_SERVER: u16 = 67;
-    pub const DHCP6_SERVER: u16 = 547;
-}
 
 /// All DHCPv6 servers on the link (RFC 8415 §7.1).
 const ALL_DHCP6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
@@ -195,6 +189,8 @@ impl Services {
 
 /// The destination port of a whole UDP datagram.
 fn udp_port(packet: &Packet<'_>) -> Option<u16> {
-    (packet.protocol == protocol::UDP && packet.fragment.is_none() && packet.head.len() >= UDP_LEN)
-        .then(|| u16_at(packet.head, 2))
+    if packet.protocol != protocol::UDP || packet.fragment.is_some() {
+        return None;
+    }
+    udp::destination_port(packet.head)
 }

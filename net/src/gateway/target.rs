@@ -16,8 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::config::{GatewayConfig, Transport};
 use super::context::Core;
 use crate::stats::DropReason;
-
-const DNS_PORT: u16 = 53;
+use crate::wire::port;
 
 /// Metadata services of clouds outside 169.254.0.0/16 and fe80::/10: Azure, Alibaba Cloud, Oracle
 /// (its classic cloud), AWS, Google, Scaleway, Oracle.
@@ -53,7 +52,7 @@ pub fn resolve(
         return Ok(redirect.to);
     }
     if is_gateway(config, dst.ip()) {
-        if transport == Transport::Tcp && dst.port() == DNS_PORT {
+        if transport == Transport::Tcp && dst.port() == port::DNS {
             return core.resolvers.first().ok_or(DropReason::NoRoute);
         }
         return match (config.host_access, dst) {

@@ -238,7 +238,7 @@ impl Bed {
 pub fn udp_frame(mac: MacAddr, src: SocketAddr, dst: SocketAddr, payload: &[u8]) -> Vec<u8> {
     let envelope = Envelope::new(mac, src.ip(), dst.ip(), protocol::UDP);
     let len = 8 + payload.len();
-    let mut f = vec![0; envelope.len()];
+    let mut f = vec![0; envelope.header_len()];
     envelope.write(GUEST_MAC, len, &mut f);
     let at = f.len();
     f.extend(src.port().to_be_bytes());

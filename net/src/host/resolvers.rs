@@ -8,6 +8,8 @@ use std::{fs, io};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 
+use crate::wire::port;
+
 /// Resolvers that are used; the C library uses three.
 pub const RESOLVERS_MAX: usize = 4;
 /// Search domains that are passed on.
@@ -16,8 +18,6 @@ const SEARCH_MAX: usize = 6;
 const FILE_MAX: u64 = 64 * 1024;
 /// How often the file is looked at, at most.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
-
-const DNS_PORT: u16 = 53;
 
 /// The content of a resolver configuration. `options` are ignored: they tune the C library.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -78,11 +78,11 @@ impl ResolvConf {
 fn server(word: &str, scope: impl Fn(&str) -> Option<u32>) -> Option<SocketAddr> {
     let Some((ip, zone)) = word.split_once('%') else {
         let ip: IpAddr = word.parse().ok()?;
-        return Some((ip, DNS_PORT).into());
+        return Some((ip, port::DNS).into());
     };
     let ip: Ipv6Addr = ip.parse().ok()?;
     let index = zone.parse().ok().or_else(|| scope(zone))?;
-    Some(SocketAddrV6::new(ip, DNS_PORT, 0, index).into())
+    Some(SocketAddrV6::new(ip, port::DNS, 0, index).into())
 }
 
 /// True for a name that can be put into DNS messages (RFC 1035 §2.3.4).

@@ -11,6 +11,7 @@ use crate::rx::{RxOffloads, RxSlot};
 use crate::scatter::Scatter;
 use crate::stats::DropReason;
 use crate::sys;
+use crate::wire::ETHERNET_LEN;
 
 /// Frames read before the station's own get their turn.
 const RX_BUDGET: usize = 64;
@@ -141,7 +142,7 @@ impl TapBackend {
     }
 
     fn pull_one(&mut self, io: &mut Io<'_>, station: RxOffloads) -> Pulled {
-        let plain = usize::from(self.mtu) + 14;
+        let plain = usize::from(self.mtu) + ETHERNET_LEN;
         // Where there is no room for a segment a short frame may fit; a long one will be held.
         let most = if station.tso4 || station.tso6 { FRAME_MAX } else { plain };
         let Some(slot) = RxSlot::reserve_most(io.rx, most, plain) else { return Pulled::NoRoom };
@@ -177,7 +178,7 @@ impl TapBackend {
         let RxOffloads { checksum, tso4, tso6 } = station;
         let offload = match Offload::decode(&vnet, n) {
             _ if n > FRAME_MAX => Err(DropReason::TooBig),
-            _ if n < 14 => Err(DropReason::Truncated),
+            _ if n < ETHERNET_LEN => Err(DropReason::Truncated),
             // The TAP's queue may hold frames from before its offloads were changed.
             Ok(offload) if !offload.is_within(checksum, tso4, tso6) => Err(DropReason::BadOffload),
             decoded => decoded,

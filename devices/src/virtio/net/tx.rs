@@ -4,14 +4,12 @@ use minivmm_net::frame::{FRAME_MAX, HEAD_MAX, Offload, TxFrame, TxOutcome, VNET_
 use minivmm_net::port::{Drained, FrameSink, TxOffloads};
 use minivmm_net::stats::{DropReason, Stats};
 use minivmm_net::sys::IOV_MAX;
+use minivmm_net::wire::ETHERNET_LEN;
 
 use super::rx::RxQueue;
 use super::{PUBLISH_BATCH, QueueIrq};
 use crate::virtio::memory::Segments;
 use crate::virtio::queue::{Chain, QueueError, VirtQueue};
-
-/// Bytes of an Ethernet header.
-const ETHERNET: usize = 14;
 
 /// Pieces of a frame that stay for others to put in front.
 const IOV_SPARE: usize = 8;
@@ -86,7 +84,7 @@ impl TxQueue {
         if chain.writable_len != 0 || len > FRAME_MAX || self.segments.len() > IOV_MAX - IOV_SPARE {
             return Err(DropReason::BadChain);
         }
-        if len < ETHERNET {
+        if len < ETHERNET_LEN {
             return Err(DropReason::Truncated);
         }
         let copied = self.segments.take_front(0, &mut self.copy);

@@ -18,14 +18,11 @@ use super::emit::Envelope;
 use crate::addr::MacAddr;
 use crate::frame::TxOutcome;
 use crate::stats::DropReason;
-use crate::wire::protocol;
-use crate::wire::udp::udp_header;
+use crate::wire::udp::UdpHeader;
+use crate::wire::{port, protocol};
 
 /// How long a lease lasts. A guest that has lost its network's changes finds them by half of it.
 const LEASE_TIME: Duration = Duration::from_secs(3600);
-
-const SERVER_PORT: u16 = 67;
-const CLIENT_PORT: u16 = 68;
 
 /// What a message leads to.
 enum Answer {
@@ -185,7 +182,12 @@ fn reply(
     };
     let payload = reply.finish();
     let envelope = Envelope::new(mac, gateway.into(), dst.into(), protocol::UDP);
-    let header = udp_header(SERVER_PORT, CLIENT_PORT, payload.len());
+    let header = UdpHeader {
+        src_port: port::DHCP_SERVER,
+        dst_port: port::DHCP_CLIENT,
+        payload_len: payload.len(),
+    }
+    .emit();
     ctx.deliver_packet(&envelope, &header, payload)?;
     if matches!(answer, Answer::Ack(_)) {
         ctx.core.link.learn(address.into(), request.chaddr);

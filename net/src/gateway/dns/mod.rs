@@ -30,7 +30,7 @@ use crate::host::resolvers::RESOLVERS_MAX;
 use crate::poll::{Ready, Token};
 use crate::slab::Slab;
 use crate::stats::DropReason;
-use crate::wire::udp::udp_header;
+use crate::wire::udp::UdpHeader;
 use crate::wire::{IPV4_LEN, IPV6_LEN, UDP_LEN, protocol};
 
 /// Queries that wait for an answer at once; past that the oldest goes.
@@ -390,7 +390,12 @@ fn respond(
     payload: &[u8],
 ) -> Result<(), DropReason> {
     let envelope = Envelope::new(mac, from.ip(), to.ip(), protocol::UDP);
-    ctx.deliver_packet(&envelope, &udp_header(from.port(), to.port(), payload.len()), payload)
+    ctx.deliver_packet(
+        &envelope,
+        &UdpHeader { src_port: from.port(), dst_port: to.port(), payload_len: payload.len() }
+            .emit(),
+        payload,
+    )
 }
 
 /// An id that nobody can guess.

@@ -8,7 +8,7 @@ use crate::wire::u16_at;
 fn message(src: &str, dst: &str, bytes: &[u8]) -> Vec<u8> {
     let (src, dst): (IpAddr, IpAddr) = (src.parse().unwrap(), dst.parse().unwrap());
     let envelope = Envelope::new(GATEWAY_MAC, src, dst, icmp_protocol(src));
-    let mut f = vec![0; envelope.len()];
+    let mut f = vec![0; envelope.header_len()];
     envelope.write(GUEST_MAC, bytes.len(), &mut f);
     let at = f.len();
     f.extend(bytes);
@@ -115,7 +115,7 @@ fn errors_quote_what_fits_and_never_answer_errors() {
     // An IP protocol that nobody carries.
     let envelope =
         Envelope::new(GATEWAY_MAC, "10.0.2.2".parse().unwrap(), "192.0.2.1".parse().unwrap(), 132);
-    let mut f = vec![0; envelope.len()];
+    let mut f = vec![0; envelope.header_len()];
     envelope.write(GUEST_MAC, 1000, &mut f);
     f.extend((0..1000).map(|i| i as u8));
     assert_eq!(bed.send(&f), TxOutcome::Dropped(DropReason::UnknownProtocol));
@@ -143,7 +143,7 @@ fn a_parameter_problem_points_at_what_names_the_protocol() {
     let unknown = TxOutcome::Dropped(DropReason::UnknownProtocol);
     let mut send = |protocol, bytes: &[u8]| {
         let envelope = Envelope::new(GATEWAY_MAC, ip("fd00:2::2"), ip("2001:db8::1"), protocol);
-        let mut f = vec![0; envelope.len()];
+        let mut f = vec![0; envelope.header_len()];
         envelope.write(GUEST_MAC, bytes.len(), &mut f);
         f.extend(bytes);
         assert_eq!(bed.send(&f), unknown);
@@ -188,11 +188,11 @@ fn the_guest_is_told_that_the_host_gives_no_socket() {
 
 #[test]
 fn mtus_stay_within_what_the_protocols_allow() {
-    assert_eq!(Message::new(Why::TooBig(1280), true), Message { kind: 3, code: 4, rest: 1280 });
-    assert_eq!(Message::new(Why::TooBig(500), false), Message { kind: 2, code: 0, rest: 1280 });
-    assert_eq!(Message::relayed(5, 0, 0, true), None);
-    assert_eq!(Message::relayed(137, 0, 0, false), None);
-    let relayed = Message::relayed(3, 4, 576, true);
-    assert_eq!(relayed, Some(Message { kind: 3, code: 4, rest: 576 }));
+    assert_eq!(Why::TooBig(1280).header(true), IcmpHeader { kind: 3, code: 4, rest: 1280 });
+    assert_eq!(Why::TooBig(500).header(false), IcmpHeader { kind: 2, code: 0, rest: 1280 });
+    assert_eq!(relayed(5, 0, 0, true), None);
+    assert_eq!(relayed(137, 0, 0, false), None);
+    let relayed = relayed(3, 4, 576, true);
+    assert_eq!(relayed, Some(IcmpHeader { kind: 3, code: 4, rest: 576 }));
     assert_eq!(u16_at(&576u16.to_be_bytes(), 0), 576);
 }

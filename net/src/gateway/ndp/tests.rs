@@ -20,7 +20,7 @@ fn frame(src: &str, dst: &str, message: &[u8]) -> Vec<u8> {
     let mac = if dst.is_multicast() { group_mac(dst) } else { GATEWAY_MAC };
     let envelope =
         Envelope { hop_limit: 255, ..Envelope::new(mac, src.into(), dst.into(), protocol::ICMPV6) };
-    let mut frame = vec![0; envelope.len()];
+    let mut frame = vec![0; envelope.header_len()];
     envelope.write(GUEST_MAC, message.len(), &mut frame);
     let mut message = message.to_vec();
     message[2..4].fill(0);
@@ -188,7 +188,7 @@ fn a_router_advertisement_is_these_bytes() {
 
 #[test]
 fn search_domains_are_padded_to_whole_units() {
-    let advertisement = Advertisement {
+    let advertisement = RouterAdvertisement {
         mac: GATEWAY_MAC,
         mtu: 1500,
         prefix: ip("fd00:2::"),
@@ -198,7 +198,7 @@ fn search_domains_are_padded_to_whole_units() {
         prefix_lifetimes: (1, 1),
         resolver_lifetime: 7,
     };
-    let bytes = advertisement.write();
+    let bytes = advertisement.emit();
     let mut want = vec![31, 3, 0, 0, 0, 0, 0, 7];
     want.extend(b"\x04corp\x04test\x00\0\0\0\0\0");
     assert_eq!(bytes[bytes.len() - 24..], want);
@@ -313,7 +313,7 @@ proptest! {
     fn no_bytes_make_it_panic(kind in 133u8..138, rest: Vec<u8>, any_source: bool) {
         let mut message = vec![kind, 0, 0, 0, 0, 0, 0, 0];
         message.extend(rest);
-        let _ = Message::parse(&message);
+        let _ = NdpMessage::parse(&message);
         let mut bed = Bed::new();
         bed.send(&frame(if any_source { "::" } else { GUEST_LL }, "ff02::1", &message));
         for frame in bed.received_all() {

@@ -61,9 +61,9 @@ fn ip(text: &str) -> IpAddr {
 
 /// An echo message of the guest's, in its frame.
 fn request(guest: IpAddr, remote: IpAddr, id: u16, data: &[u8]) -> Vec<u8> {
-    let kind = if guest.is_ipv4() { ECHO_REQUEST } else { ECHO_REQUEST6 };
+    let kind = if guest.is_ipv4() { kind4::ECHO_REQUEST } else { kind6::ECHO_REQUEST };
     let envelope = Envelope::new(GATEWAY_MAC, guest, remote, icmp_protocol(guest));
-    let mut f = vec![0; envelope.len()];
+    let mut f = vec![0; envelope.header_len()];
     let len = ICMP_LEN + data.len();
     envelope.write(GUEST_MAC, len, &mut f);
     let at = f.len();

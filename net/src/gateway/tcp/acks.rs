@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use super::alarm::PROBES_ANSWERED;
 use super::flow::{Flow, State};
-use super::segment::{Header, before, later};
 use crate::sys::stream;
+use crate::wire::tcp::{Header, before, later};
 
 impl Flow {
     /// The guest's acknowledgement and window, both within what may be.

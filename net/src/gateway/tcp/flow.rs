@@ -11,7 +11,6 @@ use rustix::net::Shutdown;
 
 use super::key::Key;
 use super::rto::Rto;
-use super::segment::{ACK, Fields, Header, Options, RST, SYN, before, later};
 use crate::addr::MacAddr;
 use crate::gateway::context::Ctx;
 use crate::gateway::emit::Envelope;
@@ -19,6 +18,7 @@ use crate::poll::{Poller, Ready, Token};
 use crate::stats::DropReason;
 use crate::sys::stream;
 use crate::wire::protocol;
+use crate::wire::tcp::{ACK, Fields, Header, Options, RST, SYN, before, later};
 
 /// What a flow's socket is watched for, by edges: each condition is told once.
 pub const INTEREST: Ready =

@@ -18,7 +18,6 @@ mod listen;
 mod open;
 mod reset;
 mod rto;
-mod segment;
 mod table;
 mod timers;
 mod to_guest;
@@ -37,7 +36,6 @@ use self::key::{Endpoint, Key};
 use self::lineup::Lineup;
 use self::listen::Listeners;
 use self::reset::Reset;
-use self::segment::{ACK, FIN, Header, RST, SYN};
 use self::table::Table;
 use self::timers::Timers;
 use self::to_guest::{Scratch, Turn};
@@ -52,6 +50,7 @@ use crate::scatter::Scatter;
 use crate::stats::DropReason;
 use crate::sys::stream;
 use crate::wire::checksum::Sum;
+use crate::wire::tcp::{ACK, FIN, Header, RST, SYN};
 use crate::wire::{ETHERNET_LEN, protocol};
 
 /// Bytes delivered to the guest before other events get their turn.

@@ -13,18 +13,18 @@ use super::Tcp;
 use super::flow::{DSCP, End, Flow, INTEREST, Seed, State};
 use super::key::Key;
 use super::reset::Reset;
-use super::segment::{ACK, Fields, Header, RST, SYN};
 use super::to_guest::UNACKED_MAX;
 use crate::addr::MacAddr;
 use crate::frame::TxOutcome;
 use crate::gateway::config::Transport;
 use crate::gateway::context::{Ctx, Handled};
 use crate::gateway::emit::{Envelope, LOWER_MAX};
-use crate::gateway::icmp::{self, Message, Why};
+use crate::gateway::icmp::{self, Why};
 use crate::gateway::packet::Packet;
 use crate::gateway::target::{is_gateway, resolve};
 use crate::stats::DropReason;
 use crate::sys::{is_exhausted, stream};
+use crate::wire::tcp::{ACK, Fields, Header, RST, SYN};
 use crate::wire::{ETHERNET_LEN, TCP_LEN, protocol};
 
 /// An open flow may go for another one after this much silence.
@@ -188,7 +188,7 @@ impl Tcp {
             IpAddr::V4(_) => (ctx.core.config.gateway4.into(), true),
             IpAddr::V6(_) => (ctx.core.config.gateway6.into(), false),
         };
-        icmp::relay(ctx, from, key.guest.ip, Message::new(why, ipv4), quote);
+        icmp::relay(ctx, from, key.guest.ip, why.header(ipv4), quote);
     }
 
     /// Makes room for another flow, if there is none. False if no flow is idle enough to go.

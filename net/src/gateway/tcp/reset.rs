@@ -1,13 +1,13 @@
 //! Resets for the guest.
 
 use super::Tcp;
-use super::segment::{ACK, FIN, Fields, Header, RST, SYN};
 use crate::gateway::context::Ctx;
 use crate::gateway::emit::Envelope;
 use crate::gateway::icmp;
 use crate::gateway::packet::Packet;
 use crate::stats::DropReason;
 use crate::wire::protocol;
+use crate::wire::tcp::{ACK, FIN, Fields, Header, RST, SYN};
 
 /// Resets that wait for receive buffers; who is not told finds out when it sends something.
 pub const RESETS_MAX: usize = 256;

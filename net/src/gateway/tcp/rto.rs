@@ -70,7 +70,7 @@ impl Rto {
     pub fn acked(&mut self, ack: u32, now: Instant) {
         self.backoff = 0;
         let Some((end, sent)) = self.timed else { return };
-        if super::segment::before(ack, end) {
+        if crate::wire::tcp::before(ack, end) {
             return;
         }
         self.timed = None;

@@ -11,13 +11,13 @@ use libc::MSG_PEEK;
 use rustix::net::sockopt::socket_error;
 
 use super::flow::{End, Flow, READ_MIN};
-use super::segment::{ACK, FIN, PSH};
 use crate::frame::{Offload, SegmentKind, Segmentation};
 use crate::gateway::context::Ctx;
 use crate::gateway::emit::{LOWER_MAX, open_checksum};
 use crate::rx::RxSlot;
 use crate::scatter::Scatter;
 use crate::sys::{self, stream};
+use crate::wire::tcp::{ACK, FIN, PSH};
 use crate::wire::{TCP_LEN, protocol};
 
 /// The largest payload of a frame: a 64 KiB packet less the headers of IPv6 and TCP.
@@ -143,7 +143,7 @@ impl Flow {
     ) -> io::Result<Turn> {
         let mss = usize::from(self.down.mss);
         let envelope = self.envelope();
-        let lower = envelope.len();
+        let lower = envelope.header_len();
         let headers = lower + TCP_LEN;
         let checksum = ctx.io.rx.offloads().checksum;
         let least = headers + len.min(mss);
@@ -200,7 +200,7 @@ impl Flow {
         len: usize,
     ) -> io::Result<Turn> {
         let mss = usize::from(self.down.mss);
-        let headers = self.envelope().len() + TCP_LEN;
+        let headers = self.envelope().header_len() + TCP_LEN;
         // Read only what there is room for: the first frame at least.
         match RxSlot::reserve(ctx.io.rx, headers + mss) {
             Some(slot) => drop(slot),
@@ -229,7 +229,7 @@ impl Flow {
     /// Delivers `payload` in a frame of its own.
     fn send_piece(&mut self, ctx: &mut Ctx<'_, '_>, payload: &[u8]) -> bool {
         let envelope = self.envelope();
-        let lower = envelope.len();
+        let lower = envelope.header_len();
         let headers = lower + TCP_LEN;
         let checksum = ctx.io.rx.offloads().checksum;
         let Some(slot) = RxSlot::reserve(ctx.io.rx, headers + payload.len()) else { return false };
@@ -270,7 +270,7 @@ impl Flow {
     fn sent(&mut self, ctx: &Ctx<'_, '_>, len: usize) {
         let (down, now) = (&mut self.down, ctx.io.now);
         down.nxt = down.nxt.wrapping_add(len as u32);
-        if super::segment::before(down.max, down.nxt) {
+        if crate::wire::tcp::before(down.max, down.nxt) {
             down.max = down.nxt;
             self.rto.time(down.nxt, now);
         }

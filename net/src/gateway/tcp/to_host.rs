@@ -8,12 +8,12 @@ use vm_memory::VolatileSlice;
 
 use super::flow::{End, Flow, State};
 use super::gather::Gather;
-use super::segment::{ACK, FIN, Header, PSH, RST, SYN, before, later};
 use crate::frame::TxOutcome;
 use crate::gateway::context::{Ctx, Handled};
 use crate::gateway::packet::Payload;
 use crate::stats::DropReason;
 use crate::sys;
+use crate::wire::tcp::{ACK, FIN, Header, PSH, RST, SYN, before, later};
 
 const SENT: Handled = Ok(TxOutcome::Sent);
 

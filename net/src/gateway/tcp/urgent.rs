@@ -8,12 +8,12 @@
 
 use super::flow::Flow;
 use super::gather::Gather;
-use super::segment::{URG, before, later};
 use crate::gateway::context::Ctx;
 use crate::gateway::packet::Payload;
 use crate::stats::DropReason;
 use crate::sys::stream;
 use crate::wire::TCP_LEN;
+use crate::wire::tcp::{URG, before, later};
 
 impl Flow {
     /// A segment says that the guest's byte with sequence number `at` is urgent. It may be ahead of

@@ -1,10 +1,10 @@
 //! The window that the guest is offered: the room that the host's socket has.
 
 use super::flow::{Flow, INTEREST};
-use super::segment::{ACK, before, later};
 use crate::gateway::context::Ctx;
 use crate::poll::Poller;
 use crate::sys::stream;
+use crate::wire::tcp::{ACK, before, later};
 
 impl Flow {
     /// Offers as much window as the socket has room, and has the socket tell of more where the

@@ -9,12 +9,12 @@ use super::Udp;
 use super::table::Flow;
 use crate::gateway::context::Ctx;
 use crate::gateway::emit::Envelope;
-use crate::gateway::icmp::{self, Message};
+use crate::gateway::icmp;
 use crate::gateway::packet::Payload;
 use crate::stats::DropReason;
 use crate::sys::dgram::Header;
 use crate::wire::protocol;
-use crate::wire::udp::udp_header;
+use crate::wire::udp::UdpHeader;
 
 /// Payload that is worth copying; larger ones go to the socket from where they are.
 const SIZE_MAX: usize = 16 * 1024;
@@ -121,8 +121,13 @@ impl Udp {
             traffic_class: header.traffic_class,
             ..Envelope::new(ctx.core.link.mac, guest.ip(), remote.ip(), protocol::UDP)
         };
-        let ports = udp_header(guest.port(), remote.port(), datagram.len());
-        let message = Message::new(why, guest.is_ipv4());
+        let ports = UdpHeader {
+            src_port: guest.port(),
+            dst_port: remote.port(),
+            payload_len: datagram.len(),
+        }
+        .emit();
+        let message = why.header(guest.is_ipv4());
         icmp::relay_sent(ctx, from, &envelope, message, &ports, datagram);
         Err(reason)
     }

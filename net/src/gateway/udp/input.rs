@@ -11,19 +11,17 @@ use crate::frame::TxOutcome;
 use crate::gateway::config::Transport;
 use crate::gateway::context::{Ctx, Handled};
 use crate::gateway::emit::Envelope;
-use crate::gateway::icmp::{self, Message, Why};
+use crate::gateway::icmp::{self, Why};
 use crate::gateway::packet::{Packet, Payload};
 use crate::gateway::target;
 use crate::stats::DropReason;
 use crate::sys::dgram::{Dgram, Header, Origin, SocketError};
 use crate::sys::is_exhausted;
-use crate::wire::protocol;
-use crate::wire::udp::udp_header;
+use crate::wire::udp::UdpHeader;
+use crate::wire::{port, protocol};
 
 /// Entries taken from an error queue at a time: it is watched by edges, so mostly all there are.
 const ERRORS_MAX: usize = 256;
-
-const DNS: u16 = 53;
 
 /// The payload of a datagram's first bytes that an ICMP error brings back.
 const QUOTE_MAX: usize = 512;
@@ -145,7 +143,7 @@ impl Udp {
                 }
             },
         };
-        let class = if remote.port() == DNS { Class::Dns } else { Class::OneWay };
+        let class = if remote.port() == port::DNS { Class::Dns } else { Class::OneWay };
         let flow = Flow::new(socket, guest, remote, host, class, ctx.io.now);
         Ok(self.open(flow, ctx.io.poll))
     }
@@ -207,7 +205,7 @@ impl Udp {
         if guest.is_ipv4() != host.is_ipv4() {
             return;
         }
-        let Some(message) = Message::relayed(kind, code, error.mtu, guest.is_ipv4()) else {
+        let Some(message) = icmp::relayed(kind, code, error.mtu, guest.is_ipv4()) else {
             return;
         };
         // Behind a redirect, or the gateway's address, lies what the guest must not see.
@@ -216,7 +214,9 @@ impl Udp {
             _ => remote.ip(),
         };
         let data = &payload[..error.len.min(QUOTE_MAX)];
-        let header = udp_header(guest.port(), remote.port(), data.len());
+        let header =
+            UdpHeader { src_port: guest.port(), dst_port: remote.port(), payload_len: data.len() }
+                .emit();
         let (guest, remote) = (guest.ip(), remote.ip());
         let envelope = Envelope::new(ctx.core.link.mac, guest, remote, protocol::UDP);
         icmp::relay_sent(ctx, from, &envelope, message, &header, data);

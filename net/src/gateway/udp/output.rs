@@ -14,7 +14,7 @@ use crate::gateway::target::is_forbidden;
 use crate::rx::RxSlot;
 use crate::stats::DropReason;
 use crate::sys::dgram::{Batch, Datagram, HEADROOM};
-use crate::wire::udp::udp_header;
+use crate::wire::udp::UdpHeader;
 use crate::wire::{ETHERNET_LEN, UDP_LEN, protocol};
 
 // A frame is made where its payload was received.
@@ -141,9 +141,11 @@ impl Udp {
             traffic_class: got.traffic_class,
             ..Envelope::new(mac, remote.ip(), guest.ip(), protocol::UDP)
         };
-        let header = udp_header(remote.port(), guest.port(), got.len);
+        let header =
+            UdpHeader { src_port: remote.port(), dst_port: guest.port(), payload_len: got.len }
+                .emit();
         let len = UDP_LEN + got.len;
-        if envelope.len() - ETHERNET_LEN + len <= ctx.core.config.mtu.into() {
+        if envelope.header_len() - ETHERNET_LEN + len <= ctx.core.config.mtu.into() {
             self.deliver_whole(ctx, &envelope, header)?;
         } else {
             self.cut(&envelope, header);
@@ -159,7 +161,7 @@ impl Udp {
         envelope: &Envelope,
         header: [u8; UDP_LEN],
     ) -> Result<(), NoRoom> {
-        let lower = envelope.len();
+        let lower = envelope.header_len();
         let open = ctx.io.rx.offloads().checksum;
         let frame = self.inbox.batch.frame(lower + UDP_LEN);
         let slot = RxSlot::reserve(ctx.io.rx, frame.len()).ok_or(NoRoom)?;

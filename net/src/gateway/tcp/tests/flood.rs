@@ -93,7 +93,7 @@ proptest! {
     fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let mut guest = Guest::new(config(), "10.0.2.2:1000", "198.51.100.1:80");
         let envelope = Envelope::new(GATEWAY_MAC, guest.local.ip(), guest.remote.ip(), protocol::TCP);
-        let mut frame = vec![0; envelope.len()];
+        let mut frame = vec![0; envelope.header_len()];
         envelope.write(GUEST_MAC, bytes.len(), &mut frame);
         frame.extend(bytes);
         let head = &frame[..frame.len().min(HEAD_MAX)];

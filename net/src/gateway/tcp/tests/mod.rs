@@ -20,7 +20,6 @@ use std::time::Duration;
 use vm_memory::VolatileSlice;
 
 use super::reset::RESETS_MAX;
-use super::segment::{Fields, PSH};
 use super::to_guest::UNACKED_MAX;
 use super::*;
 use crate::frame::{FRAME_MAX, HEAD_MAX, Offload, PartialChecksum, TxFrame, TxOutcome};
@@ -30,6 +29,7 @@ use crate::gateway::testing::{Bed, GATEWAY_MAC, GUEST_MAC, config};
 use crate::port::Backend;
 use crate::rx::RxOffloads;
 use crate::wire::checksum::checksum;
+use crate::wire::tcp::{Fields, PSH};
 use crate::wire::{TCP_LEN, u16_at};
 
 const WAIT: Duration = Duration::from_secs(10);
@@ -94,7 +94,7 @@ fn parse(frame: &[u8], offload: Offload) -> Got {
 fn frame(from: SocketAddr, to: SocketAddr, f: Fields, options: &[u8], payload: &[u8]) -> Vec<u8> {
     let envelope = Envelope::new(GATEWAY_MAC, from.ip(), to.ip(), protocol::TCP);
     let len = TCP_LEN + options.len() + payload.len();
-    let mut frame = vec![0; envelope.len()];
+    let mut frame = vec![0; envelope.header_len()];
     let at = envelope.write(GUEST_MAC, len, &mut frame);
     frame.extend(f.bytes());
     frame.extend(options);

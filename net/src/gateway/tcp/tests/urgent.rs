@@ -2,9 +2,9 @@
 
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-use super::super::segment::URG;
 use super::*;
 use crate::sys::stream::{has_urgent, is_at_mark};
+use crate::wire::tcp::URG;
 
 impl Guest {
     /// Sends `payload`, before whose byte `pointer` its urgent data ends, and maybe goes on.

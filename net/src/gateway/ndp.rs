@@ -3,12 +3,9 @@
 //! IPv6 is offered while the host can route it. When that ends, the guest is told at once: the
 //! router's lifetime becomes 0 and the prefix deprecated, so new flows use IPv4.
 
-mod message;
-
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
-use self::message::{Advertisement, Message, kind, neighbor_advertisement};
 use super::config::Ipv6Mode;
 use super::context::{Core, Ctx, Handled};
 use super::emit::Envelope;
@@ -17,6 +14,8 @@ use crate::addr::MacAddr;
 use crate::frame::TxOutcome;
 use crate::stats::DropReason;
 use crate::wire::checksum::Sum;
+use crate::wire::icmp::ICMP_LEN;
+use crate::wire::ndp::{NdpMessage, RouterAdvertisement, SEARCH_MAX, kind, neighbor_advertisement};
 use crate::wire::protocol;
 
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -130,14 +129,14 @@ impl Ndp {
         if !src.is_unspecified() && !ctx.core.config.is_guest6(src) {
             return Err(DropReason::BadSource);
         }
-        match Message::parse(bytes)? {
-            Message::RouterSolicitation { source } => {
+        match NdpMessage::parse(bytes)? {
+            NdpMessage::RouterSolicitation { source } => {
                 self.router_solicitation(ctx, packet.src_mac, src, source)
             }
-            Message::NeighborSolicitation { target, source } => {
+            NdpMessage::NeighborSolicitation { target, source } => {
                 neighbor_solicitation(ctx, packet.src_mac, src, dst, target, source)
             }
-            Message::NeighborAdvertisement { target, link } => {
+            NdpMessage::NeighborAdvertisement { target, link } => {
                 if !ctx.core.config.is_guest6(target) {
                     return Err(DropReason::BadSource);
                 }
@@ -194,8 +193,8 @@ fn advertise(ctx: &mut Ctx<'_, '_>, mac: MacAddr, dst: Ipv6Addr) -> Result<(), D
     ctx.core.resolvers.refresh(ctx.io.now);
     let config = &ctx.core.config;
     let src = config.link_local6();
-    let search = ctx.core.resolvers.conf().search_wire(message::SEARCH_MAX);
-    let message = Advertisement {
+    let search = ctx.core.resolvers.conf().search_wire(SEARCH_MAX);
+    let message = RouterAdvertisement {
         mac: config.mac,
         mtu: config.mtu,
         prefix: config.prefix6.network(),
@@ -205,7 +204,7 @@ fn advertise(ctx: &mut Ctx<'_, '_>, mac: MacAddr, dst: Ipv6Addr) -> Result<(), D
         prefix_lifetimes: if offered { PREFIX_LIFETIMES } else { (0, 0) },
         resolver_lifetime: if offered { RESOLVER_LIFETIME } else { 0 },
     }
-    .write();
+    .emit();
     send(ctx, mac, src, dst, &message)
 }
 
@@ -256,7 +255,7 @@ fn send(
         hop_limit: HOP_LIMIT,
         ..Envelope::new(mac, src.into(), dst.into(), protocol::ICMPV6)
     };
-    let (header, rest) = message.split_at(8);
+    let (header, rest) = message.split_at(ICMP_LEN);
     ctx.deliver_packet(&envelope, header, rest)
 }
 

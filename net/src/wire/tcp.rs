@@ -1,7 +1,26 @@
-//! TCP headers (RFC 9293 §3.1), read and written.
+//! TCP headers (RFC 9293 §3.1), their options, and sequence numbers.
 
+use super::bytes::{put, put_u16, u16_at, u32_at};
 use crate::stats::DropReason;
-use crate::wire::{TCP_LEN, u16_at, u32_at};
+
+/// Bytes of a header without options.
+pub const TCP_LEN: usize = 20;
+
+/// Where in the header its checksum lies.
+pub const CHECKSUM_AT: usize = field::CHECKSUM;
+
+mod field {
+    pub const SRC_PORT: usize = 0;
+    pub const DST_PORT: usize = 2;
+    pub const SEQ: usize = 4;
+    pub const ACK: usize = 8;
+    /// The header's length in units of 4 bytes, in the upper half.
+    pub const DATA_OFFSET: usize = 12;
+    pub const FLAGS: usize = 13;
+    pub const WINDOW: usize = 14;
+    pub const CHECKSUM: usize = 16;
+    pub const URGENT: usize = 18;
+}
 
 /// No more data from the sender.
 pub const FIN: u8 = 0x01;
@@ -88,7 +107,7 @@ impl Header {
         if bytes.len() < TCP_LEN {
             return Err(DropReason::HeadersTooLong);
         }
-        let len = usize::from(bytes[12] >> 4) * 4;
+        let len = usize::from(bytes[field::DATA_OFFSET] >> 4) * 4;
         if len < TCP_LEN {
             return Err(DropReason::Malformed);
         }
@@ -97,16 +116,16 @@ impl Header {
         }
         let options = bytes.get(TCP_LEN..len).ok_or(DropReason::HeadersTooLong)?;
         let fields = Fields {
-            src_port: u16_at(bytes, 0),
-            dst_port: u16_at(bytes, 2),
-            seq: u32_at(bytes, 4),
-            ack: u32_at(bytes, 8),
-            flags: bytes[13],
-            window: u16_at(bytes, 14),
+            src_port: u16_at(bytes, field::SRC_PORT),
+            dst_port: u16_at(bytes, field::DST_PORT),
+            seq: u32_at(bytes, field::SEQ),
+            ack: u32_at(bytes, field::ACK),
+            flags: bytes[field::FLAGS],
+            window: u16_at(bytes, field::WINDOW),
         };
         let options =
             if fields.flags & SYN != 0 { Options::parse(options) } else { Options::default() };
-        let pointer = if fields.flags & URG != 0 { u16_at(bytes, 18) } else { 0 };
+        let pointer = if fields.flags & URG != 0 { u16_at(bytes, field::URGENT) } else { 0 };
         let urgent = u32::from(pointer).checked_sub(1).map(|n| fields.seq.wrapping_add(n));
         Ok(Self { fields, urgent, len, options })
     }
@@ -161,13 +180,13 @@ impl Fields {
     /// The header without options, its checksum field 0.
     pub fn bytes(&self) -> [u8; TCP_LEN] {
         let mut h = [0; TCP_LEN];
-        h[0..2].copy_from_slice(&self.src_port.to_be_bytes());
-        h[2..4].copy_from_slice(&self.dst_port.to_be_bytes());
-        h[4..8].copy_from_slice(&self.seq.to_be_bytes());
-        h[8..12].copy_from_slice(&self.ack.to_be_bytes());
-        h[12] = (TCP_LEN as u8 / 4) << 4;
-        h[13] = self.flags;
-        h[14..16].copy_from_slice(&self.window.to_be_bytes());
+        put_u16(&mut h, field::SRC_PORT, self.src_port);
+        put_u16(&mut h, field::DST_PORT, self.dst_port);
+        put(&mut h, field::SEQ, self.seq.to_be_bytes());
+        put(&mut h, field::ACK, self.ack.to_be_bytes());
+        h[field::DATA_OFFSET] = (TCP_LEN as u8 / 4) << 4;
+        h[field::FLAGS] = self.flags;
+        put_u16(&mut h, field::WINDOW, self.window);
         h
     }
 
@@ -176,7 +195,7 @@ impl Fields {
         let mut h = [0; SYN_LEN];
         h[..TCP_LEN].copy_from_slice(&self.bytes());
         let len = TCP_LEN + options.write(&mut h[TCP_LEN..]);
-        h[12] = (len as u8 / 4) << 4;
+        h[field::DATA_OFFSET] = (len as u8 / 4) << 4;
         (h, len)
     }
 }
@@ -256,6 +275,23 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_header_of_ours_comes_back_as_it_went(
+            src_port: u16, dst_port: u16, seq: u32, ack: u32, flags: u8, window: u16,
+            mss: Option<u16>, scale in prop::option::of(0..=SCALE_MAX), payload in 0usize..100,
+        ) {
+            let fields = Fields { src_port, dst_port, seq, ack, flags, window };
+            let bytes = fields.bytes();
+            let header = Header::parse(&bytes, TCP_LEN + payload).unwrap();
+            prop_assert_eq!((header.fields, header.len), (fields, TCP_LEN));
+            let options = Options { mss, scale };
+            let (bytes, len) = fields.with_options(options);
+            let header = Header::parse(&bytes[..len], len + payload).unwrap();
+            prop_assert_eq!((header.fields, header.len), (fields, len));
+            let want = if flags & SYN != 0 { options } else { Options::default() };
+            prop_assert_eq!(header.options, want);
+        }
+
         #[test]
         fn any_bytes_are_parsed_or_refused(mut bytes: Vec<u8>, syn: bool) {
             if let Some(flags) = bytes.get_mut(13) {
