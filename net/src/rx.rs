@@ -77,6 +77,11 @@ impl<'a> RxSlot<'a> {
         self.len == 0
     }
 
+    /// What the station can take.
+    pub fn offloads(&self) -> RxOffloads {
+        self.ring.offloads()
+    }
+
     /// The memory to fill.
     pub fn slices(&self) -> &[VolatileSlice<'_>] {
         self.ring.slices()

@@ -22,12 +22,12 @@ impl<'a> Datagram<'a> {
     /// # Errors
     /// The reason to drop it.
     pub fn read(packet: &Packet<'_>, buffer: &'a mut [u8]) -> Result<Self, DropReason> {
-        let (src_port, dst_port, payload) = packet.udp()?;
+        let (header, payload) = packet.udp()?;
         let buffer = buffer.get_mut(..payload.len).ok_or(DropReason::TooBig)?;
         payload.copy_to(buffer);
         Ok(Self {
-            src: (packet.src, src_port).into(),
-            dst: (packet.dst, dst_port).into(),
+            src: (packet.src, header.src_port).into(),
+            dst: (packet.dst, header.dst_port).into(),
             payload: buffer,
         })
     }

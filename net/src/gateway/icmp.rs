@@ -12,7 +12,7 @@ use super::packet::{Packet, Payload};
 use crate::addr::MacAddr;
 use crate::frame::TxOutcome;
 use crate::stats::DropReason;
-use crate::wire::checksum::{Sum, checksum};
+use crate::wire::checksum::checksum;
 use crate::wire::icmp::{
     ICMP_LEN, IcmpHeader, UNKNOWN_NEXT_HEADER, echo_id, exceeded, kind4, kind6, put_checksum,
     rewrite_echo, unreachable4, unreachable6,
@@ -286,18 +286,12 @@ impl Echo {
         if header.kind != request || header.code != 0 {
             return Err(DropReason::IcmpIgnored);
         }
+        packet.verify(packet.len)?;
         if self.buffer.is_empty() {
             self.buffer = vec![0; 65536].into_boxed_slice();
         }
         self.len = packet.len;
         payload.copy_to(&mut self.buffer[..packet.len]);
-        if packet.offload.checksum.is_none() && !packet.offload.validated {
-            let mut sum = sum_for(packet.src, packet.dst, packet.len);
-            sum.bytes(self.bytes());
-            if sum.finish() != 0 {
-                return Err(DropReason::BadChecksum);
-            }
-        }
         Ok(())
     }
 
@@ -336,15 +330,8 @@ pub(super) fn deliver(
     message: &mut [u8],
     id: u32,
 ) -> Result<(), DropReason> {
-    put_checksum(message, 0);
-    let mut sum = sum_for(envelope.src, envelope.dst, message.len());
-    sum.bytes(message);
-    put_checksum(message, sum.finish());
+    envelope.complete(message);
     Outgoing::new(*envelope, message.len(), id).send(ctx, message)
-}
-
-fn sum_for(src: IpAddr, dst: IpAddr, len: usize) -> Sum {
-    if src.is_ipv4() { Sum::new() } else { Sum::pseudo_header(src, dst, protocol::ICMPV6, len) }
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ use super::packet::Packet;
 use crate::addr::MacAddr;
 use crate::frame::TxOutcome;
 use crate::stats::DropReason;
-use crate::wire::checksum::Sum;
 use crate::wire::icmp::ICMP_LEN;
 use crate::wire::ndp::{NdpMessage, RouterAdvertisement, SEARCH_MAX, kind, neighbor_advertisement};
 use crate::wire::protocol;
@@ -119,13 +118,7 @@ impl Ndp {
         if packet.hop_limit != HOP_LIMIT {
             return Err(DropReason::Malformed);
         }
-        if packet.offload.checksum.is_none() && !packet.offload.validated {
-            let mut sum = Sum::pseudo_header(packet.src, packet.dst, protocol::ICMPV6, bytes.len());
-            sum.bytes(bytes);
-            if sum.finish() != 0 {
-                return Err(DropReason::BadChecksum);
-            }
-        }
+        packet.verify(packet.len)?;
         if !src.is_unspecified() && !ctx.core.config.is_guest6(src) {
             return Err(DropReason::BadSource);
         }

@@ -8,9 +8,9 @@ use crate::addr::MacAddr;
 use crate::frame::{Offload, TxFrame};
 use crate::scatter::Scatter;
 use crate::stats::DropReason;
-use crate::wire::checksum::Sum;
 use crate::wire::ethernet::{ETHERNET_LEN, EthernetHeader, ethertype};
 use crate::wire::ip::{Extensions, Fragment, IPV6_LEN, Ipv4Header, Ipv6Header, protocol};
+use crate::wire::transport;
 use crate::wire::udp::{self, UDP_LEN, UdpHeader};
 
 /// An IP packet. All fields are from our own copy of the headers.
@@ -161,32 +161,47 @@ impl<'a> Packet<'a> {
         Ok(Payload { head, tail: self.tail, len: self.len - header_len })
     }
 
-    /// The ports and the payload of a UDP datagram, checked.
+    /// Checks the checksum of the transport header and what follows it, `len` bytes in all, which
+    /// the packet has. One that the sender left open is right by definition, if it is that one; one
+    /// that it vouches for, too.
+    ///
+    /// The host makes a checksum of its own for what goes on: one that is wrong must not become
+    /// right.
+    ///
+    /// # Errors
+    /// [`DropReason::BadChecksum`]; [`DropReason::BadOffload`] where it was left open somewhere
+    /// else.
+    pub fn verify(&self, len: usize) -> Result<(), DropReason> {
+        let Some(at) = transport::checksum_at(self.protocol) else { return Ok(()) };
+        if let Some(open) = self.offload.checksum {
+            let start = ETHERNET_LEN + self.ip_header.len();
+            let own = usize::from(open.start) == start && usize::from(open.offset) == at;
+            return if own { Ok(()) } else { Err(DropReason::BadOffload) };
+        }
+        if self.offload.validated {
+            return Ok(());
+        }
+        // None is allowed in IPv4 (RFC 768), not in IPv6 (RFC 8200 §8.1).
+        if self.protocol == protocol::UDP && udp::is_unsummed(self.head) {
+            return if self.src.is_ipv4() { Ok(()) } else { Err(DropReason::BadChecksum) };
+        }
+        let head = &self.head[..self.head.len().min(len)];
+        let mut sum = transport::sum(self.src, self.dst, self.protocol, len);
+        sum.bytes(head);
+        Scatter::new(self.tail).sum(0, len - head.len(), &mut sum);
+        if sum.finish() == 0 { Ok(()) } else { Err(DropReason::BadChecksum) }
+    }
+
+    /// The header and the payload of a UDP datagram, checked.
     ///
     /// # Errors
     /// The reason to drop it.
-    pub fn udp(&self) -> Result<(u16, u16, Payload<'a>), DropReason> {
-        let UdpHeader { src_port, dst_port, payload_len } = UdpHeader::parse(self.head, self.len)?;
-        let mut payload = self.payload(UDP_LEN)?;
-        payload.len = payload_len;
-        payload.head = &payload.head[..payload.head.len().min(payload.len)];
-        if self.offload.checksum.is_none() && !self.offload.validated {
-            // The host makes a checksum of its own: one that is wrong must not become right.
-            // None is allowed in IPv4 (RFC 768), not in IPv6 (RFC 8200 §8.1).
-            let header = &self.head[..UDP_LEN];
-            let absent = udp::is_unsummed(header);
-            let len = UDP_LEN + payload_len;
-            let mut sum = Sum::pseudo_header(self.src, self.dst, protocol::UDP, len);
-            if !absent {
-                sum.bytes(header);
-                sum.bytes(payload.head);
-                Scatter::new(payload.tail).sum(0, payload.tail_len(), &mut sum);
-            }
-            if if absent { self.src.is_ipv6() } else { sum.finish() != 0 } {
-                return Err(DropReason::BadChecksum);
-            }
-        }
-        Ok((src_port, dst_port, payload))
+    pub fn udp(&self) -> Result<(UdpHeader, Payload<'a>), DropReason> {
+        let header = UdpHeader::parse(self.head, self.len)?;
+        self.verify(UDP_LEN + header.payload_len)?;
+        let Payload { head, tail, .. } = self.payload(UDP_LEN)?;
+        let len = header.payload_len;
+        Ok((header, Payload { head: &head[..head.len().min(len)], tail, len }))
     }
 }
 

@@ -12,7 +12,7 @@ use super::Gateway;
 use super::config::GatewayConfig;
 use super::context::{Core, Ctx};
 use crate::addr::MacAddr;
-use crate::frame::{FRAME_MAX, HEAD_MAX, Offload, TxFrame, TxOutcome};
+use crate::frame::{FRAME_MAX, HEAD_MAX, Offload, PartialChecksum, TxFrame, TxOutcome};
 use crate::gateway::config::{FlowLimits, Ipv6Mode};
 use crate::gateway::emit::Envelope;
 use crate::host::reach::Reach;
@@ -180,10 +180,19 @@ impl Bed {
 
     /// The guest sends `frame`.
     pub fn send(&mut self, frame: &[u8]) -> TxOutcome {
+        self.send_with(frame, Offload::default())
+    }
+
+    /// The guest sends `frame` and leaves its checksum to the link, `offset` bytes from `start`.
+    pub fn send_open(&mut self, frame: &[u8], start: u16, offset: u16) -> TxOutcome {
+        let checksum = Some(PartialChecksum { start, offset });
+        self.send_with(frame, Offload { checksum, ..Offload::default() })
+    }
+
+    fn send_with(&mut self, frame: &[u8], offload: Offload) -> TxOutcome {
         let head = &frame[..frame.len().min(HEAD_MAX)];
         let mut rest = frame[head.len()..].to_vec();
         let tail = [VolatileSlice::from(&mut rest[..])];
-        let offload = Offload::default();
         self.run(|gateway, io| {
             gateway.send(io, &TxFrame { head, tail: &tail, len: frame.len(), offload })
         })

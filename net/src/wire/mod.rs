@@ -13,6 +13,7 @@ pub mod ip;
 pub mod ndp;
 pub mod port;
 pub mod tcp;
+pub mod transport;
 pub mod udp;
 
 pub use self::bytes::{u16_at, u32_at};

@@ -12,10 +12,7 @@ fn message(src: &str, dst: &str, bytes: &[u8]) -> Vec<u8> {
     envelope.write(GUEST_MAC, bytes.len(), &mut f);
     let at = f.len();
     f.extend(bytes);
-    f[at + 2..at + 4].fill(0);
-    let mut sum = sum_for(src, dst, bytes.len());
-    sum.bytes(&f[at..]);
-    f[at + 2..at + 4].copy_from_slice(&sum.finish().to_be_bytes());
+    envelope.complete(&mut f[at..]);
     f
 }
 
@@ -56,6 +53,24 @@ fn the_gateway_answers_the_groups_it_is_in() {
     let other = bed.send(&message("fd00:2::2", "ff02::9", &bytes));
     assert_eq!(other, TxOutcome::Dropped(DropReason::DestinationForbidden));
     assert!(bed.received().is_empty());
+}
+
+#[test]
+fn an_open_checksum_is_icmps_own_or_the_message_is_dropped() {
+    let mut bed = Bed::new();
+    for (guest, gateway, request, start) in
+        [("10.0.2.2", "10.0.2.1", 8, 34), ("fd00:2::2", "fd00:2::1", 128, 54)]
+    {
+        let mut f = message(guest, gateway, &[request, 0, 0, 0, 0x12, 0x34, 0, 9]);
+        f[usize::from(start) + 2] ^= 1;
+        for (start, offset) in [(start, 6), (start, 3), (start + 2, 2), (start - 2, 2), (14, 10)] {
+            let dropped = TxOutcome::Dropped(DropReason::BadOffload);
+            assert_eq!(bed.send_open(&f, start, offset), dropped, "{start} {offset}");
+        }
+        assert!(bed.received().is_empty());
+        assert_eq!(bed.send_open(&f, start, 2), TxOutcome::Sent);
+        assert_eq!(bed.received().len(), 1);
+    }
 }
 
 /// The same the other way.

@@ -6,6 +6,7 @@ use super::*;
 use crate::gateway::config::GatewayConfig;
 use crate::gateway::testing::{Bed, GATEWAY_MAC, GUEST_MAC, config};
 use crate::port::Backend;
+use crate::wire::checksum::Sum;
 
 const GUEST_LL: &str = "fe80::504d:ff:fe00:2";
 const GATEWAY_LL: &str = "fe80::504d:ff:fe00:1";
@@ -23,10 +24,7 @@ fn frame(src: &str, dst: &str, message: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; envelope.header_len()];
     envelope.write(GUEST_MAC, message.len(), &mut frame);
     let mut message = message.to_vec();
-    message[2..4].fill(0);
-    let mut sum = envelope.pseudo_header(message.len());
-    sum.bytes(&message);
-    message[2..4].copy_from_slice(&sum.finish().to_be_bytes());
+    envelope.complete(&mut message);
     frame.extend(message);
     frame
 }
@@ -130,6 +128,20 @@ fn an_advertisement_moves_an_address() {
     message[8..24].copy_from_slice(&ip("fd00:2::1").octets());
     let got = bed.send(&frame("fd00:2::7", "ff02::1", &message));
     assert_eq!(got, TxOutcome::Dropped(DropReason::BadSource));
+}
+
+#[test]
+fn an_open_checksum_is_the_messages_own_or_it_is_dropped() {
+    let mut bed = Bed::new();
+    let mut f = solicit(GUEST_LL, "fd00:2::1", true);
+    f[56] ^= 1;
+    for (start, offset) in [(54, 16), (54, 4), (56, 2), (14, 6)] {
+        let dropped = TxOutcome::Dropped(DropReason::BadOffload);
+        assert_eq!(bed.send_open(&f, start, offset), dropped, "{start} {offset}");
+    }
+    assert!(bed.received().is_empty());
+    assert_eq!(bed.send_open(&f, 54, 2), TxOutcome::Sent);
+    assert_eq!(bed.received().len(), 1);
 }
 
 #[test]

@@ -46,12 +46,9 @@ use super::error::GatewayError;
 use super::packet::Packet;
 use super::source;
 use crate::poll::{Poller, Ready, Token};
-use crate::scatter::Scatter;
 use crate::stats::DropReason;
 use crate::sys::stream;
-use crate::wire::checksum::Sum;
 use crate::wire::tcp::{ACK, FIN, Header, RST, SYN};
-use crate::wire::{ETHERNET_LEN, protocol};
 
 /// Bytes delivered to the guest before other events get their turn.
 const BUDGET: usize = 1024 * 1024;
@@ -120,7 +117,7 @@ impl Tcp {
     pub fn input(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
         let h = Header::parse(packet.head, packet.len)?;
         let payload = packet.payload(h.len)?;
-        check_sum(packet)?;
+        packet.verify(packet.len)?;
         let key = Key {
             guest: Endpoint { ip: packet.src, port: h.fields.src_port },
             peer: Endpoint { ip: packet.dst, port: h.fields.dst_port },
@@ -351,22 +348,6 @@ impl Tcp {
         self.blocked = false;
         self.again = None;
     }
-}
-
-/// The checksum of a segment, where its sender did not leave that to the link (RFC 9293 §3.1).
-fn check_sum(packet: &Packet<'_>) -> Result<(), DropReason> {
-    if let Some(open) = packet.offload.checksum {
-        let start = ETHERNET_LEN + packet.ip_header.len();
-        let ours = usize::from(open.start) == start && open.offset == 16;
-        return if ours { Ok(()) } else { Err(DropReason::BadOffload) };
-    }
-    if packet.offload.validated {
-        return Ok(());
-    }
-    let mut sum = Sum::pseudo_header(packet.src, packet.dst, protocol::TCP, packet.len);
-    sum.bytes(packet.head);
-    Scatter::new(packet.tail).sum(0, packet.len - packet.head.len(), &mut sum);
-    if sum.finish() == 0 { Ok(()) } else { Err(DropReason::BadChecksum) }
 }
 
 #[cfg(test)]

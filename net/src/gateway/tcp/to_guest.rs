@@ -11,14 +11,13 @@ use libc::MSG_PEEK;
 use rustix::net::sockopt::socket_error;
 
 use super::flow::{End, Flow, READ_MIN};
-use crate::frame::{Offload, SegmentKind, Segmentation};
+use crate::frame::{SegmentKind, Segmentation};
 use crate::gateway::context::Ctx;
-use crate::gateway::emit::{LOWER_MAX, open_checksum};
+use crate::gateway::emit::Body;
 use crate::rx::RxSlot;
-use crate::scatter::Scatter;
 use crate::sys::{self, stream};
+use crate::wire::TCP_LEN;
 use crate::wire::tcp::{ACK, FIN, PSH};
-use crate::wire::{TCP_LEN, protocol};
 
 /// The largest payload of a frame: a 64 KiB packet less the headers of IPv6 and TCP.
 pub const PAYLOAD_MAX: usize = 65535 - 60;
@@ -143,9 +142,7 @@ impl Flow {
     ) -> io::Result<Turn> {
         let mss = usize::from(self.down.mss);
         let envelope = self.envelope();
-        let lower = envelope.header_len();
-        let headers = lower + TCP_LEN;
-        let checksum = ctx.io.rx.offloads().checksum;
+        let headers = envelope.header_len() + TCP_LEN;
         let least = headers + len.min(mss);
         let Some(slot) = RxSlot::reserve_most(ctx.io.rx, headers + len, least) else {
             return Ok(Turn::NoRoom);
@@ -166,27 +163,14 @@ impl Flow {
         if self.down.urgent {
             self.mark(&mut header);
         }
-        let mut top = [0; LOWER_MAX + TCP_LEN];
-        envelope.write(ctx.core.link.mac, TCP_LEN + read, &mut top);
-        let mut sum = envelope.pseudo_header(TCP_LEN + read);
-        let mut offload = Offload::default();
-        let sum = if checksum {
-            offload.checksum = open_checksum(lower, protocol::TCP);
-            sum.folded()
-        } else {
-            sum.bytes(&header);
-            Scatter::new(slot.slices()).sum(headers, read, &mut sum);
-            sum.finish()
-        };
-        if read > mss {
-            let kind = if self.is_ipv4() { SegmentKind::Tcp4 } else { SegmentKind::Tcp6 };
-            let (size, header_len) = (self.down.mss, headers as u16);
-            offload.segmentation = Some(Segmentation { kind, size, header_len, ecn: false });
-        }
-        top[lower..headers].copy_from_slice(&header);
-        top[lower + 16..lower + 18].copy_from_slice(&sum.to_be_bytes());
-        slot.write_at(0, &top[..headers]);
-        slot.commit(headers + read, offload);
+        let segmentation = (read > mss).then(|| Segmentation {
+            kind: if self.is_ipv4() { SegmentKind::Tcp4 } else { SegmentKind::Tcp6 },
+            size: self.down.mss,
+            header_len: headers as u16,
+            ecn: false,
+        });
+        let body = Body::InSlot { len: read, segmentation };
+        envelope.send(slot, ctx.core.link.mac, &header, body);
         self.down.peek_at = self.down.nxt.wrapping_add(read as u32);
         self.sent(ctx, read);
         Ok(Turn::Sent(read))
@@ -229,28 +213,10 @@ impl Flow {
     /// Delivers `payload` in a frame of its own.
     fn send_piece(&mut self, ctx: &mut Ctx<'_, '_>, payload: &[u8]) -> bool {
         let envelope = self.envelope();
-        let lower = envelope.header_len();
-        let headers = lower + TCP_LEN;
-        let checksum = ctx.io.rx.offloads().checksum;
+        let headers = envelope.header_len() + TCP_LEN;
         let Some(slot) = RxSlot::reserve(ctx.io.rx, headers + payload.len()) else { return false };
         let header = self.fields(self.down.nxt, ACK | PSH).bytes();
-        let mut top = [0; LOWER_MAX + TCP_LEN];
-        envelope.write(ctx.core.link.mac, TCP_LEN + payload.len(), &mut top);
-        let mut sum = envelope.pseudo_header(TCP_LEN + payload.len());
-        let mut offload = Offload::default();
-        let sum = if checksum {
-            offload.checksum = open_checksum(lower, protocol::TCP);
-            sum.folded()
-        } else {
-            sum.bytes(&header);
-            sum.bytes(payload);
-            sum.finish()
-        };
-        top[lower..headers].copy_from_slice(&header);
-        top[lower + 16..lower + 18].copy_from_slice(&sum.to_be_bytes());
-        slot.write_at(0, &top[..headers]);
-        slot.write_at(headers, payload);
-        slot.commit(headers + payload.len(), offload);
+        envelope.send(slot, ctx.core.link.mac, &header, Body::Bytes(payload));
         self.sent(ctx, payload.len());
         true
     }

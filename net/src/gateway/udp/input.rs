@@ -29,7 +29,7 @@ const QUOTE_MAX: usize = 512;
 impl Udp {
     /// A datagram from the guest.
     pub fn input(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
-        let (src_port, dst_port, payload) = packet.udp()?;
+        let (header, payload) = packet.udp()?;
         let link_local = match packet.src {
             IpAddr::V4(_) => false,
             IpAddr::V6(src) => src.is_unicast_link_local(),
@@ -37,8 +37,8 @@ impl Udp {
         if packet.src.is_unspecified() || link_local {
             return Err(DropReason::BadSource);
         }
-        let guest = SocketAddr::new(packet.src, src_port);
-        let remote = SocketAddr::new(packet.dst, dst_port);
+        let guest = SocketAddr::new(packet.src, header.src_port);
+        let remote = SocketAddr::new(packet.dst, header.dst_port);
         let here = target::is_gateway(&ctx.core.config, packet.dst);
         if packet.hop_limit <= 1 && !here {
             icmp::unreachable(ctx, packet, Why::HopLimit);

@@ -6,9 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use super::sockets::Use;
 use super::table::{Class, Flow, Table};
 use super::{BUDGET, Udp, without_label};
-use crate::frame::Offload;
 use crate::gateway::context::{Core, Ctx};
-use crate::gateway::emit::{Envelope, LOWER_MAX, open_checksum};
+use crate::gateway::emit::{Body, Envelope, LOWER_MAX};
 use crate::gateway::outgoing::Outgoing;
 use crate::gateway::target::is_forbidden;
 use crate::rx::RxSlot;
@@ -17,8 +16,8 @@ use crate::sys::dgram::{Batch, Datagram, HEADROOM};
 use crate::wire::udp::UdpHeader;
 use crate::wire::{ETHERNET_LEN, UDP_LEN, protocol};
 
-// A frame is made where its payload was received.
-const _: () = assert!(LOWER_MAX + UDP_LEN <= HEADROOM);
+// A datagram that is to be cut is made where its payload was received.
+const _: () = assert!(UDP_LEN <= HEADROOM);
 
 /// Ports tried for a client of the host's own whose port is taken on the guest's side.
 const PORTS_TRIED: u16 = 256;
@@ -161,25 +160,10 @@ impl Udp {
         envelope: &Envelope,
         header: [u8; UDP_LEN],
     ) -> Result<(), NoRoom> {
-        let lower = envelope.header_len();
-        let open = ctx.io.rx.offloads().checksum;
-        let frame = self.inbox.batch.frame(lower + UDP_LEN);
-        let slot = RxSlot::reserve(ctx.io.rx, frame.len()).ok_or(NoRoom)?;
-        let len = frame.len() - lower;
-        envelope.write(ctx.core.link.mac, len, frame);
-        frame[lower..lower + UDP_LEN].copy_from_slice(&header);
-        let mut sum = envelope.pseudo_header(len);
-        let mut offload = Offload::default();
-        let sum = if open {
-            offload.checksum = open_checksum(lower, protocol::UDP);
-            sum.folded()
-        } else {
-            sum.bytes(&frame[lower..]);
-            sum.finish_udp()
-        };
-        frame[lower + 6..lower + 8].copy_from_slice(&sum.to_be_bytes());
-        slot.write_at(0, frame);
-        slot.commit(frame.len(), offload);
+        let payload = self.inbox.batch.payload();
+        let total = envelope.header_len() + UDP_LEN + payload.len();
+        let slot = RxSlot::reserve(ctx.io.rx, total).ok_or(NoRoom)?;
+        envelope.send(slot, ctx.core.link.mac, &header, Body::Bytes(payload));
         Ok(())
     }
 
@@ -188,9 +172,7 @@ impl Udp {
         let inbox = &mut self.inbox;
         let datagram = inbox.batch.frame(UDP_LEN);
         datagram[..UDP_LEN].copy_from_slice(&header);
-        let mut sum = envelope.pseudo_header(datagram.len());
-        sum.bytes(datagram);
-        datagram[6..8].copy_from_slice(&sum.finish_udp().to_be_bytes());
+        envelope.complete(datagram);
         inbox.id = inbox.id.wrapping_add(1);
         inbox.cut = Some(Outgoing::new(*envelope, datagram.len(), inbox.id));
     }

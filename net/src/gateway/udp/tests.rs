@@ -416,6 +416,45 @@ fn a_wrong_checksum_or_length_is_dropped() {
     assert_eq!(n, 5);
 }
 
+#[test]
+fn an_open_checksum_is_udps_own_or_the_datagram_is_dropped() {
+    let host = peer("127.0.0.1:0");
+    let host6 = peer("[::1]:0");
+    let mut bed = redirected(&[("192.0.2.1:7", &host), ("[2001:db8::1]:7", &host6)]);
+    for (guest, remote, host, start) in [
+        ("10.0.2.2:4000", "192.0.2.1:7", &host, 34),
+        ("[fd00:2::2]:4000", "[2001:db8::1]:7", &host6, 54),
+    ] {
+        let mut f = udp_frame(GATEWAY_MAC, addr(guest), addr(remote), b"hello");
+        // Only the pseudo-header's sum stands there.
+        f[usize::from(start) + 6] ^= 1;
+        for (start, offset) in [(start, 16), (start, 7), (start + 2, 6), (start - 6, 6), (14, 10)] {
+            let dropped = TxOutcome::Dropped(DropReason::BadOffload);
+            assert_eq!(bed.send_open(&f, start, offset), dropped, "{start} {offset}");
+        }
+        assert_eq!(bed.send_open(&f, start, 6), TxOutcome::Sent);
+        bed.run(|gateway, io| gateway.batch_end(io));
+        let (n, _) = host.recv_from(&mut [0; 16]).unwrap();
+        assert_eq!(n, 5);
+    }
+}
+
+#[test]
+fn over_ipv6_no_checksum_is_a_wrong_one() {
+    let host = peer("[::1]:0");
+    let mut bed = redirected(&[("[2001:db8::1]:7", &host)]);
+    let (guest, remote) = (addr("[fd00:2::2]:4000"), addr("[2001:db8::1]:7"));
+    // The payload makes the sum 0, which is sent as its complement.
+    let mut f = udp_frame(GATEWAY_MAC, guest, remote, &[0, 0]);
+    let sum = [f[60], f[61]];
+    let f2 = udp_frame(GATEWAY_MAC, guest, remote, &sum);
+    assert_eq!(f2[60..62], [0xff, 0xff]);
+    assert_eq!(bed.send(&f2), TxOutcome::Sent);
+    f = f2;
+    f[60..62].fill(0);
+    assert_eq!(bed.send(&f), TxOutcome::Dropped(DropReason::BadChecksum));
+}
+
 /// A gateway that publishes UDP port 80 of the guest's, and where.
 fn published(listen: &str) -> (Bed, SocketAddr) {
     let mut config = config();

@@ -111,6 +111,14 @@ impl Batch {
         &mut self.memory[payload - headers.min(HEADROOM)..payload + len]
     }
 
+    /// The current datagram's payload.
+    pub fn payload(&self) -> &[u8] {
+        let Some(Datagram { len, .. }) = self.current() else { return &[] };
+        let Some((i, _)) = self.messages.last() else { return &[] };
+        let at = i * STRIDE + HEADROOM + self.at;
+        &self.memory[at..at + len]
+    }
+
     /// Goes on to the next datagram.
     pub fn advance(&mut self) {
         let Some((_, message)) = self.messages.last() else { return };

@@ -28,7 +28,8 @@ use crate::gateway::emit::Envelope;
 use crate::gateway::testing::{Bed, GATEWAY_MAC, GUEST_MAC, config};
 use crate::port::Backend;
 use crate::rx::RxOffloads;
-use crate::wire::checksum::checksum;
+use crate::wire::checksum::{Sum, checksum};
+use crate::wire::protocol;
 use crate::wire::tcp::{Fields, PSH};
 use crate::wire::{TCP_LEN, u16_at};
 
@@ -100,10 +101,7 @@ fn frame(from: SocketAddr, to: SocketAddr, f: Fields, options: &[u8], payload: &
     frame.extend(options);
     frame.extend(payload);
     frame[at + 12] = ((TCP_LEN + options.len()) as u8 / 4) << 4;
-    let mut sum = envelope.pseudo_header(len);
-    sum.bytes(&frame[at..]);
-    let sum = sum.finish();
-    frame[at + 16..at + 18].copy_from_slice(&sum.to_be_bytes());
+    envelope.complete(&mut frame[at..]);
     frame
 }
 
