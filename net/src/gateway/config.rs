@@ -132,6 +132,11 @@ impl GatewayConfig {
             && ip != self.prefix6.network()
     }
 
+    /// The gateway's address of a family.
+    pub fn gateway(&self, ipv4: bool) -> IpAddr {
+        if ipv4 { self.gateway4.into() } else { self.gateway6.into() }
+    }
+
     /// The gateway's link-local address (RFC 4862 §5.3).
     pub fn link_local6(&self) -> Ipv6Addr {
         let mut octets = [0; 16];

@@ -6,6 +6,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use super::config::{GatewayConfig, Ipv6Mode, MTU_MIN6};
 use super::limiter::Limiter;
 use super::link::Link;
+use super::packet::Packet;
+use super::stand_ins::StandIns;
 use crate::frame::TxOutcome;
 use crate::host::reach::Reach;
 use crate::host::resolvers::Resolvers;
@@ -26,6 +28,8 @@ pub struct Core {
     pub reach: Reach,
     /// How many ICMP errors the guest may still get.
     pub icmp_errors: Limiter,
+    /// Ports that stand in for those of clients of published ports.
+    pub stand_ins: StandIns,
     /// It was said that there are no descriptors left.
     exhausted: bool,
 }
@@ -36,7 +40,8 @@ impl Core {
         let link = Link::new(config.mac, config.guest_mac);
         let resolvers = Resolvers::new(&config.resolv_conf);
         let (reach, icmp_errors) = (Reach::default(), Limiter::default());
-        Self { config, link, resolvers, reach, icmp_errors, exhausted: false }
+        let stand_ins = StandIns::default();
+        Self { config, link, resolvers, reach, icmp_errors, stand_ins, exhausted: false }
     }
 
     /// Says, once, that a socket could not be had for want of descriptors, where that is why.
@@ -64,6 +69,16 @@ impl Core {
             }
     }
 
+    /// The host has routes to `reach` now. True if the guest is offered something else by that.
+    pub fn set_reach(&mut self, reach: Reach) -> bool {
+        let before = self.ipv6_offered();
+        if self.reach != reach {
+            tracing::info!(ipv6 = reach.ipv6, "the host's routes have changed");
+            self.reach = reach;
+        }
+        self.ipv6_offered() != before
+    }
+
     /// Where published ports lead over IPv4: to the guest's address by DHCP, as long as it has that,
     /// or to the one that it has given itself instead.
     pub fn guest4(&self) -> Ipv4Addr {
@@ -87,6 +102,20 @@ pub struct Ctx<'a, 'b> {
     pub io: &'a mut Io<'b>,
     /// The gateway's side.
     pub core: &'a mut Core,
+}
+
+impl Ctx<'_, '_> {
+    /// Learns who sent `packet`.
+    ///
+    /// # Errors
+    /// [`DropReason::BadSource`]: a guest may speak with addresses of its own link only.
+    pub fn admit(&mut self, packet: &Packet<'_>) -> Result<(), DropReason> {
+        if !self.core.config.is_guest(packet.src) {
+            return Err(DropReason::BadSource);
+        }
+        self.core.link.learn(packet.src, packet.src_mac);
+        Ok(())
+    }
 }
 
 /// What became of a packet: `Ok` is handled, or to be offered again later.

@@ -1,7 +1,6 @@
 //! ICMP and ICMPv6 towards the guest: errors (RFC 792, RFC 1812 §4.3, RFC 4443 §3) and the
 //! gateway's own echo replies.
 
-use std::io;
 use std::net::IpAddr;
 
 use super::config::{GatewayConfig, MTU_MIN6};
@@ -9,6 +8,7 @@ use super::context::{Ctx, Handled};
 use super::emit::Envelope;
 use super::outgoing::Outgoing;
 use super::packet::{Packet, Payload};
+use super::target::Destination;
 use crate::addr::MacAddr;
 use crate::frame::TxOutcome;
 use crate::stats::DropReason;
@@ -102,7 +102,7 @@ pub fn relayed(kind: u8, code: u8, mtu: u32, ipv4: bool) -> Option<IcmpHeader> {
 /// (RFC 1122 §3.2.2, RFC 4443 §2.4 (e)).
 pub fn unreachable(ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>, why: Why) {
     let ipv4 = packet.src.is_ipv4();
-    let from = gateway_address(ctx, packet.src);
+    let from = ctx.core.config.gateway(ipv4);
     if may_answer(&ctx.core.config, packet) && admit(ctx) {
         let mut quote = [0; ERROR6_MAX];
         let room = quote_room(ipv4);
@@ -176,26 +176,6 @@ fn send(
     }
 }
 
-/// Tells the guest that the host gives no socket for what `packet` would begin: it has none left,
-/// does not allow it, or does not have that family at all.
-pub fn no_socket(ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>, error: &io::Error) -> DropReason {
-    ctx.core.no_socket(error);
-    let why = match error.raw_os_error() {
-        Some(libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT) => Why::Network,
-        _ => Why::Prohibited,
-    };
-    unreachable(ctx, packet, why);
-    DropReason::SocketFailed
-}
-
-/// The gateway's address of the family of `guest`.
-pub fn gateway_address(ctx: &Ctx<'_, '_>, guest: IpAddr) -> IpAddr {
-    match guest {
-        IpAddr::V4(_) => ctx.core.config.gateway4.into(),
-        IpAddr::V6(_) => ctx.core.config.gateway6.into(),
-    }
-}
-
 /// ICMP's number in the family of `ip`.
 pub fn icmp_protocol(ip: IpAddr) -> u8 {
     if ip.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 }
@@ -216,15 +196,8 @@ fn copy_start(payload: &Payload<'_>, to: &mut [u8]) -> usize {
 /// True if a packet is to or from no single node, by its addresses or its frame's: whoever answered
 /// it would answer for many, or to many.
 pub fn is_group_traffic(config: &GatewayConfig, packet: &Packet<'_>) -> bool {
-    let group = |ip: IpAddr| match ip {
-        IpAddr::V4(ip) => {
-            ip.is_unspecified()
-                || ip.is_multicast()
-                || ip.is_broadcast()
-                || ip == config.subnet4.broadcast()
-        }
-        IpAddr::V6(ip) => ip.is_unspecified() || ip.is_multicast(),
-    };
+    let group =
+        |ip: IpAddr| ip.is_unspecified() || Destination::of(config, ip) == Destination::Group;
     packet.group || group(packet.src) || group(packet.dst)
 }
 

@@ -10,6 +10,7 @@
 //! what they share is in [`context`].
 
 mod arp;
+mod client;
 pub mod config;
 mod context;
 mod datagram;
@@ -17,6 +18,7 @@ mod dhcp4;
 mod dhcp6;
 mod dns;
 pub mod emit;
+mod environment;
 pub mod error;
 mod icmp;
 mod limiter;
@@ -27,8 +29,10 @@ pub mod packet;
 mod ping;
 pub mod plan;
 mod reassembly;
+mod refusal;
 mod services;
 mod source;
+mod stand_ins;
 mod target;
 mod tcp;
 #[cfg(test)]
@@ -40,12 +44,14 @@ use std::time::Instant;
 
 pub use self::config::GatewayConfig;
 use self::context::{Core, Ctx, Handled};
+use self::environment::Environment;
 pub use self::error::GatewayError;
 use self::icmp::Why;
 use self::packet::Packet;
 use self::ping::Ping;
 use self::reassembly::Reassembly;
 use self::services::Services;
+use self::target::Destination;
 use self::tcp::Tcp;
 use self::udp::Udp;
 use crate::frame::{TxFrame, TxOutcome};
@@ -60,6 +66,7 @@ use crate::wire::protocol;
 #[derive(Debug)]
 pub struct Gateway {
     core: Core,
+    environment: Environment,
     services: Services,
     tcp: Tcp,
     udp: Udp,
@@ -74,6 +81,7 @@ impl Gateway {
     /// [`GatewayError`]
     pub fn new(config: GatewayConfig) -> Result<Self, GatewayError> {
         Ok(Self {
+            environment: Environment::default(),
             services: Services::new(),
             tcp: Tcp::bind(&config)?,
             udp: Udp::bind(&config)?,
@@ -101,25 +109,21 @@ impl Gateway {
     /// A packet, or one that was reassembled.
     fn packet(&mut self, io: &mut Io<'_>, packet: &Packet<'_>) -> Handled {
         let ctx = &mut Ctx { io, core: &mut self.core };
-        if let Some(handled) = self.services.link(ctx, packet) {
+        let to = Destination::of(&ctx.core.config, packet.dst);
+        if packet.protocol != protocol::TCP
+            && let Some(handled) = self.services.dispatch(ctx, packet, to)
+        {
             return handled;
         }
-        // From no address at all it speaks with the services of the link, which have had their turn.
-        if !ctx.core.config.is_guest(packet.src) {
-            return Err(DropReason::BadSource);
-        }
-        ctx.core.link.learn(packet.src, packet.src_mac);
+        ctx.admit(packet)?;
         if packet.fragment.is_some() {
             return self.fragment(io, packet);
         }
-        if let Some(handled) = self.services.input(ctx, packet) {
-            return handled;
-        }
         match packet.protocol {
-            protocol::TCP => self.tcp.input(ctx, packet),
-            protocol::UDP => self.udp.input(ctx, packet),
-            protocol::ICMP if packet.src.is_ipv4() => self.ping.input(ctx, packet),
-            protocol::ICMPV6 if packet.src.is_ipv6() => self.ping.input(ctx, packet),
+            protocol::TCP => self.tcp.input(ctx, packet, to),
+            protocol::UDP => self.udp.input(ctx, packet, to),
+            protocol::ICMP if packet.src.is_ipv4() => self.ping.input(ctx, packet, to),
+            protocol::ICMPV6 if packet.src.is_ipv6() => self.ping.input(ctx, packet, to),
             // Nothing follows, and nobody is told (RFC 8200 §4.7).
             protocol::NO_NEXT_HEADER if packet.src.is_ipv6() => Err(DropReason::UnknownProtocol),
             _ => {
@@ -160,7 +164,7 @@ impl Backend for Gateway {
     }
 
     fn start(&mut self, poll: &Poller) -> io::Result<()> {
-        self.services.start(&mut self.core, poll)?;
+        self.environment.start(&mut self.core, poll)?;
         self.tcp.start(poll)?;
         self.udp.start(poll)
     }
@@ -196,7 +200,8 @@ impl Backend for Gateway {
             source::TCP | source::TCP_LISTENER => self.tcp.ready(ctx, token, ready),
             source::UDP => self.udp.ready(ctx, token, ready),
             source::PING => self.ping.ready(ctx, token, ready),
-            source::DNS | source::ENVIRONMENT => self.services.ready(ctx, token, ready),
+            source::DNS => self.services.ready(ctx, token, ready),
+            source::ENVIRONMENT => self.environment.ready(io.now),
             _ => {}
         }
         self.levels(io.stats);
@@ -211,6 +216,7 @@ impl Backend for Gateway {
 
     fn deadline(&self) -> Option<Instant> {
         [
+            self.environment.deadline(),
             self.services.deadline(),
             self.tcp.deadline(),
             self.udp.deadline(),
@@ -224,6 +230,9 @@ impl Backend for Gateway {
 
     fn expire(&mut self, io: &mut Io<'_>) {
         let ctx = &mut Ctx { io, core: &mut self.core };
+        if self.environment.expire(ctx) {
+            self.services.offer_changed(ctx);
+        }
         self.services.expire(ctx);
         self.tcp.expire(ctx);
         self.udp.expire(ctx);

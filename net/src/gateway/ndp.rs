@@ -89,11 +89,8 @@ impl Ndp {
         }
     }
 
-    /// An ICMPv6 packet. `None`: it is none of these messages.
+    /// An ICMPv6 packet that is no fragment. `None`: it is none of these messages.
     pub fn input(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Option<Handled> {
-        if packet.protocol != protocol::ICMPV6 || packet.fragment.is_some() {
-            return None;
-        }
         let first = packet.head.first()?;
         if !(kind::ROUTER_SOLICITATION..=kind::REDIRECT).contains(first) {
             return None;

@@ -16,8 +16,9 @@ use super::context::{Ctx, Handled};
 use super::emit::Envelope;
 use super::icmp::{self, Echo, Why, icmp_protocol};
 use super::packet::Packet;
+use super::refusal::{Refusal, is_pending};
 use super::source;
-use super::target::{is_forbidden, is_gateway};
+use super::target::{self, Destination};
 use crate::frame::TxOutcome;
 use crate::poll::{Poller, Ready, Token};
 use crate::slab::Slab;
@@ -84,9 +85,14 @@ impl Ping {
     }
 
     /// An ICMP message of the guest's that is none of the services'.
-    pub fn input(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
+    pub fn input(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        packet: &Packet<'_>,
+        to: Destination,
+    ) -> Handled {
         if let Err(reason) = self.echo.read(packet) {
-            let beyond = !is_gateway(&ctx.core.config, packet.dst);
+            let beyond = to != Destination::Gateway;
             if reason == DropReason::IcmpIgnored && beyond && icmp::is_other_query(packet) {
                 icmp::unreachable(ctx, packet, Why::Prohibited);
             }
@@ -96,7 +102,7 @@ impl Ping {
             return Err(DropReason::BadSource);
         }
         let config = &ctx.core.config;
-        if is_gateway(config, packet.dst) {
+        if to == Destination::Gateway {
             return self.echo.reply(ctx, packet, packet.dst);
         }
         if packet.dst == ALL_NODES || packet.dst == ALL_ROUTERS {
@@ -106,29 +112,26 @@ impl Ping {
             };
             return self.echo.reply(ctx, packet, from.into());
         }
-        if is_forbidden(&ctx.core.config, packet.dst) {
-            icmp::unreachable(ctx, packet, Why::Prohibited);
-            return Err(DropReason::DestinationForbidden);
+        self.forward(ctx, packet, to)
+    }
+
+    fn forward(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>, to: Destination) -> Handled {
+        let id = echo_id(self.echo.bytes());
+        let known = self.find(packet.src, packet.dst, id);
+        if known.is_none() {
+            target::allow(ctx.core, packet.dst, to)
+                .map_err(|reason| Refusal::of_target(reason, to).tell(ctx, packet))?;
         }
         if packet.hop_limit <= 1 {
             icmp::unreachable(ctx, packet, Why::HopLimit);
             return Err(DropReason::HopLimit);
         }
-        self.forward(ctx, packet)
-    }
-
-    fn forward(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
-        let id = echo_id(self.echo.bytes());
-        let i = match self.find(packet.src, packet.dst, id) {
+        let i = match known {
             Some(i) => i,
-            None if packet.dst.is_ipv6() && !ctx.core.ipv6_offered() => {
-                icmp::unreachable(ctx, packet, Why::Network);
-                return Err(DropReason::NoRoute);
-            }
-            None => match self.open(packet.src, packet.dst, id, ctx) {
-                Ok(i) => i,
-                Err(error) => return Err(icmp::no_socket(ctx, packet, &error)),
-            },
+            None => self.open(packet.src, packet.dst, id, ctx).map_err(|error| {
+                ctx.core.no_socket(&error);
+                Refusal::of_socket(&error).tell(ctx, packet)
+            })?,
         };
         if let Some(id) = self.flows.get(i).and_then(|f| f.raw) {
             self.echo.set_id(id);
@@ -152,26 +155,12 @@ impl Ping {
                 Err(error) => error,
             };
             let mtu = self.errors(ctx, i);
-            let (why, reason) = match error.raw_os_error() {
-                // One of the host's own is about this request.
-                Some(libc::EMSGSIZE) if mtu.is_some() || !again => {
-                    let mtu = mtu.unwrap_or(ctx.core.config.mtu.into());
-                    (Why::TooBig(mtu), DropReason::TooBig)
-                }
-                Some(libc::EAGAIN | libc::ENOBUFS) => return Err(DropReason::SendBufferFull),
-                // It may be that of an earlier request.
-                _ if std::mem::take(&mut again) => continue,
-                Some(libc::ENETUNREACH | libc::EADDRNOTAVAIL) => {
-                    (Why::Network, DropReason::NoRoute)
-                }
-                Some(libc::EHOSTUNREACH) => (Why::Host, DropReason::NoRoute),
-                Some(libc::EACCES | libc::EPERM) => {
-                    (Why::Prohibited, DropReason::DestinationForbidden)
-                }
-                _ => return Err(DropReason::SendFailed),
-            };
-            icmp::unreachable(ctx, packet, why);
-            return Err(reason);
+            // An error of an earlier request is told by the next call, whatever that sends.
+            if std::mem::take(&mut again) && is_pending(&error, mtu) {
+                continue;
+            }
+            let mtu = mtu.unwrap_or(ctx.core.config.mtu.into());
+            return Err(Refusal::of(&error, mtu).tell(ctx, packet));
         }
     }
 

@@ -164,7 +164,9 @@ impl Bed {
         let reach = Reach { ipv6 };
         self.run(|gateway, io| {
             let ctx = &mut Ctx { io, core: &mut gateway.core };
-            gateway.services.host_changed(ctx, reach);
+            if ctx.core.set_reach(reach) {
+                gateway.services.offer_changed(ctx);
+            }
         });
     }
 

@@ -1,6 +1,5 @@
 use super::*;
-use crate::frame::{Offload, TxFrame};
-use crate::gateway::testing::{Bed, GATEWAY_MAC, GUEST_MAC, udp_frame};
+use crate::gateway::testing::{Bed, GATEWAY_MAC, GUEST_MAC};
 use crate::wire::checksum::checksum;
 use crate::wire::u16_at;
 
@@ -174,31 +173,6 @@ fn a_parameter_problem_points_at_what_names_the_protocol() {
         assert_eq!(frames[0][58..62], [0, 0, 0, pointer]);
     }
     assert!(send(60, &[59, 0, 1, 4, 0, 0, 0, 0]).is_empty());
-}
-
-#[test]
-fn the_guest_is_told_that_the_host_gives_no_socket() {
-    let (from, to) = ("10.0.2.2:1000".parse().unwrap(), "192.0.2.1:9".parse().unwrap());
-    let frame = udp_frame(GATEWAY_MAC, from, to, b"x");
-    let frame = TxFrame { head: &frame, tail: &[], len: frame.len(), offload: Offload::default() };
-    let packet = Packet::parse(&frame).unwrap();
-    for (errno, said) in [
-        (libc::EACCES, [3, 13]),
-        (libc::EPERM, [3, 13]),
-        (libc::EAFNOSUPPORT, [3, 0]),
-        (libc::EPROTONOSUPPORT, [3, 0]),
-        (libc::EMFILE, [3, 13]),
-        (libc::ENOBUFS, [3, 13]),
-    ] {
-        let mut bed = Bed::new();
-        let error = io::Error::from_raw_os_error(errno);
-        let reason = bed.run(|gateway, io| {
-            no_socket(&mut Ctx { io, core: &mut gateway.core }, &packet, &error)
-        });
-        assert_eq!(reason, DropReason::SocketFailed);
-        let got = bed.received();
-        assert_eq!(got.iter().map(|f| [f[34], f[35]]).collect::<Vec<_>>(), [said], "{error}");
-    }
 }
 
 #[test]

@@ -45,6 +45,7 @@ use super::context::{Ctx, Handled};
 use super::error::GatewayError;
 use super::packet::Packet;
 use super::source;
+use super::target::Destination;
 use crate::poll::{Poller, Ready, Token};
 use crate::stats::DropReason;
 use crate::sys::stream;
@@ -114,7 +115,12 @@ impl Tcp {
     }
 
     /// A segment from the guest.
-    pub fn input(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
+    pub fn input(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        packet: &Packet<'_>,
+        to: Destination,
+    ) -> Handled {
         let h = Header::parse(packet.head, packet.len)?;
         let payload = packet.payload(h.len)?;
         packet.verify(packet.len)?;
@@ -149,7 +155,7 @@ impl Tcp {
             }
         }
         if h.has(SYN) && !h.has(ACK | RST | FIN) {
-            return self.open(ctx, packet, &h, key);
+            return self.open(ctx, packet, to, &h, key);
         }
         self.answer_stray(ctx, packet, &h);
         Err(DropReason::NoConnection)

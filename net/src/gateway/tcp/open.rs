@@ -2,11 +2,10 @@
 
 use std::hash::BuildHasher;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::io::Errno;
 use rustix::net::sockopt::socket_error;
 
 use super::Tcp;
@@ -21,7 +20,8 @@ use crate::gateway::context::{Ctx, Handled};
 use crate::gateway::emit::{Envelope, LOWER_MAX};
 use crate::gateway::icmp::{self, Why};
 use crate::gateway::packet::Packet;
-use crate::gateway::target::{is_gateway, resolve};
+use crate::gateway::refusal::Refusal;
+use crate::gateway::target::{Destination, resolve};
 use crate::stats::DropReason;
 use crate::sys::{is_exhausted, stream};
 use crate::wire::tcp::{ACK, Fields, Header, RST, SYN};
@@ -36,14 +36,15 @@ impl Tcp {
         &mut self,
         ctx: &mut Ctx<'_, '_>,
         packet: &Packet<'_>,
+        to: Destination,
         syn: &Header,
         key: Key,
     ) -> Handled {
-        let target = match resolve(ctx.core, Transport::Tcp, key.peer.into()) {
+        let target = match resolve(ctx, Transport::Tcp, key.peer.into(), to) {
             Ok(target) => target,
             Err(reason) => {
                 // A route that is missing is told as a router would; the gateway itself is there.
-                if reason == DropReason::NoRoute && !is_gateway(&ctx.core.config, packet.dst) {
+                if reason == DropReason::NoRoute && to != Destination::Gateway {
                     icmp::unreachable(ctx, packet, Why::Network);
                 } else {
                     self.answer_stray(ctx, packet, syn);
@@ -66,13 +67,10 @@ impl Tcp {
         let (socket, connected) = match self.connect(ctx, target, class) {
             Ok(connection) => connection,
             Err(e) => {
-                let error = Errno::from_io_error(&e).unwrap_or(Errno::IO);
-                self.refuse(ctx, key, packet.src_mac, syn.fields.seq, error);
-                return match error {
-                    Errno::NETUNREACH | Errno::HOSTUNREACH => Err(DropReason::NoRoute),
-                    Errno::CONNREFUSED => Ok(TxOutcome::Sent),
-                    _ => Err(DropReason::SocketFailed),
-                };
+                let reason = self.refuse(ctx, key, packet.src_mac, syn.fields.seq, &e);
+                // By a peer on this host, which is an answer like any other.
+                let answered = e.kind() == io::ErrorKind::ConnectionRefused;
+                return if answered { Ok(TxOutcome::Sent) } else { Err(reason) };
             }
         };
         let seed = self.seed(ctx, key, packet.src_mac, socket);
@@ -157,24 +155,31 @@ impl Tcp {
         };
         let (key, mac, irs) = (flow.key, flow.mac, flow.up.irs);
         self.end(ctx, id, End::Closed);
-        self.refuse(ctx, key, mac, irs, error);
+        self.refuse(ctx, key, mac, irs, &error.into());
     }
 
     /// The host's side of a flow, which the guest's SYN with sequence number `irs` began, can't be
     /// connected: the guest learns why, as it would from a router or from the host that refuses.
-    fn refuse(&mut self, ctx: &mut Ctx<'_, '_>, key: Key, mac: MacAddr, irs: u32, error: Errno) {
-        let why = match error {
-            Errno::NETUNREACH | Errno::AFNOSUPPORT => Why::Network,
-            Errno::HOSTUNREACH | Errno::TIMEDOUT | Errno::HOSTDOWN => Why::Host,
-            Errno::ACCESS | Errno::PERM => Why::Prohibited,
-            _ => {
-                let ack = irs.wrapping_add(1);
-                let (src_port, dst_port) = (key.peer.port, key.guest.port);
-                let fields =
-                    Fields { src_port, dst_port, seq: 0, ack, flags: RST | ACK, window: 0 };
-                let envelope = Envelope::new(mac, key.peer.ip, key.guest.ip, protocol::TCP);
-                return self.reset_guest(ctx, Reset { envelope, fields });
-            }
+    fn refuse(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        key: Key,
+        mac: MacAddr,
+        irs: u32,
+        error: &io::Error,
+    ) -> DropReason {
+        let refusal = Refusal::of(error, ctx.core.config.mtu.into());
+        if refusal.is_passing() {
+            // The guest tries again.
+            return refusal.reason;
+        }
+        let Some(why) = refusal.why else {
+            let ack = irs.wrapping_add(1);
+            let (src_port, dst_port) = (key.peer.port, key.guest.port);
+            let fields = Fields { src_port, dst_port, seq: 0, ack, flags: RST | ACK, window: 0 };
+            let envelope = Envelope::new(mac, key.peer.ip, key.guest.ip, protocol::TCP);
+            self.reset_guest(ctx, Reset { envelope, fields });
+            return refusal.reason;
         };
         // The guest's SYN, as far as anyone looks at it.
         let (src_port, dst_port) = (key.guest.port, key.peer.port);
@@ -184,11 +189,10 @@ impl Tcp {
         let lower = envelope.write(mac, TCP_LEN, &mut quote);
         quote[lower..lower + TCP_LEN].copy_from_slice(&syn.bytes());
         let quote = &quote[ETHERNET_LEN..lower + TCP_LEN];
-        let (from, ipv4): (IpAddr, _) = match key.guest.ip {
-            IpAddr::V4(_) => (ctx.core.config.gateway4.into(), true),
-            IpAddr::V6(_) => (ctx.core.config.gateway6.into(), false),
-        };
+        let ipv4 = key.guest.ip.is_ipv4();
+        let from = ctx.core.config.gateway(ipv4);
         icmp::relay(ctx, from, key.guest.ip, why.header(ipv4), quote);
+        refusal.reason
     }
 
     /// Makes room for another flow, if there is none. False if no flow is idle enough to go.

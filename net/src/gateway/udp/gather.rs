@@ -11,6 +11,7 @@ use crate::gateway::context::Ctx;
 use crate::gateway::emit::Envelope;
 use crate::gateway::icmp;
 use crate::gateway::packet::Payload;
+use crate::gateway::refusal::Refusal;
 use crate::stats::DropReason;
 use crate::sys::dgram::Header;
 use crate::wire::protocol;
@@ -113,10 +114,12 @@ impl Udp {
         datagram: &[u8],
     ) -> Result<(), DropReason> {
         let payload = Payload { head: datagram, tail: &[], len: datagram.len() };
-        let Err((why, reason)) = self.send(ctx, flow, header, &payload) else { return Ok(()) };
+        let Err(Refusal { why, reason }) = self.send(ctx, flow, header, &payload) else {
+            return Ok(());
+        };
         let Some(why) = why else { return Err(reason) };
         let (guest, remote) = (flow.guest, flow.remote);
-        let from = icmp::gateway_address(ctx, guest.ip());
+        let from = ctx.core.config.gateway(guest.is_ipv4());
         let envelope = Envelope {
             traffic_class: header.traffic_class,
             ..Envelope::new(ctx.core.link.mac, guest.ip(), remote.ip(), protocol::UDP)

@@ -3,17 +3,18 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use super::output::published_guest;
 use super::sockets::Use;
 use super::table::{Class, Flow};
 use super::{Udp, without_label};
 use crate::frame::TxOutcome;
+use crate::gateway::client::published_guest;
 use crate::gateway::config::Transport;
 use crate::gateway::context::{Ctx, Handled};
 use crate::gateway::emit::Envelope;
-use crate::gateway::icmp::{self, Why};
+use crate::gateway::icmp;
 use crate::gateway::packet::{Packet, Payload};
-use crate::gateway::target;
+use crate::gateway::refusal::{Refusal, is_pending};
+use crate::gateway::target::{self, Destination};
 use crate::stats::DropReason;
 use crate::sys::dgram::{Dgram, Header, Origin, SocketError};
 use crate::sys::is_exhausted;
@@ -28,7 +29,12 @@ const QUOTE_MAX: usize = 512;
 
 impl Udp {
     /// A datagram from the guest.
-    pub fn input(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
+    pub fn input(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        packet: &Packet<'_>,
+        to: Destination,
+    ) -> Handled {
         let (header, payload) = packet.udp()?;
         let link_local = match packet.src {
             IpAddr::V4(_) => false,
@@ -39,16 +45,16 @@ impl Udp {
         }
         let guest = SocketAddr::new(packet.src, header.src_port);
         let remote = SocketAddr::new(packet.dst, header.dst_port);
-        let here = target::is_gateway(&ctx.core.config, packet.dst);
+        let here = to == Destination::Gateway;
         if packet.hop_limit <= 1 && !here {
-            icmp::unreachable(ctx, packet, Why::HopLimit);
+            icmp::unreachable(ctx, packet, icmp::Why::HopLimit);
             return Err(DropReason::HopLimit);
         }
         let i = match self.table.find(guest, remote) {
             Some(i) => i,
             None => {
                 self.give(ctx);
-                self.open_for_guest(ctx, packet, guest, remote)?
+                self.open_for_guest(ctx, packet, to, guest, remote)?
             }
         };
         let Some(flow) = self.table.get(i) else { return Err(DropReason::SocketFailed) };
@@ -70,12 +76,7 @@ impl Udp {
         let Some(flow) = self.table.get(i).cloned() else { return Err(DropReason::SocketFailed) };
         match self.send(ctx, &flow, header, &payload) {
             Ok(()) => Ok(TxOutcome::Sent),
-            Err((why, reason)) => {
-                if let Some(why) = why {
-                    icmp::unreachable(ctx, packet, why);
-                }
-                Err(reason)
-            }
+            Err(refusal) => Err(refusal.tell(ctx, packet)),
         }
     }
 
@@ -86,11 +87,11 @@ impl Udp {
         flow: &Flow,
         header: Header,
         payload: &Payload<'_>,
-    ) -> Result<(), (Option<Why>, DropReason)> {
+    ) -> Result<(), Refusal> {
         let mut again = true;
         loop {
             let Some(socket) = self.sockets.get(flow.socket) else {
-                return Err((None, DropReason::SocketFailed));
+                return Err(Refusal { why: None, reason: DropReason::SocketFailed });
             };
             let sent = socket.dgram.set_header(header).and_then(|()| {
                 let (tail, len) = (payload.tail, payload.tail_len());
@@ -102,7 +103,7 @@ impl Udp {
             if again && is_pending(&error, mtu) {
                 again = false;
             } else {
-                return Err(send_failed(mtu.unwrap_or(ctx.core.config.mtu.into()), &error));
+                return Err(Refusal::of(&error, mtu.unwrap_or(ctx.core.config.mtu.into())));
             }
         }
     }
@@ -111,22 +112,12 @@ impl Udp {
         &mut self,
         ctx: &mut Ctx<'_, '_>,
         packet: &Packet<'_>,
+        to: Destination,
         guest: SocketAddr,
         remote: SocketAddr,
     ) -> Result<u32, DropReason> {
-        let host = match target::resolve(ctx.core, Transport::Udp, remote) {
-            Ok(host) => host,
-            Err(reason) => {
-                let why = match reason {
-                    DropReason::NoRoute => Why::Network,
-                    // The gateway is there, but has no such service.
-                    _ if target::is_gateway(&ctx.core.config, packet.dst) => Why::Port,
-                    _ => Why::Prohibited,
-                };
-                icmp::unreachable(ctx, packet, why);
-                return Err(reason);
-            }
-        };
+        let host = target::resolve(ctx, Transport::Udp, remote, to)
+            .map_err(|reason| Refusal::of_target(reason, to).tell(ctx, packet))?;
         let ipv4 = host.is_ipv4();
         // What the guest sends from a published port leaves from there, whoever it goes to: it is
         // one endpoint, with one port of the host (RFC 4787 §4.1).
@@ -139,7 +130,8 @@ impl Udp {
                 Ok(socket) => socket,
                 Err(error) => {
                     tracing::debug!("no socket for UDP flow of {guest}: {error}");
-                    return Err(icmp::no_socket(ctx, packet, &error));
+                    ctx.core.no_socket(&error);
+                    return Err(Refusal::of_socket(&error).tell(ctx, packet));
                 }
             },
         };
@@ -221,43 +213,4 @@ impl Udp {
         let envelope = Envelope::new(ctx.core.link.mac, guest, remote, protocol::UDP);
         icmp::relay_sent(ctx, from, &envelope, message, &header, data);
     }
-}
-
-/// What a datagram that did not go is to the guest, and to us. `mtu` is the path's.
-fn send_failed(mtu: u32, error: &io::Error) -> (Option<Why>, DropReason) {
-    let (why, reason) = match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => {
-            return (None, DropReason::SendBufferFull);
-        }
-        Some(libc::EMSGSIZE) => (Why::TooBig(mtu), DropReason::TooBig),
-        Some(libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::ENETDOWN) => {
-            (Why::Network, DropReason::NoRoute)
-        }
-        Some(libc::EHOSTUNREACH) => (Why::Host, DropReason::NoRoute),
-        // A rule of the host's firewall, or a broadcast address of one of its networks.
-        Some(libc::EACCES | libc::EPERM) => (Why::Prohibited, DropReason::DestinationForbidden),
-        _ => return (None, DropReason::SendFailed),
-    };
-    (Some(why), reason)
-}
-
-/// Errors that `sendmsg` tells of earlier datagrams: those that ICMP brings. One that is too big
-/// itself leaves an entry of the host's own with the path's `mtu`.
-fn is_pending(error: &io::Error, mtu: Option<u32>) -> bool {
-    let errno = error.raw_os_error();
-    (errno == Some(libc::EMSGSIZE) && mtu.is_none())
-        || matches!(
-            errno,
-            Some(
-                libc::ECONNREFUSED
-                    | libc::EHOSTUNREACH
-                    | libc::ENETUNREACH
-                    | libc::EACCES
-                    | libc::EPROTO
-                    | libc::ENOPROTOOPT
-                    | libc::EOPNOTSUPP
-                    | libc::EHOSTDOWN
-                    | libc::ENONET
-            )
-        )
 }

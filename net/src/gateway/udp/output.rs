@@ -1,15 +1,15 @@
 //! Host to guest.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use super::sockets::Use;
 use super::table::{Class, Flow, Table};
 use super::{BUDGET, Udp, without_label};
+use crate::gateway::client::{published_guest, seen_by_guest};
 use crate::gateway::context::{Core, Ctx};
 use crate::gateway::emit::{Body, Envelope, LOWER_MAX};
 use crate::gateway::outgoing::Outgoing;
-use crate::gateway::target::is_forbidden;
 use crate::rx::RxSlot;
 use crate::stats::DropReason;
 use crate::sys::dgram::{Batch, Datagram, HEADROOM};
@@ -18,9 +18,6 @@ use crate::wire::{ETHERNET_LEN, UDP_LEN, protocol};
 
 // A datagram that is to be cut is made where its payload was received.
 const _: () = assert!(UDP_LEN <= HEADROOM);
-
-/// Ports tried for a client of the host's own whose port is taken on the guest's side.
-const PORTS_TRIED: u16 = 256;
 
 /// Datagrams of one socket that are on their way to the guest.
 #[derive(Debug, Default)]
@@ -208,14 +205,6 @@ impl Udp {
     }
 }
 
-/// Where a published port of that family leads: a guest without IPv6 is reached over IPv4.
-pub(super) fn published_guest(core: &Core, ipv4: bool) -> IpAddr {
-    match core.guest6() {
-        Some(guest6) if !ipv4 => guest6.into(),
-        _ => core.guest4().into(),
-    }
-}
-
 /// Whom a datagram is for.
 #[derive(Debug, Clone, Copy)]
 struct Accepted {
@@ -228,7 +217,7 @@ struct Accepted {
 
 fn accept(
     table: &Table,
-    core: &Core,
+    core: &mut Core,
     owner: Use,
     ipv4: bool,
     socket: u32,
@@ -250,27 +239,9 @@ fn accept(
         }
         Use::Published { port, .. } => {
             let guest = SocketAddr::new(published_guest(core, ipv4), port);
-            let remote = shown(table, core, guest, from).ok_or(DropReason::FlowTableFull)?;
+            let free = |remote| table.find(guest, remote).is_none();
+            let remote = seen_by_guest(core, guest, from, free).ok_or(DropReason::FlowTableFull)?;
             Ok(Accepted { guest, remote, flow: None })
         }
     }
-}
-
-/// A client of a published port as the guest is to see it: as what it is, or, where its address
-/// means something else to the guest, as a port of the gateway's.
-fn shown(table: &Table, core: &Core, guest: SocketAddr, from: SocketAddr) -> Option<SocketAddr> {
-    let free = |remote: &SocketAddr| table.find(guest, *remote).is_none();
-    let as_is = SocketAddr::new(from.ip(), from.port());
-    let same_family = from.is_ipv4() == guest.is_ipv4();
-    if same_family && !is_forbidden(&core.config, from.ip()) && free(&as_is) {
-        return Some(as_is);
-    }
-    let gateway: IpAddr = match guest {
-        SocketAddr::V4(_) => core.config.gateway4.into(),
-        SocketAddr::V6(_) => core.config.gateway6.into(),
-    };
-    // Below 1024 the gateway has services of its own.
-    let first = (from.port() >= 1024).then_some(from.port());
-    let others = (0..PORTS_TRIED).map(|n| 49152 + from.port().wrapping_add(n) % 16384);
-    first.into_iter().chain(others).map(|port| SocketAddr::new(gateway, port)).find(free)
 }

@@ -2,8 +2,11 @@
 
 use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
 
+use rustix::process::{Resource, setrlimit};
+
 use super::*;
 use crate::gateway::config::Ipv6Mode;
+use crate::gateway::testing::{alone, no_descriptors};
 
 #[test]
 fn a_connection_carries_bytes_both_ways_over_both_families() {
@@ -100,6 +103,22 @@ fn ipv6_that_is_not_offered_is_told_by_icmp() {
     // Destination unreachable, no route, about the SYN.
     assert_eq!((frames.len(), &frames[0][54..56]), (1, &[1, 0][..]));
     assert_eq!(frames[0][62 + 40..62 + 44], [0x03, 0xe8, 0, 80]);
+}
+
+#[test]
+fn a_guest_is_told_that_there_are_no_descriptors() {
+    if !alone("gateway::tcp::tests::begin::a_guest_is_told_that_there_are_no_descriptors") {
+        return;
+    }
+    let (mut guest, _server) = Guest::with_server(0);
+    let limit = no_descriptors();
+    assert_eq!(guest.syn(), TxOutcome::Dropped(DropReason::SocketFailed));
+    let told = guest.bed.received();
+    // As for UDP and echo: administratively prohibited. A reset would be the server's word.
+    assert_eq!(told.iter().map(|f| [f[23], f[34], f[35]]).collect::<Vec<_>>(), [[1, 3, 13]]);
+    setrlimit(Resource::Nofile, limit).unwrap();
+    guest.syn();
+    assert_eq!(guest.next().flags(), SYN | ACK);
 }
 
 #[test]
