@@ -130,7 +130,7 @@ impl Offload {
     }
 
     /// Whether no more is left to the link than was negotiated.
-    pub fn is_within(&self, checksum: bool, tso4: bool, tso6: bool) -> bool {
+    pub fn is_within(&self, Offloads { checksum, tso4, tso6 }: Offloads) -> bool {
         let segmentation = match self.segmentation.map(|s| s.kind) {
             None => true,
             Some(SegmentKind::Tcp4) => tso4,
@@ -138,6 +138,17 @@ impl Offload {
         };
         segmentation && (checksum || self.checksum.is_none())
     }
+}
+
+/// What one side of a link takes of what the other leaves to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Offloads {
+    /// Frames with an open checksum (`VIRTIO_NET_F_CSUM`, and `_GUEST_CSUM` the other way).
+    pub checksum: bool,
+    /// TCP/IPv4 segments up to 64 KiB (`VIRTIO_NET_F_HOST_TSO4`, `_GUEST_TSO4`).
+    pub tso4: bool,
+    /// TCP/IPv6 segments up to 64 KiB (`VIRTIO_NET_F_HOST_TSO6`, `_GUEST_TSO6`).
+    pub tso6: bool,
 }
 
 /// A frame that a station sent.

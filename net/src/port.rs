@@ -5,21 +5,10 @@
 use std::io;
 use std::time::Instant;
 
-use crate::frame::{TxFrame, TxOutcome};
+use crate::frame::{Offloads, TxFrame, TxOutcome};
 use crate::poll::{Poller, Ready, Token};
-use crate::rx::{RxOffloads, RxRing};
+use crate::rx::RxRing;
 use crate::stats::Stats;
-
-/// Which offloads a backend takes in frames from the station; decides the features a NIC offers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct TxOffloads {
-    /// Frames with an open checksum (`VIRTIO_NET_F_CSUM`).
-    pub checksum: bool,
-    /// TCP/IPv4 segments up to 64 KiB (`VIRTIO_NET_F_HOST_TSO4`).
-    pub tso4: bool,
-    /// TCP/IPv6 segments up to 64 KiB (`VIRTIO_NET_F_HOST_TSO6`).
-    pub tso6: bool,
-}
 
 /// What an event at a port means for the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -94,7 +83,7 @@ impl std::fmt::Debug for Io<'_> {
 /// What a station is wired to.
 pub trait Backend: Send {
     /// The offloads it takes in frames from the station.
-    fn tx_offloads(&self) -> TxOffloads;
+    fn tx_offloads(&self) -> Offloads;
 
     /// The largest IP packet it takes, in bytes, without segmentation.
     fn mtu(&self) -> u16;
@@ -109,7 +98,7 @@ pub trait Backend: Send {
     ///
     /// # Errors
     /// Where the host refuses the offloads; the station then stays detached.
-    fn attached(&mut self, io: &mut Io<'_>, offloads: RxOffloads) -> io::Result<()>;
+    fn attached(&mut self, io: &mut Io<'_>, offloads: Offloads) -> io::Result<()>;
 
     /// The station is gone: what was in flight for it is to be dropped.
     fn detached(&mut self, now: Instant, poll: &Poller);

@@ -5,24 +5,13 @@
 
 use vm_memory::VolatileSlice;
 
-use crate::frame::Offload;
+use crate::frame::{Offload, Offloads};
 use crate::scatter::Scatter;
-
-/// What a station can take from the link, as negotiated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct RxOffloads {
-    /// Frames with an open checksum (`VIRTIO_NET_F_GUEST_CSUM`).
-    pub checksum: bool,
-    /// TCP/IPv4 segments up to 64 KiB (`VIRTIO_NET_F_GUEST_TSO4`).
-    pub tso4: bool,
-    /// TCP/IPv6 segments up to 64 KiB (`VIRTIO_NET_F_GUEST_TSO6`).
-    pub tso6: bool,
-}
 
 /// The receive side of a station. Use it through [`RxSlot`].
 pub trait RxRing {
     /// What the station can take.
-    fn offloads(&self) -> RxOffloads;
+    fn offloads(&self) -> Offloads;
 
     /// Reserves room for a frame, Ethernet header on: for as much of `most` bytes as the station
     /// has buffers for now, if that is `least` or more, and returns how much. At most one
@@ -78,7 +67,7 @@ impl<'a> RxSlot<'a> {
     }
 
     /// What the station can take.
-    pub fn offloads(&self) -> RxOffloads {
+    pub fn offloads(&self) -> Offloads {
         self.ring.offloads()
     }
 

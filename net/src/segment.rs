@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, eventfd};
 use vm_memory::VolatileSlice;
 
-use crate::frame::{Offload, TxOutcome};
+use crate::frame::{Offload, Offloads, TxOutcome};
 use crate::poll::{Poller, Ready, Source, Token};
-use crate::port::{Backend, Drained, Io, Port, TxOffloads};
-use crate::rx::{RxOffloads, RxRing};
+use crate::port::{Backend, Drained, Io, Port};
+use crate::rx::RxRing;
 use crate::stats::Stats;
 
 /// Frames taken from the station before the backend's events get their turn, and the station its
@@ -47,7 +47,7 @@ pub enum AttachError {
 }
 
 enum Control {
-    Attach(Box<dyn Port>, RxOffloads, SyncSender<Result<(), AttachError>>),
+    Attach(Box<dyn Port>, Offloads, SyncSender<Result<(), AttachError>>),
     Detach(SyncSender<Option<Box<dyn Port>>>),
     Stop,
 }
@@ -56,7 +56,7 @@ struct Shared {
     control: Sender<Control>,
     wake: Arc<OwnedFd>,
     stats: Arc<Stats>,
-    tx_offloads: TxOffloads,
+    tx_offloads: Offloads,
     mtu: u16,
 }
 
@@ -75,7 +75,7 @@ impl SegmentHandle {
     ///
     /// # Errors
     /// [`AttachError`]; the port is then dropped.
-    pub fn attach(&self, port: Box<dyn Port>, offloads: RxOffloads) -> Result<(), AttachError> {
+    pub fn attach(&self, port: Box<dyn Port>, offloads: Offloads) -> Result<(), AttachError> {
         let (reply, answer) = mpsc::sync_channel(1);
         self.send(Control::Attach(port, offloads, reply));
         answer.recv().unwrap_or(Err(AttachError::Ended))
@@ -96,7 +96,7 @@ impl SegmentHandle {
     }
 
     /// The offloads that the backend takes.
-    pub fn tx_offloads(&self) -> TxOffloads {
+    pub fn tx_offloads(&self) -> Offloads {
         self.0.tx_offloads
     }
 
@@ -205,8 +205,8 @@ impl Drop for Segment {
 struct NullRing;
 
 impl RxRing for NullRing {
-    fn offloads(&self) -> RxOffloads {
-        RxOffloads::default()
+    fn offloads(&self) -> Offloads {
+        Offloads::default()
     }
 
     fn reserve(&mut self, _most: usize, _least: usize) -> Option<usize> {
@@ -437,7 +437,7 @@ impl Worker {
         &mut self,
         now: Instant,
         mut port: Box<dyn Port>,
-        offloads: RxOffloads,
+        offloads: Offloads,
     ) -> Result<(), AttachError> {
         if self.port.is_some() {
             return Err(AttachError::Occupied);

@@ -10,8 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::addr::MacAddr;
-use crate::frame::VNET_HEADER_LEN;
-use crate::rx::RxOffloads;
+use crate::frame::{Offloads, VNET_HEADER_LEN};
 
 mod backend;
 mod port;
@@ -161,7 +160,7 @@ impl Tap {
     ///
     /// # Errors
     /// Those of `TUNSETOFFLOAD`.
-    pub fn set_offloads(&self, offloads: RxOffloads) -> io::Result<()> {
+    pub fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
         let mut flags = 0;
         // The kernel refuses segmentation without checksums.
         if offloads.checksum {

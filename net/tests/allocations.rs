@@ -8,12 +8,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
 use minivmm_net::addr::MacAddr;
-use minivmm_net::frame::{FRAME_MAX, HEAD_MAX, Offload, TxFrame, TxOutcome};
+use minivmm_net::frame::{FRAME_MAX, HEAD_MAX, Offload, Offloads, TxFrame, TxOutcome};
 use minivmm_net::gateway::Gateway;
 use minivmm_net::gateway::config::{FlowLimits, GatewayConfig, Ipv6Mode, Redirect, Transport};
 use minivmm_net::poll::Poller;
 use minivmm_net::port::{Backend, Io};
-use minivmm_net::rx::{RxOffloads, RxRing};
+use minivmm_net::rx::RxRing;
 use minivmm_net::stats::Stats;
 use vm_memory::VolatileSlice;
 
@@ -54,8 +54,8 @@ struct Ring {
 }
 
 impl RxRing for Ring {
-    fn offloads(&self) -> RxOffloads {
-        RxOffloads { checksum: true, tso4: true, tso6: true }
+    fn offloads(&self) -> Offloads {
+        Offloads { checksum: true, tso4: true, tso6: true }
     }
 
     fn reserve(&mut self, most: usize, least: usize) -> Option<usize> {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use minivmm_net::addr::MacAddr;
 use minivmm_net::buffer::HostBuffer;
-use minivmm_net::frame::{FRAME_MAX, Offload};
+use minivmm_net::frame::{FRAME_MAX, Offload, Offloads};
 use minivmm_net::gateway::config::Ipv6Mode;
 use minivmm_net::gateway::plan::{PlanError, PlanRequest};
 use minivmm_net::gateway::{Gateway, GatewayConfig};
@@ -20,7 +20,7 @@ use minivmm_net::host::reach::{Reach, Watch};
 use minivmm_net::host::subnet::{check_subnet, choose_subnet};
 use minivmm_net::poll::Poller;
 use minivmm_net::port::{Backend, Io};
-use minivmm_net::rx::{RxOffloads, RxRing};
+use minivmm_net::rx::RxRing;
 use minivmm_net::stats::Stats;
 use vm_memory::VolatileSlice;
 
@@ -232,8 +232,8 @@ struct Ring {
 }
 
 impl RxRing for Ring {
-    fn offloads(&self) -> RxOffloads {
-        RxOffloads::default()
+    fn offloads(&self) -> Offloads {
+        Offloads::default()
     }
 
     fn reserve(&mut self, most: usize, least: usize) -> Option<usize> {
@@ -268,7 +268,7 @@ fn the_guest_learns_what_the_host_can_route() {
     gateway.start(&poll).unwrap();
     let start = Instant::now();
     let mut io = Io { now: start, rx: &mut ring, poll: &poll, stats: &stats };
-    gateway.attached(&mut io, RxOffloads::default()).unwrap();
+    gateway.attached(&mut io, Offloads::default()).unwrap();
 
     // Each change is told within the time in which the routes settle and no two advertisements
     // may follow each other.

@@ -54,10 +54,9 @@ use self::services::Services;
 use self::target::Destination;
 use self::tcp::Tcp;
 use self::udp::Udp;
-use crate::frame::{TxFrame, TxOutcome};
+use crate::frame::{Offloads, TxFrame, TxOutcome};
 use crate::poll::{Poller, Ready, Token};
-use crate::port::{Backend, Io, TxOffloads};
-use crate::rx::RxOffloads;
+use crate::port::{Backend, Io};
 use crate::stats::{DropReason, Stats};
 use crate::wire::ethernet::{EthernetHeader, ethertype};
 use crate::wire::protocol;
@@ -155,8 +154,8 @@ impl Gateway {
 }
 
 impl Backend for Gateway {
-    fn tx_offloads(&self) -> TxOffloads {
-        TxOffloads { checksum: true, tso4: true, tso6: true }
+    fn tx_offloads(&self) -> Offloads {
+        Offloads { checksum: true, tso4: true, tso6: true }
     }
 
     fn mtu(&self) -> u16 {
@@ -169,7 +168,7 @@ impl Backend for Gateway {
         self.udp.start(poll)
     }
 
-    fn attached(&mut self, io: &mut Io<'_>, _offloads: RxOffloads) -> io::Result<()> {
+    fn attached(&mut self, io: &mut Io<'_>, _offloads: Offloads) -> io::Result<()> {
         self.services.attached(&self.core, io.now);
         Ok(())
     }

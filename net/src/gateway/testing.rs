@@ -12,13 +12,13 @@ use super::Gateway;
 use super::config::GatewayConfig;
 use super::context::{Core, Ctx};
 use crate::addr::MacAddr;
-use crate::frame::{FRAME_MAX, HEAD_MAX, Offload, PartialChecksum, TxFrame, TxOutcome};
+use crate::frame::{FRAME_MAX, HEAD_MAX, Offload, Offloads, PartialChecksum, TxFrame, TxOutcome};
 use crate::gateway::config::{FlowLimits, Ipv6Mode};
 use crate::gateway::emit::Envelope;
 use crate::host::reach::Reach;
 use crate::poll::Poller;
 use crate::port::{Backend, Io};
-use crate::rx::{RxOffloads, RxRing};
+use crate::rx::RxRing;
 use crate::stats::Stats;
 use crate::wire::checksum::Sum;
 use crate::wire::protocol;
@@ -55,7 +55,7 @@ pub struct MemoryRing {
     /// It has no buffers.
     pub full: bool,
     /// What the station takes.
-    pub offloads: RxOffloads,
+    pub offloads: Offloads,
 }
 
 impl MemoryRing {
@@ -67,13 +67,13 @@ impl MemoryRing {
             slices: [VolatileSlice::from(a), VolatileSlice::from(b)],
             frames: Vec::new(),
             full: false,
-            offloads: RxOffloads::default(),
+            offloads: Offloads::default(),
         }
     }
 }
 
 impl RxRing for MemoryRing {
-    fn offloads(&self) -> RxOffloads {
+    fn offloads(&self) -> Offloads {
         self.offloads
     }
 
@@ -146,7 +146,7 @@ impl Bed {
             poll: Poller::new().unwrap(),
         };
         bed.gateway.start(&bed.poll).unwrap();
-        bed.run(|gateway, io| gateway.attached(io, RxOffloads::default())).unwrap();
+        bed.run(|gateway, io| gateway.attached(io, Offloads::default())).unwrap();
         bed
     }
 

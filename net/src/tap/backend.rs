@@ -4,10 +4,10 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::{Failure, Tap};
-use crate::frame::{FRAME_MAX, Offload, TxFrame, TxOutcome, VNET_HEADER_LEN};
+use crate::frame::{FRAME_MAX, Offload, Offloads, TxFrame, TxOutcome, VNET_HEADER_LEN};
 use crate::poll::{Poller, Ready, Source, Token};
-use crate::port::{Backend, Io, TxOffloads};
-use crate::rx::{RxOffloads, RxSlot};
+use crate::port::{Backend, Io};
+use crate::rx::RxSlot;
 use crate::scatter::Scatter;
 use crate::stats::DropReason;
 use crate::sys;
@@ -42,7 +42,7 @@ pub struct TapBackend {
     tap: Tap,
     mtu: u16,
     /// What the station takes; `None` while there is none.
-    station: Option<RxOffloads>,
+    station: Option<Offloads>,
     /// What the descriptor is watched for; `None` once it was given up.
     interest: Option<Ready>,
     /// The end of a frame that was longer than the room reserved for it, or a whole one.
@@ -141,7 +141,7 @@ impl TapBackend {
         self.listen(io.poll, Ready::IN, true);
     }
 
-    fn pull_one(&mut self, io: &mut Io<'_>, station: RxOffloads) -> Pulled {
+    fn pull_one(&mut self, io: &mut Io<'_>, station: Offloads) -> Pulled {
         let plain = usize::from(self.mtu) + ETHERNET_LEN;
         // Where there is no room for a segment a short frame may fit; a long one will be held.
         let most = if station.tso4 || station.tso6 { FRAME_MAX } else { plain };
@@ -175,12 +175,11 @@ impl TapBackend {
             }
         };
         self.read_failures = 0;
-        let RxOffloads { checksum, tso4, tso6 } = station;
         let offload = match Offload::decode(&vnet, n) {
             _ if n > FRAME_MAX => Err(DropReason::TooBig),
             _ if n < ETHERNET_LEN => Err(DropReason::Truncated),
             // The TAP's queue may hold frames from before its offloads were changed.
-            Ok(offload) if !offload.is_within(checksum, tso4, tso6) => Err(DropReason::BadOffload),
+            Ok(offload) if !offload.is_within(station) => Err(DropReason::BadOffload),
             decoded => decoded,
         };
         match offload {
@@ -211,8 +210,8 @@ impl TapBackend {
 }
 
 impl Backend for TapBackend {
-    fn tx_offloads(&self) -> TxOffloads {
-        TxOffloads { checksum: true, tso4: true, tso6: true }
+    fn tx_offloads(&self) -> Offloads {
+        Offloads { checksum: true, tso4: true, tso6: true }
     }
 
     fn mtu(&self) -> u16 {
@@ -223,7 +222,7 @@ impl Backend for TapBackend {
         poll.add(&self.tap, TOKEN, Ready::empty())
     }
 
-    fn attached(&mut self, io: &mut Io<'_>, offloads: RxOffloads) -> io::Result<()> {
+    fn attached(&mut self, io: &mut Io<'_>, offloads: Offloads) -> io::Result<()> {
         self.tap.set_offloads(offloads)?;
         // What is queued was for the station before, with offloads that this one may not take.
         for _ in 0..MAX_STALE {

@@ -5,7 +5,7 @@
 //! returns when that worker touches it no more. No vCPU thread ever handles a frame.
 
 use minivmm_net::addr::MacAddr;
-use minivmm_net::port::TxOffloads;
+use minivmm_net::frame::Offloads;
 use minivmm_net::segment::{AttachError, SegmentHandle};
 
 use super::device::{ActivateError, Activation, QueueInterrupt, VirtioDevice};
@@ -48,7 +48,7 @@ pub struct NetConfig {
     /// Bytes of the largest IP packet, 68 to 65535.
     pub mtu: u16,
     /// The offloads of what the segment leads to.
-    pub tx_offloads: TxOffloads,
+    pub tx_offloads: Offloads,
 }
 
 /// A network device, wired to a segment.

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use minivmm_net::buffer::HostBuffer;
-use minivmm_net::frame::{FRAME_MAX, Offload, VNET_HEADER_LEN};
-use minivmm_net::rx::{RxOffloads, RxRing};
+use minivmm_net::frame::{FRAME_MAX, Offload, Offloads, VNET_HEADER_LEN};
+use minivmm_net::rx::RxRing;
 use minivmm_net::scatter::Scatter;
 use minivmm_net::stats::{DropReason, Stats};
 use minivmm_net::sys::IOV_MAX;
@@ -53,7 +53,7 @@ enum Reservation {
 pub struct RxQueue {
     queue: VirtQueue,
     irq: QueueIrq,
-    offloads: RxOffloads,
+    offloads: Offloads,
     /// Frames may spread over several buffers.
     mergeable: bool,
     buffers: VecDeque<Buffer>,
@@ -77,7 +77,7 @@ pub struct RxQueue {
 }
 
 impl RxQueue {
-    pub fn new(mut queue: VirtQueue, irq: QueueIrq, offloads: RxOffloads, mergeable: bool) -> Self {
+    pub fn new(mut queue: VirtQueue, irq: QueueIrq, offloads: Offloads, mergeable: bool) -> Self {
         let size = usize::from(queue.size());
         queue.disable_notification();
         Self {
@@ -330,7 +330,7 @@ impl RxQueue {
 }
 
 impl RxRing for RxQueue {
-    fn offloads(&self) -> RxOffloads {
+    fn offloads(&self) -> Offloads {
         self.offloads
     }
 

@@ -150,7 +150,7 @@ impl Flow {
         let len = slot.len() - headers;
         let Some(socket) = &self.socket else { return Ok(Turn::Idle) };
         let skipped = &mut scratch.skipped[..skip];
-        let got = sys::recv(socket, skipped, slot.slices(), headers, len, MSG_PEEK)?.len;
+        let got = sys::recv(socket, skipped, slot.slices(), headers, len, MSG_PEEK)?;
         let Some(read) = self.past(got, skip)? else {
             drop(slot);
             return Ok(self.ended(ctx));
@@ -193,7 +193,7 @@ impl Flow {
         let Some(socket) = &self.socket else { return Ok(Turn::Idle) };
         let skipped = &mut scratch.skipped[..skip];
         let pieces = [vm_memory::VolatileSlice::from(&mut scratch.payload[..])];
-        let got = sys::recv(socket, skipped, &pieces, 0, len, MSG_PEEK)?.len;
+        let got = sys::recv(socket, skipped, &pieces, 0, len, MSG_PEEK)?;
         let Some(read) = self.past(got, skip)? else { return Ok(self.ended(ctx)) };
         if !self.learn_read(read, len) {
             return Ok(self.ended(ctx));

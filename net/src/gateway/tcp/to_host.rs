@@ -315,7 +315,7 @@ impl Flow {
     ) -> Result<usize, DropReason> {
         let Some(socket) = &self.socket else { return Err(DropReason::NoConnection) };
         let len = head.len() + tail_len;
-        let error = match sys::send(socket, head, tail, offset, tail_len, None, flags) {
+        let error = match sys::send(socket, head, tail, offset, tail_len, flags) {
             Ok(sent) => {
                 self.up.more = flags & libc::MSG_MORE != 0;
                 if sent < len {

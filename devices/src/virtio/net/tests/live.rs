@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use minivmm_net::frame::Offloads;
 use minivmm_net::poll::{Poller, Ready, Token};
 use minivmm_net::port::{Backend, Io};
-use minivmm_net::rx::RxOffloads;
 use minivmm_net::segment::Segment;
 
 use super::features::GUEST_TSO6;
@@ -43,8 +43,8 @@ impl Source {
 }
 
 impl Backend for Source {
-    fn tx_offloads(&self) -> TxOffloads {
-        TxOffloads::default()
+    fn tx_offloads(&self) -> Offloads {
+        Offloads::default()
     }
 
     fn mtu(&self) -> u16 {
@@ -55,8 +55,8 @@ impl Backend for Source {
         Ok(())
     }
 
-    fn attached(&mut self, _cx: &mut Io<'_>, offloads: RxOffloads) -> io::Result<()> {
-        assert_eq!(offloads, RxOffloads::default());
+    fn attached(&mut self, _cx: &mut Io<'_>, offloads: Offloads) -> io::Result<()> {
+        assert_eq!(offloads, Offloads::default());
         self.attached.fetch_add(1, Ordering::SeqCst);
         self.live = true;
         Ok(())
@@ -111,7 +111,7 @@ fn bed() -> Bed {
     let config = NetConfig {
         mac: MacAddr([0x52, 0x4d, 1, 2, 3, 4]),
         mtu: 1400,
-        tx_offloads: TxOffloads::default(),
+        tx_offloads: Offloads::default(),
     };
     let device = Net::new(config, segment.handle());
     Bed { _segment: segment, device, received, to_send, attached }
@@ -149,7 +149,7 @@ fn configuration_reads_of_any_size_and_place_are_safe() {
 #[test]
 fn features_that_need_others_are_refused_without_them() {
     let bed = bed();
-    let tx_offloads = TxOffloads { checksum: true, tso4: true, tso6: true };
+    let tx_offloads = Offloads { checksum: true, tso4: true, tso6: true };
     let config = NetConfig { mac: MacAddr::default(), mtu: 1500, tx_offloads };
     let device = Net::new(config, bed.device.segment.clone());
     let machine = PciMachine::new();
@@ -301,8 +301,7 @@ fn a_reset_in_the_middle_of_traffic_leaves_memory_alone() {
 #[test]
 fn a_second_nic_is_refused_and_does_not_disturb_the_first() {
     let mut first = bed();
-    let config =
-        NetConfig { mac: MacAddr::default(), mtu: 1500, tx_offloads: TxOffloads::default() };
+    let config = NetConfig { mac: MacAddr::default(), mtu: 1500, tx_offloads: Offloads::default() };
     let mut second = Net::new(config, first.device.segment.clone());
     let mut driver = NetDriver::new(0, 16);
     first.device.activate(driver.activation()).unwrap();

@@ -1,7 +1,7 @@
 //! Bytes in both directions, when all goes well and when it does not.
 
 use super::*;
-use crate::frame::SegmentKind;
+use crate::frame::{Offloads, SegmentKind};
 
 #[test]
 fn single_bytes_go_both_ways() {
@@ -258,7 +258,7 @@ fn nobody_answers_and_the_flow_is_given_up() {
 
 #[test]
 fn without_peek_offsets_bytes_are_the_same() {
-    for (i, offloads) in [(0, TSO), (1, RxOffloads::default())] {
+    for (i, offloads) in [(0, TSO), (1, Offloads::default())] {
         let (mut guest, mut server) = Guest::connected_with(i, false);
         guest.bed.ring.offloads = offloads;
         let data = pattern(2_000_000);

@@ -22,19 +22,18 @@ use vm_memory::VolatileSlice;
 use super::reset::RESETS_MAX;
 use super::to_guest::UNACKED_MAX;
 use super::*;
-use crate::frame::{FRAME_MAX, HEAD_MAX, Offload, PartialChecksum, TxFrame, TxOutcome};
+use crate::frame::{FRAME_MAX, HEAD_MAX, Offload, Offloads, PartialChecksum, TxFrame, TxOutcome};
 use crate::gateway::config::{Redirect, Transport};
 use crate::gateway::emit::Envelope;
 use crate::gateway::testing::{Bed, GATEWAY_MAC, GUEST_MAC, config};
 use crate::port::Backend;
-use crate::rx::RxOffloads;
 use crate::wire::checksum::{Sum, checksum};
 use crate::wire::protocol;
 use crate::wire::tcp::{Fields, PSH};
 use crate::wire::{TCP_LEN, u16_at};
 
 const WAIT: Duration = Duration::from_secs(10);
-const TSO: RxOffloads = RxOffloads { checksum: true, tso4: true, tso6: true };
+const TSO: Offloads = Offloads { checksum: true, tso4: true, tso6: true };
 
 fn addr(text: &str) -> SocketAddr {
     text.parse().unwrap()
