@@ -10,8 +10,10 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd};
 
 use libc::{c_int, iovec, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage};
+use rustix::net::AddressFamily;
 use vm_memory::VolatileSlice;
 
+use crate::addr::Family;
 use crate::scatter::Scatter;
 
 pub mod dgram;
@@ -159,6 +161,13 @@ pub fn recv(
     // SAFETY: the iovecs point to live, writable memory of the lengths given; nobody holds a
     // reference into it during the call.
     result(unsafe { libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut msg, flags) })
+}
+
+fn address_family(family: Family) -> AddressFamily {
+    match family {
+        Family::V4 => AddressFamily::INET,
+        Family::V6 => AddressFamily::INET6,
+    }
 }
 
 /// The kernel's form of a socket address, and its length.

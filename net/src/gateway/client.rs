@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::context::Core;
 use super::target::is_forbidden;
+use crate::addr::Family;
 
 /// Ports that are tried. Those in use lie scattered, so where as many in a row are taken there are
 /// hardly any left.
@@ -17,9 +18,9 @@ const TRIED: usize = 256;
 const SERVICES: u16 = 1024;
 
 /// Where published ports of a family lead: a guest without IPv6 is reached over IPv4.
-pub fn published_guest(core: &Core, ipv4: bool) -> IpAddr {
+pub fn published_guest(core: &Core, family: Family) -> IpAddr {
     match core.guest6() {
-        Some(guest6) if !ipv4 => guest6.into(),
+        Some(guest6) if family == Family::V6 => guest6.into(),
         _ => core.guest4().into(),
     }
 }
@@ -37,7 +38,7 @@ pub fn seen_by_guest(
     if reachable && is_free(itself) {
         return Some(itself);
     }
-    let gateway = core.config.gateway(guest.is_ipv4());
+    let gateway = core.config.gateway(guest.into());
     let at = |port| SocketAddr::new(gateway, port);
     if client.port() >= SERVICES && is_free(at(client.port())) {
         return Some(at(client.port()));
@@ -113,8 +114,8 @@ mod tests {
     #[test]
     fn published_ports_lead_to_the_family_that_the_guest_has() {
         let core = core();
-        assert_eq!(published_guest(&core, true), addr("10.0.2.2:1").ip());
-        assert_eq!(published_guest(&core, false), addr("[fd00:2::2]:1").ip());
-        assert_eq!(published_guest(&Core::new(config()), false), addr("10.0.2.2:1").ip());
+        assert_eq!(published_guest(&core, Family::V4), addr("10.0.2.2:1").ip());
+        assert_eq!(published_guest(&core, Family::V6), addr("[fd00:2::2]:1").ip());
+        assert_eq!(published_guest(&Core::new(config()), Family::V6), addr("10.0.2.2:1").ip());
     }
 }

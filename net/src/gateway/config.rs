@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::addr::MacAddr;
+use crate::addr::{Family, MacAddr};
 
 /// The least MTU of a link with IPv6 (RFC 8200 §5).
 pub const MTU_MIN6: u16 = 1280;
@@ -133,8 +133,11 @@ impl GatewayConfig {
     }
 
     /// The gateway's address of a family.
-    pub fn gateway(&self, ipv4: bool) -> IpAddr {
-        if ipv4 { self.gateway4.into() } else { self.gateway6.into() }
+    pub fn gateway(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.gateway4.into(),
+            Family::V6 => self.gateway6.into(),
+        }
     }
 
     /// The gateway's link-local address (RFC 4862 §5.3).

@@ -9,7 +9,7 @@ use super::emit::Envelope;
 use super::outgoing::Outgoing;
 use super::packet::{Packet, Payload};
 use super::target::Destination;
-use crate::addr::MacAddr;
+use crate::addr::{Family, MacAddr};
 use crate::frame::TxOutcome;
 use crate::stats::DropReason;
 use crate::wire::checksum::checksum;
@@ -47,8 +47,11 @@ pub enum Why {
 
 impl Why {
     /// The header of the error that says so.
-    pub fn header(self, ipv4: bool) -> IcmpHeader {
-        let (kind, code, rest) = if ipv4 { self.say4() } else { self.say6() };
+    pub fn header(self, family: Family) -> IcmpHeader {
+        let (kind, code, rest) = match family {
+            Family::V4 => self.say4(),
+            Family::V6 => self.say6(),
+        };
         IcmpHeader { kind, code, rest }
     }
 
@@ -84,13 +87,12 @@ impl Why {
 
 /// The header of an error that came from the network, if it is one to be passed on: unreachable,
 /// too big or time exceeded.
-pub fn relayed(kind: u8, code: u8, mtu: u32, ipv4: bool) -> Option<IcmpHeader> {
-    match (ipv4, kind, code) {
-        (true, kind4::UNREACHABLE, unreachable4::TOO_BIG) | (false, kind6::TOO_BIG, _) => {
-            Some(Why::TooBig(mtu).header(ipv4))
-        }
-        (true, kind4::UNREACHABLE | kind4::TIME_EXCEEDED, _)
-        | (false, kind6::UNREACHABLE | kind6::TIME_EXCEEDED, _) => {
+pub fn relayed(kind: u8, code: u8, mtu: u32, family: Family) -> Option<IcmpHeader> {
+    match (family, kind, code) {
+        (Family::V4, kind4::UNREACHABLE, unreachable4::TOO_BIG)
+        | (Family::V6, kind6::TOO_BIG, _) => Some(Why::TooBig(mtu).header(family)),
+        (Family::V4, kind4::UNREACHABLE | kind4::TIME_EXCEEDED, _)
+        | (Family::V6, kind6::UNREACHABLE | kind6::TIME_EXCEEDED, _) => {
             Some(IcmpHeader { kind, code, rest: 0 })
         }
         _ => None,
@@ -101,16 +103,16 @@ pub fn relayed(kind: u8, code: u8, mtu: u32, ipv4: bool) -> Option<IcmpHeader> {
 /// not be answered: ICMP errors, packets to or from groups, in frames to groups, later fragments
 /// (RFC 1122 §3.2.2, RFC 4443 §2.4 (e)).
 pub fn unreachable(ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>, why: Why) {
-    let ipv4 = packet.src.is_ipv4();
-    let from = ctx.core.config.gateway(ipv4);
+    let family = Family::from(packet.src);
+    let from = ctx.core.config.gateway(family);
     if may_answer(&ctx.core.config, packet) && admit(ctx) {
         let mut quote = [0; ERROR6_MAX];
-        let room = quote_room(ipv4);
+        let room = quote_room(family);
         let header = packet.ip_header.len().min(room);
         quote[..header].copy_from_slice(&packet.ip_header[..header]);
         let payload = Payload { head: packet.head, tail: packet.tail, len: packet.len };
         let len = header + copy_start(&payload, &mut quote[header..room]);
-        send(ctx, packet.src_mac, from, packet.src, why.header(ipv4), &quote[..len]);
+        send(ctx, packet.src_mac, from, packet.src, why.header(family), &quote[..len]);
     }
 }
 
@@ -128,7 +130,7 @@ pub fn relay(
         return;
     };
     if admit(ctx) {
-        let quote = &quote[..quote.len().min(quote_room(guest.is_ipv4()))];
+        let quote = &quote[..quote.len().min(quote_room(guest.into()))];
         send(ctx, mac, from, guest, message, quote);
     }
 }
@@ -181,8 +183,11 @@ pub fn icmp_protocol(ip: IpAddr) -> u8 {
     if ip.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 }
 }
 
-fn quote_room(ipv4: bool) -> usize {
-    if ipv4 { ERROR4_MAX - IPV4_LEN - ICMP_LEN } else { ERROR6_MAX - IPV6_LEN - ICMP_LEN }
+fn quote_room(family: Family) -> usize {
+    match family {
+        Family::V4 => ERROR4_MAX - IPV4_LEN - ICMP_LEN,
+        Family::V6 => ERROR6_MAX - IPV6_LEN - ICMP_LEN,
+    }
 }
 
 /// Copies as much of `payload` as fits `to`.

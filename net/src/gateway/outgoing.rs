@@ -1,5 +1,7 @@
 //! What is larger than the link towards the guest is cut into fragments.
 
+use std::net::IpAddr;
+
 use super::context::Ctx;
 use super::emit::{Envelope, LOWER_MAX};
 use crate::addr::MacAddr;
@@ -33,8 +35,10 @@ impl Outgoing {
     /// [`DropReason::NoRxBuffers`]: to be called again when there are some.
     pub fn send(&mut self, ctx: &mut Ctx<'_, '_>, bytes: &[u8]) -> Result<(), DropReason> {
         let mtu = usize::from(ctx.core.config.mtu);
-        let ipv4 = self.envelope.src.is_ipv4();
-        let headers = if ipv4 { IPV4_LEN } else { IPV6_LEN + FRAGMENT_LEN };
+        let headers = match self.envelope.src {
+            IpAddr::V4(_) => IPV4_LEN,
+            IpAddr::V6(_) => IPV6_LEN + FRAGMENT_LEN,
+        };
         let piece = if self.envelope.header_len() - ETHERNET_LEN + self.len <= mtu {
             self.len
         } else {

@@ -19,11 +19,12 @@ use super::packet::Packet;
 use super::refusal::{Refusal, is_pending};
 use super::source;
 use super::target::{self, Destination};
+use crate::addr::Family;
 use crate::frame::TxOutcome;
 use crate::poll::{Poller, Ready, Token};
 use crate::slab::Slab;
 use crate::stats::DropReason;
-use crate::sys::dgram::{Dgram, Header, Origin};
+use crate::sys::dgram::{Dgram, IpFields, Origin};
 use crate::wire::checksum::checksum;
 use crate::wire::icmp::{ICMP_LEN, IcmpHeader, echo_id, kind4, kind6, rewrite_echo};
 
@@ -44,7 +45,7 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 
 #[derive(Debug)]
-struct Flow {
+struct EchoFlow {
     socket: Dgram,
     guest: IpAddr,
     remote: IpAddr,
@@ -58,7 +59,7 @@ struct Flow {
 #[derive(Debug)]
 pub struct Ping {
     echo: Echo,
-    flows: Slab<Flow>,
+    flows: Slab<EchoFlow>,
     limit: usize,
     buffer: Box<[u8]>,
     /// Makes identifiers that nobody else is likely to have.
@@ -136,7 +137,7 @@ impl Ping {
         if let Some(id) = self.flows.get(i).and_then(|f| f.raw) {
             self.echo.set_id(id);
         }
-        let header = Header {
+        let header = IpFields {
             hop_limit: packet.hop_limit - 1,
             traffic_class: packet.traffic_class,
             dont_fragment: packet.dont_fragment,
@@ -154,7 +155,7 @@ impl Ping {
                 Ok(_) => return Ok(TxOutcome::Sent),
                 Err(error) => error,
             };
-            let mtu = self.errors(ctx, i);
+            let mtu = self.relay_errors(ctx, i);
             // An error of an earlier request is told by the next call, whatever that sends.
             if std::mem::take(&mut again) && is_pending(&error, mtu) {
                 continue;
@@ -165,7 +166,7 @@ impl Ping {
     }
 
     fn find(&self, guest: IpAddr, remote: IpAddr, id: u16) -> Option<u32> {
-        let its = |f: &Flow| f.id == id && f.remote == remote && f.guest == guest;
+        let its = |f: &EchoFlow| f.id == id && f.remote == remote && f.guest == guest;
         self.flows.iter().find(|(_, flow)| its(flow)).map(|(i, _)| i)
     }
 
@@ -176,7 +177,7 @@ impl Ping {
         id: u16,
         ctx: &mut Ctx<'_, '_>,
     ) -> io::Result<u32> {
-        let (socket, raw) = self.socket(remote.is_ipv4(), (guest, remote, id))?;
+        let (socket, raw) = self.socket(remote.into(), (guest, remote, id))?;
         if self.flows.len() >= self.limit
             && let Some((oldest, _)) = self.flows.iter().min_by_key(|(_, flow)| flow.last)
         {
@@ -184,16 +185,16 @@ impl Ping {
         }
         ctx.io.poll.add(&socket, self.flows.vacancy(), Ready::IN)?;
         let last = ctx.io.now;
-        Ok(self.flows.insert(Flow { socket, guest, remote, id, raw, last }))
+        Ok(self.flows.insert(EchoFlow { socket, guest, remote, id, raw, last }))
     }
 
     /// A socket, and the identifier that its messages bear if that is ours to choose.
     fn socket(
         &mut self,
-        ipv4: bool,
+        family: Family,
         flow: (IpAddr, IpAddr, u16),
     ) -> io::Result<(Dgram, Option<u16>)> {
-        let error = match Dgram::ping(ipv4) {
+        let error = match Dgram::ping(family) {
             Err(error) if error.raw_os_error() == Some(libc::EACCES) => error,
             socket => return Ok((socket?, None)),
         };
@@ -203,7 +204,7 @@ impl Ping {
         while used(id) {
             id = id.wrapping_add(1);
         }
-        match Dgram::raw_ping(ipv4, id) {
+        match Dgram::raw_ping(family, id) {
             Ok(socket) => Ok((socket, Some(id))),
             Err(raw) if raw.raw_os_error() == Some(libc::EPERM) => {
                 if !std::mem::replace(&mut self.told, true) {
@@ -231,7 +232,7 @@ impl Ping {
         }
         let i = token.id;
         if ready.intersects(Ready::ERR) {
-            self.errors(ctx, i);
+            self.relay_errors(ctx, i);
         }
         for _ in 0..BUDGET {
             if !self.receive(ctx, i) {
@@ -282,7 +283,7 @@ impl Ping {
 
     /// Hands the guest what the network says about its requests, and returns the MTU where the
     /// host itself found one too big.
-    fn errors(&mut self, ctx: &mut Ctx<'_, '_>, i: u32) -> Option<u32> {
+    fn relay_errors(&mut self, ctx: &mut Ctx<'_, '_>, i: u32) -> Option<u32> {
         let mut mtu = None;
         let mut data = [0; QUOTE_MAX];
         for _ in 0..ERRORS_MAX {
@@ -294,8 +295,8 @@ impl Ping {
                 }
                 continue;
             };
-            let ipv4 = flow.guest.is_ipv4();
-            let Some(message) = icmp::relayed(kind, code, error.mtu, ipv4) else { continue };
+            let family = Family::from(flow.guest);
+            let Some(message) = icmp::relayed(kind, code, error.mtu, family) else { continue };
             // The request comes back from its ICMP header on, with the kernel's identifier.
             let len = error.len.min(QUOTE_MAX);
             if len < ICMP_LEN {
@@ -306,7 +307,10 @@ impl Ping {
             if flow.raw.is_some_and(|id| echo_id(&data) != id || to != Some(flow.remote)) {
                 continue;
             }
-            let request = if ipv4 { kind4::ECHO_REQUEST } else { kind6::ECHO_REQUEST };
+            let request = match family {
+                Family::V4 => kind4::ECHO_REQUEST,
+                Family::V6 => kind6::ECHO_REQUEST,
+            };
             rewrite_echo(&mut data, request, flow.id);
             let (guest, remote) = (flow.guest, flow.remote);
             let from = error.offender.filter(|ip| !ip.is_loopback() && !ip.is_unspecified());

@@ -27,7 +27,7 @@ const WORDS: usize = BUFFER / UNIT / 64;
 
 /// What the pieces of one datagram share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Key {
+struct DatagramKey {
     src: IpAddr,
     dst: IpAddr,
     id: u32,
@@ -41,7 +41,7 @@ type Memory = (Box<[u8]>, Box<[u64; WORDS]>);
 /// A datagram in the making.
 #[derive(Debug)]
 struct Slot {
-    key: Key,
+    key: DatagramKey,
     due: Instant,
     parts: Parts,
     /// Overlapping or contradictory: what else comes of it is void too.
@@ -244,7 +244,7 @@ impl Reassembly {
         if at + packet.len + headers > 65535 {
             return Err(DropReason::BadFragment);
         }
-        let key = Key {
+        let key = DatagramKey {
             src: packet.src,
             dst: packet.dst,
             id: fragment.id,
@@ -279,7 +279,7 @@ impl Reassembly {
         Ok(None)
     }
 
-    fn open(&mut self, ctx: &mut Ctx<'_, '_>, key: Key, packet: &Packet<'_>) -> usize {
+    fn open(&mut self, ctx: &mut Ctx<'_, '_>, key: DatagramKey, packet: &Packet<'_>) -> usize {
         if self.slots.len() == SLOTS {
             ctx.io.stats.dropped(DropReason::FragmentMemory);
             let oldest = self.slots.remove(0);

@@ -16,7 +16,8 @@ use rustix::net::sockopt::{
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 
-use super::result;
+use super::{address_family, result};
+use crate::addr::Family;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -38,8 +39,8 @@ pub struct SendMemory {
     pub used: u32,
 }
 
-fn socket(ipv4: bool) -> io::Result<OwnedFd> {
-    let family = if ipv4 { AddressFamily::INET } else { AddressFamily::INET6 };
+fn socket(family: Family) -> io::Result<OwnedFd> {
+    let family = address_family(family);
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     Ok(rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?)
 }
@@ -64,7 +65,7 @@ pub fn push(fd: impl AsFd) {
 /// # Errors
 /// Those of `socket(2)` and `connect(2)`.
 pub fn connect(to: SocketAddr, class: u8) -> io::Result<(OwnedFd, bool)> {
-    let fd = socket(to.is_ipv4())?;
+    let fd = socket(to.into())?;
     set_options(&fd)?;
     if class != 0 {
         // It is only a wish.
@@ -82,7 +83,7 @@ pub fn connect(to: SocketAddr, class: u8) -> io::Result<(OwnedFd, bool)> {
 /// # Errors
 /// Those of `bind(2)` and `listen(2)`.
 pub fn listen(at: SocketAddr) -> io::Result<OwnedFd> {
-    let fd = socket(at.is_ipv4())?;
+    let fd = socket(at.into())?;
     if at.is_ipv6() {
         set_ipv6_v6only(&fd, true)?;
     }

@@ -177,11 +177,11 @@ fn a_parameter_problem_points_at_what_names_the_protocol() {
 
 #[test]
 fn mtus_stay_within_what_the_protocols_allow() {
-    assert_eq!(Why::TooBig(1280).header(true), IcmpHeader { kind: 3, code: 4, rest: 1280 });
-    assert_eq!(Why::TooBig(500).header(false), IcmpHeader { kind: 2, code: 0, rest: 1280 });
-    assert_eq!(relayed(5, 0, 0, true), None);
-    assert_eq!(relayed(137, 0, 0, false), None);
-    let relayed = relayed(3, 4, 576, true);
+    assert_eq!(Why::TooBig(1280).header(Family::V4), IcmpHeader { kind: 3, code: 4, rest: 1280 });
+    assert_eq!(Why::TooBig(500).header(Family::V6), IcmpHeader { kind: 2, code: 0, rest: 1280 });
+    assert_eq!(relayed(5, 0, 0, Family::V4), None);
+    assert_eq!(relayed(137, 0, 0, Family::V6), None);
+    let relayed = relayed(3, 4, 576, Family::V4);
     assert_eq!(relayed, Some(IcmpHeader { kind: 3, code: 4, rest: 576 }));
     assert_eq!(u16_at(&576u16.to_be_bytes(), 0), 576);
 }

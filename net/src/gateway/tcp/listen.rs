@@ -130,7 +130,7 @@ impl Tcp {
         client: SocketAddr,
         guest_port: u16,
     ) -> Result<(), (OwnedFd, DropReason)> {
-        let guest = SocketAddr::new(published_guest(ctx.core, client.is_ipv4()), guest_port);
+        let guest = SocketAddr::new(published_guest(ctx.core, client.into()), guest_port);
         let Some(mac) = ctx.core.link.neighbor(guest.ip()) else {
             return Err((socket, DropReason::NoNeighbor));
         };

@@ -13,7 +13,7 @@ use super::flow::{DSCP, End, Flow, INTEREST, Seed, State};
 use super::key::Key;
 use super::reset::Reset;
 use super::to_guest::UNACKED_MAX;
-use crate::addr::MacAddr;
+use crate::addr::{Family, MacAddr};
 use crate::frame::TxOutcome;
 use crate::gateway::config::Transport;
 use crate::gateway::context::{Ctx, Handled};
@@ -189,9 +189,9 @@ impl Tcp {
         let lower = envelope.write(mac, TCP_LEN, &mut quote);
         quote[lower..lower + TCP_LEN].copy_from_slice(&syn.bytes());
         let quote = &quote[ETHERNET_LEN..lower + TCP_LEN];
-        let ipv4 = key.guest.ip.is_ipv4();
-        let from = ctx.core.config.gateway(ipv4);
-        icmp::relay(ctx, from, key.guest.ip, why.header(ipv4), quote);
+        let family = Family::from(key.guest.ip);
+        let from = ctx.core.config.gateway(family);
+        icmp::relay(ctx, from, key.guest.ip, why.header(family), quote);
         refusal.reason
     }
 

@@ -6,14 +6,14 @@
 //! has its own error. Nothing outlives the batch.
 
 use super::Udp;
-use super::table::Flow;
+use super::table::UdpFlow;
 use crate::gateway::context::Ctx;
 use crate::gateway::emit::Envelope;
 use crate::gateway::icmp;
 use crate::gateway::packet::Payload;
 use crate::gateway::refusal::Refusal;
 use crate::stats::DropReason;
-use crate::sys::dgram::Header;
+use crate::sys::dgram::IpFields;
 use crate::wire::protocol;
 use crate::wire::udp::UdpHeader;
 
@@ -26,30 +26,30 @@ const COUNT_MAX: usize = 64;
 
 /// What datagrams that go together share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Key {
+struct BundleKey {
     flow: u32,
-    header: Header,
+    header: IpFields,
 }
 
 /// See the [module's documentation](self).
 #[derive(Debug)]
-pub struct Gather {
+pub struct Bundle {
     bytes: Box<[u8]>,
     len: usize,
     /// Bytes of each datagram but the last, which may have fewer.
     size: usize,
-    key: Option<Key>,
+    key: Option<BundleKey>,
 }
 
-impl Gather {
+impl Bundle {
     /// Nothing gathered.
     pub fn new() -> Self {
         Self { bytes: vec![0; ROOM].into(), len: 0, size: 0, key: None }
     }
 
     /// Adds a datagram of `flow`. False if it does not go with those that are there.
-    pub fn push(&mut self, flow: u32, header: Header, payload: &Payload<'_>) -> bool {
-        let (key, len) = (Key { flow, header }, payload.len);
+    pub fn push(&mut self, flow: u32, header: IpFields, payload: &Payload<'_>) -> bool {
+        let (key, len) = (BundleKey { flow, header }, payload.len);
         if len == 0 || len > SIZE_MAX {
             return false;
         }
@@ -76,8 +76,8 @@ impl Gather {
 impl Udp {
     /// Gives what was gathered to its socket: before a flow begins or ends, before a datagram that
     /// does not go with it, and when the batch is over.
-    pub fn give(&mut self, ctx: &mut Ctx<'_, '_>) {
-        let Some(Key { flow, header }) = self.gather.key else { return };
+    pub fn flush_gathered(&mut self, ctx: &mut Ctx<'_, '_>) {
+        let Some(BundleKey { flow, header }) = self.gather.key else { return };
         // Out of its place while errors are handled, which may not touch it.
         let mut bytes = std::mem::take(&mut self.gather.bytes);
         let (len, size) = (self.gather.len, self.gather.size);
@@ -86,9 +86,9 @@ impl Udp {
             self.gather.bytes = bytes;
             return;
         };
-        if len <= size || !self.give_at_once(&flow, header, &bytes[..len], size) {
+        if len <= size || !self.send_together(&flow, header, &bytes[..len], size) {
             for datagram in bytes[..len].chunks(size) {
-                if let Err(reason) = self.give_one(ctx, &flow, header, datagram) {
+                if let Err(reason) = self.send_alone(ctx, &flow, header, datagram) {
                     ctx.io.stats.dropped(reason);
                 }
             }
@@ -96,7 +96,13 @@ impl Udp {
         std::mem::swap(&mut self.gather.bytes, &mut bytes);
     }
 
-    fn give_at_once(&mut self, flow: &Flow, header: Header, bytes: &[u8], size: usize) -> bool {
+    fn send_together(
+        &mut self,
+        flow: &UdpFlow,
+        header: IpFields,
+        bytes: &[u8],
+        size: usize,
+    ) -> bool {
         let Some(socket) = self.sockets.get(flow.socket) else { return false };
         let sent = socket
             .dgram
@@ -106,11 +112,11 @@ impl Udp {
         sent.is_ok()
     }
 
-    fn give_one(
+    fn send_alone(
         &mut self,
         ctx: &mut Ctx<'_, '_>,
-        flow: &Flow,
-        header: Header,
+        flow: &UdpFlow,
+        header: IpFields,
         datagram: &[u8],
     ) -> Result<(), DropReason> {
         let payload = Payload { head: datagram, tail: &[], len: datagram.len() };
@@ -119,7 +125,7 @@ impl Udp {
         };
         let Some(why) = why else { return Err(reason) };
         let (guest, remote) = (flow.guest, flow.remote);
-        let from = ctx.core.config.gateway(guest.is_ipv4());
+        let from = ctx.core.config.gateway(guest.into());
         let envelope = Envelope {
             traffic_class: header.traffic_class,
             ..Envelope::new(ctx.core.link.mac, guest.ip(), remote.ip(), protocol::UDP)
@@ -130,7 +136,7 @@ impl Udp {
             payload_len: datagram.len(),
         }
         .emit();
-        let message = why.header(guest.is_ipv4());
+        let message = why.header(guest.into());
         icmp::relay_sent(ctx, from, &envelope, message, &ports, datagram);
         Err(reason)
     }

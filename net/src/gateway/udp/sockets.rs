@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::addr::Family;
 use crate::gateway::source;
 use crate::poll::{Poller, Ready, Token};
 use crate::slab::Slab;
@@ -10,7 +11,7 @@ use crate::sys::dgram::Dgram;
 
 /// Whose socket it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Use {
+pub enum Owner {
     /// A guest's endpoint.
     Guest(SocketAddr),
     /// A published port of the address `listen`, which leads to `port` of the guest's.
@@ -28,7 +29,7 @@ pub struct Socket {
     /// The socket.
     pub dgram: Dgram,
     /// Whose it is.
-    pub owner: Use,
+    pub owner: Owner,
     /// Its flows.
     pub flows: u32,
     /// It is in line to be read.
@@ -38,7 +39,7 @@ pub struct Socket {
 impl Socket {
     /// True for that of a published port.
     pub fn is_published(&self) -> bool {
-        matches!(self.owner, Use::Published { .. })
+        matches!(self.owner, Owner::Published { .. })
     }
 }
 
@@ -46,7 +47,7 @@ impl Socket {
 #[derive(Debug)]
 pub struct Sockets {
     list: Slab<Socket>,
-    by_guest: HashMap<(SocketAddr, bool), u32>,
+    by_guest: HashMap<(SocketAddr, Family), u32>,
 }
 
 impl Sockets {
@@ -56,11 +57,11 @@ impl Sockets {
     }
 
     /// Adds a socket.
-    pub fn insert(&mut self, dgram: Dgram, owner: Use) -> u32 {
-        let key = (owner, dgram.is_ipv4());
+    pub fn insert(&mut self, dgram: Dgram, owner: Owner) -> u32 {
+        let key = (owner, dgram.family());
         let i = self.list.insert(Socket { dgram, owner, flows: 0, queued: false });
-        if let (Use::Guest(guest), ipv4) = key {
-            self.by_guest.insert((guest, ipv4), i);
+        if let (Owner::Guest(guest), family) = key {
+            self.by_guest.insert((guest, family), i);
         }
         i
     }
@@ -74,20 +75,20 @@ impl Sockets {
     }
 
     /// The socket that a guest's endpoint has in that family.
-    pub fn find(&self, guest: SocketAddr, ipv4: bool) -> Option<u32> {
-        self.by_guest.get(&(guest, ipv4)).copied()
+    pub fn find(&self, guest: SocketAddr, family: Family) -> Option<u32> {
+        self.by_guest.get(&(guest, family)).copied()
     }
 
     /// The published socket that leads to port `port` of the guest's and from which the host
     /// reaches `host`.
     pub fn find_published(&self, port: u16, host: SocketAddr) -> Option<u32> {
         let fits = |socket: &Socket| match socket.owner {
-            Use::Published { port: published, listen } => {
+            Owner::Published { port: published, listen } => {
                 published == port
                     && listen.is_ipv4() == host.is_ipv4()
                     && (listen.is_unspecified() || listen.is_loopback() == host.ip().is_loopback())
             }
-            Use::Guest(_) => false,
+            Owner::Guest(_) => false,
         };
         // They are bound before there are any others, and stay.
         let mut published = self.list.iter().take_while(|(_, socket)| socket.is_published());
@@ -108,8 +109,8 @@ impl Sockets {
     pub fn remove(&mut self, i: u32, poll: &Poller) {
         let Some(socket) = self.list.remove(i) else { return };
         let _ = poll.remove(&socket.dgram);
-        if let Use::Guest(guest) = socket.owner {
-            self.by_guest.remove(&(guest, socket.dgram.is_ipv4()));
+        if let Owner::Guest(guest) = socket.owner {
+            self.by_guest.remove(&(guest, socket.dgram.family()));
         }
     }
 

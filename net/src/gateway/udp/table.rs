@@ -42,7 +42,7 @@ impl Class {
 
 /// A flow.
 #[derive(Debug, Clone)]
-pub struct Flow {
+pub struct UdpFlow {
     /// The socket's index.
     pub socket: u32,
     /// The guest's endpoint.
@@ -59,7 +59,7 @@ pub struct Flow {
     older: u32,
 }
 
-impl Flow {
+impl UdpFlow {
     /// A flow that begins now.
     pub fn new(
         socket: u32,
@@ -96,8 +96,8 @@ struct List {
 
 /// All flows.
 #[derive(Debug)]
-pub struct Table {
-    flows: Slab<Flow>,
+pub struct FlowTable {
+    flows: Slab<UdpFlow>,
     limit: usize,
     lists: [List; CLASSES],
     /// By the guest's endpoint and the remote one as the guest sees it.
@@ -108,7 +108,7 @@ pub struct Table {
     by_address: HashMap<(u32, IpAddr), u32>,
 }
 
-impl Table {
+impl FlowTable {
     /// A table for `limit` flows.
     pub fn new(limit: usize) -> Self {
         Self {
@@ -132,7 +132,7 @@ impl Table {
     }
 
     /// The flow at `i`.
-    pub fn get(&self, i: u32) -> Option<&Flow> {
+    pub fn get(&self, i: u32) -> Option<&UdpFlow> {
         self.flows.get(i)
     }
 
@@ -152,8 +152,8 @@ impl Table {
     }
 
     /// Adds a flow. The table isn't full and has none for these endpoints.
-    pub fn insert(&mut self, flow: Flow) -> u32 {
-        let Flow { socket, guest, remote, host, class, .. } = flow;
+    pub fn insert(&mut self, flow: UdpFlow) -> u32 {
+        let UdpFlow { socket, guest, remote, host, class, .. } = flow;
         let plain = flow.is_plain();
         let i = self.flows.insert(flow);
         self.by_guest.insert((guest, remote), i);
@@ -207,7 +207,7 @@ impl Table {
     }
 
     /// Takes a flow out.
-    pub fn remove(&mut self, i: u32) -> Option<Flow> {
+    pub fn remove(&mut self, i: u32) -> Option<UdpFlow> {
         self.unlink(i);
         let flow = self.flows.remove(i)?;
         self.by_guest.remove(&(flow.guest, flow.remote));
@@ -286,7 +286,7 @@ impl Table {
     }
 
     fn unlink(&mut self, i: u32) {
-        let Some(&Flow { class, older, newer, .. }) = self.flows.get(i) else { return };
+        let Some(&UdpFlow { class, older, newer, .. }) = self.flows.get(i) else { return };
         match self.flows.get_mut(older) {
             Some(older) => older.newer = newer,
             None => self.lists[class as usize].oldest = newer,
@@ -304,16 +304,16 @@ mod tests {
 
     use super::*;
 
-    fn flow(port: u16, class: Class, now: Instant) -> Flow {
+    fn flow(port: u16, class: Class, now: Instant) -> UdpFlow {
         let guest = SocketAddr::new([10, 0, 2, 2].into(), port);
         let remote = SocketAddr::new([192, 0, 2, 1].into(), 9);
-        Flow::new(0, guest, remote, remote, class, now)
+        UdpFlow::new(0, guest, remote, remote, class, now)
     }
 
     #[test]
     fn strangers_go_first_then_what_expires_first() {
         let now = Instant::now();
-        let mut table = Table::new(8);
+        let mut table = FlowTable::new(8);
         let later = now + Duration::from_secs(5);
         let both = table.insert(flow(1, Class::TwoWay, now));
         let dns = table.insert(flow(2, Class::Dns, later));
@@ -335,7 +335,7 @@ mod tests {
         fn flows_live_as_long_as_they_should(steps in prop::collection::vec((0u16..12, 0u8..5, any::<bool>(), 0u64..40), 0..200)) {
             let start = Instant::now();
             let mut now = start;
-            let mut table = Table::new(100);
+            let mut table = FlowTable::new(100);
             let mut model: Vec<(u16, Class, Instant)> = Vec::new();
             for (port, what, published, seconds) in steps {
                 now += Duration::from_secs(seconds);

@@ -672,7 +672,7 @@ fn a_published_port_is_the_source_whoever_the_guest_speaks_with() {
 fn a_published_port_is_no_source_where_it_does_not_lead() {
     let sockets = |listen: &str| {
         let mut sockets = Sockets::new();
-        let owner = Use::Published { port: 80, listen: addr(listen).ip() };
+        let owner = Owner::Published { port: 80, listen: addr(listen).ip() };
         sockets.insert(Dgram::listen(addr(listen)).unwrap(), owner);
         sockets
     };
@@ -718,14 +718,14 @@ fn an_answer_from_another_port_of_a_known_host_is_the_guests_own_conversation() 
     let mut bed = Bed::new();
     let guest = addr("10.0.2.2:4000");
     // A plain flow, whatever policy says about the loopback.
-    let dgram = Dgram::udp(true).unwrap();
+    let dgram = Dgram::udp(crate::addr::Family::V4).unwrap();
     let port = dgram.local_addr().unwrap().port();
-    let index = bed.gateway.udp.sockets.insert(dgram, Use::Guest(guest));
+    let index = bed.gateway.udp.sockets.insert(dgram, Owner::Guest(guest));
     let to = known.local_addr().unwrap();
     let now = bed.now;
     bed.run(|gateway, io| {
         gateway.udp.sockets.watch(index, io.poll).unwrap();
-        let flow = Flow::new(index, guest, to, to, Class::OneWay, now);
+        let flow = UdpFlow::new(index, guest, to, to, Class::OneWay, now);
         gateway.udp.open(flow, io.poll)
     });
     other.send_to(b"data", ("127.0.0.1", port)).unwrap();

@@ -8,9 +8,7 @@ use std::ptr::null_mut;
 
 use libc::{c_uint, iovec, mmsghdr, sockaddr_storage};
 
-use super::{
-    CONTROL_LEN, Cmsg, Control, Datagram, Dgram, destination, each_control, traffic_class,
-};
+use super::{Arrival, CONTROL_LEN, Cmsg, Control, Dgram, destination, each_control, traffic_class};
 use crate::sys::{from_sockaddr, result};
 
 /// Messages taken with one call.
@@ -26,7 +24,7 @@ const STRIDE: usize = HEADROOM + 65536;
 #[derive(Debug, Clone, Copy)]
 struct Message {
     /// What all its datagrams share; the length is that of all.
-    all: Datagram,
+    all: Arrival,
     /// Bytes of each datagram but the last, which may have fewer.
     size: usize,
 }
@@ -97,14 +95,14 @@ impl Batch {
     }
 
     /// The current datagram; `None` when all have been looked at.
-    pub fn current(&self) -> Option<Datagram> {
+    pub fn current(&self) -> Option<Arrival> {
         let (_, message) = self.messages.last()?;
-        Some(Datagram { len: message.size.min(message.all.len - self.at), ..message.all })
+        Some(Arrival { len: message.size.min(message.all.len - self.at), ..message.all })
     }
 
     /// The current datagram's payload behind `headers` bytes of room, at most [`HEADROOM`].
     pub fn frame(&mut self, headers: usize) -> &mut [u8] {
-        let Some(Datagram { len, .. }) = self.current() else { return &mut [] };
+        let Some(Arrival { len, .. }) = self.current() else { return &mut [] };
         let Some((i, _)) = self.messages.last() else { return &mut [] };
         let payload = i * STRIDE + HEADROOM + self.at;
         // Where it isn't the first of its message, the room is what one before it has left.
@@ -113,7 +111,7 @@ impl Batch {
 
     /// The current datagram's payload.
     pub fn payload(&self) -> &[u8] {
-        let Some(Datagram { len, .. }) = self.current() else { return &[] };
+        let Some(Arrival { len, .. }) = self.current() else { return &[] };
         let Some((i, _)) = self.messages.last() else { return &[] };
         let at = i * STRIDE + HEADROOM + self.at;
         &self.memory[at..at + len]
@@ -153,7 +151,7 @@ unsafe fn read(header: &mmsghdr, name: &MaybeUninit<sockaddr_storage>) -> Option
     // SAFETY: the storage was zeroed when it was made, so all of it is initialised.
     let from = from_sockaddr(unsafe { name.assume_init_ref() })?;
     let len = header.msg_len as usize;
-    let all = Datagram { len, from, local, traffic_class: class.unwrap_or(0) };
+    let all = Arrival { len, from, local, traffic_class: class.unwrap_or(0) };
     Some(Message { all, size: size.filter(|size| *size > 0).unwrap_or(len) })
 }
 
@@ -173,7 +171,7 @@ mod tests {
     use super::*;
 
     /// All that waits at `socket`, in its order.
-    fn drain(socket: &Dgram, batch: &mut Batch) -> Vec<(Datagram, Vec<u8>)> {
+    fn drain(socket: &Dgram, batch: &mut Batch) -> Vec<(Arrival, Vec<u8>)> {
         let mut got = Vec::new();
         while batch.receive(socket).is_ok() {
             while let Some(datagram) = batch.current() {
@@ -221,7 +219,7 @@ mod tests {
         for at in ["127.0.0.1:0", "[::1]:0"] {
             let (socket, sender) = pair(at);
             let bytes: Vec<u8> = (0..10_000u32).map(|i| (i % 251) as u8).collect();
-            let from = Dgram::udp(socket.is_ipv4()).unwrap();
+            let from = Dgram::udp(socket.family()).unwrap();
             from.send_segments(&bytes, 1400, socket.local_addr().unwrap(), None).unwrap();
             sender.send(b"another").unwrap();
             let mut batch = Batch::default();

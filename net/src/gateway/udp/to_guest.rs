@@ -3,8 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 
-use super::sockets::Use;
-use super::table::{Class, Flow, Table};
+use super::sockets::{Owner, Socket};
+use super::table::{Class, FlowTable, UdpFlow};
 use super::{BUDGET, Udp, without_label};
 use crate::gateway::client::{published_guest, seen_by_guest};
 use crate::gateway::context::{Core, Ctx};
@@ -12,7 +12,7 @@ use crate::gateway::emit::{Body, Envelope, LOWER_MAX};
 use crate::gateway::outgoing::Outgoing;
 use crate::rx::RxSlot;
 use crate::stats::DropReason;
-use crate::sys::dgram::{Batch, Datagram, HEADROOM};
+use crate::sys::dgram::{Arrival, Batch, HEADROOM};
 use crate::wire::udp::UdpHeader;
 use crate::wire::{ETHERNET_LEN, UDP_LEN, protocol};
 
@@ -58,10 +58,10 @@ impl Udp {
     /// Reads datagrams to the guest, socket by socket, until there are none, the guest has no
     /// room or the budget is used up.
     pub(super) fn pump(&mut self, ctx: &mut Ctx<'_, '_>) {
-        self.again = None;
+        self.resume_at = None;
         let mut budget = BUDGET;
         while !self.blocked && budget > 0 {
-            if self.inbox.is_empty() && !self.refill(ctx) {
+            if self.inbox.is_empty() && !self.receive_batch(ctx) {
                 return;
             }
             match self.deliver(ctx) {
@@ -71,14 +71,14 @@ impl Udp {
             budget -= 1;
         }
         // The sockets are watched by edges: nobody else comes back to them.
-        let more = !self.blocked && (!self.queue.is_empty() || !self.inbox.is_empty());
-        self.again = more.then_some(ctx.io.now);
+        let more = !self.blocked && (!self.to_deliver.is_empty() || !self.inbox.is_empty());
+        self.resume_at = more.then_some(ctx.io.now);
     }
 
     /// Reads a batch of the socket whose turn it is. False if there is none to be had, or the guest
     /// has no room for the smallest frame.
-    fn refill(&mut self, ctx: &mut Ctx<'_, '_>) -> bool {
-        while let Some(&index) = self.queue.front() {
+    fn receive_batch(&mut self, ctx: &mut Ctx<'_, '_>) -> bool {
+        while let Some(&index) = self.to_deliver.front() {
             match RxSlot::reserve(ctx.io.rx, LOWER_MAX + UDP_LEN) {
                 Some(slot) => drop(slot),
                 None => {
@@ -87,24 +87,24 @@ impl Udp {
                 }
             }
             let Some(socket) = self.sockets.get(index) else {
-                self.queue.pop_front();
+                self.to_deliver.pop_front();
                 continue;
             };
             self.inbox.socket = index;
             match self.inbox.batch.receive(&socket.dgram) {
                 Ok(()) => {
                     // The next one's turn, before this one is asked for more.
-                    self.queue.rotate_left(1);
+                    self.to_deliver.rotate_left(1);
                     return true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     socket.queued = false;
-                    self.queue.pop_front();
+                    self.to_deliver.pop_front();
                 }
                 // Errors of earlier datagrams are told here too; the error queue has the rest.
                 Err(_) => {
-                    self.errors(ctx, index);
-                    self.queue.rotate_left(1);
+                    self.relay_errors(ctx, index);
+                    self.to_deliver.rotate_left(1);
                     return true;
                 }
             }
@@ -117,37 +117,54 @@ impl Udp {
         if self.inbox.cut.is_some() {
             return self.deliver_pieces(ctx);
         }
-        let Some(got) = self.inbox.batch.current() else { return Ok(()) };
-        let index = self.inbox.socket;
-        let Some(socket) = self.sockets.get(index) else { return Ok(()) };
-        let (owner, ipv4) = (socket.owner, socket.dgram.is_ipv4());
-        let to = match accept(&self.table, ctx.core, owner, ipv4, index, &got) {
-            Ok(to) => to,
+        let Some(arrival) = self.inbox.batch.current() else { return Ok(()) };
+        match self.address(ctx, &arrival) {
+            Ok((to, envelope)) => self.deliver_to(ctx, to, &envelope, &arrival),
             Err(reason) => {
                 ctx.io.stats.dropped(reason);
-                return Ok(());
+                Ok(())
             }
-        };
-        let Accepted { guest, remote, .. } = to;
-        let Some(mac) = ctx.core.link.neighbor(guest.ip()) else {
-            ctx.io.stats.dropped(DropReason::NoNeighbor);
-            return Ok(());
-        };
-        let envelope = Envelope {
-            traffic_class: got.traffic_class,
-            ..Envelope::new(mac, remote.ip(), guest.ip(), protocol::UDP)
-        };
-        let header =
-            UdpHeader { src_port: remote.port(), dst_port: guest.port(), payload_len: got.len }
-                .emit();
-        let len = UDP_LEN + got.len;
-        if envelope.header_len() - ETHERNET_LEN + len <= ctx.core.config.mtu.into() {
-            self.deliver_whole(ctx, &envelope, header)?;
-        } else {
-            self.cut(&envelope, header);
         }
-        self.book(ctx, owner, to, &got);
-        if self.inbox.cut.is_some() { self.deliver_pieces(ctx) } else { Ok(()) }
+    }
+
+    /// Whom the current datagram is for, and the way there.
+    fn address(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        arrival: &Arrival,
+    ) -> Result<(Addressee, Envelope), DropReason> {
+        let index = self.inbox.socket;
+        let Some(socket) = self.sockets.get(index) else { return Err(DropReason::Unsolicited) };
+        let to = addressee(&self.table, ctx.core, index, socket, without_label(arrival.from))?;
+        let (from, guest) = (to.remote.ip(), to.guest.ip());
+        let mac = ctx.core.link.neighbor(guest).ok_or(DropReason::NoNeighbor)?;
+        let envelope = Envelope {
+            traffic_class: arrival.traffic_class,
+            ..Envelope::new(mac, from, guest, protocol::UDP)
+        };
+        Ok((to, envelope))
+    }
+
+    /// Delivers the current datagram in one frame or, where the link is too small, begins to cut it.
+    fn deliver_to(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        to: Addressee,
+        envelope: &Envelope,
+        arrival: &Arrival,
+    ) -> Result<(), NoRoom> {
+        let (src_port, dst_port) = (to.remote.port(), to.guest.port());
+        let header = UdpHeader { src_port, dst_port, payload_len: arrival.len }.emit();
+        let len = envelope.header_len() - ETHERNET_LEN + UDP_LEN + arrival.len;
+        if len <= ctx.core.config.mtu.into() {
+            self.deliver_whole(ctx, envelope, header)?;
+            self.record(ctx, to, arrival);
+            Ok(())
+        } else {
+            self.start_cutting(envelope, header);
+            self.record(ctx, to, arrival);
+            self.deliver_pieces(ctx)
+        }
     }
 
     /// Delivers the current datagram as one frame.
@@ -165,7 +182,7 @@ impl Udp {
     }
 
     /// Makes the current datagram ready to be cut.
-    fn cut(&mut self, envelope: &Envelope, header: [u8; UDP_LEN]) {
+    fn start_cutting(&mut self, envelope: &Envelope, header: [u8; UDP_LEN]) {
         let inbox = &mut self.inbox;
         let datagram = inbox.batch.frame(UDP_LEN);
         datagram[..UDP_LEN].copy_from_slice(&header);
@@ -185,63 +202,64 @@ impl Udp {
     }
 
     /// Notes in its flow that a datagram came; the first one from somebody begins one.
-    fn book(&mut self, ctx: &mut Ctx<'_, '_>, owner: Use, to: Accepted, got: &Datagram) {
-        let Accepted { guest, remote, flow } = to;
+    fn record(&mut self, ctx: &mut Ctx<'_, '_>, to: Addressee, arrival: &Arrival) {
+        let Addressee { guest, remote, flow, published } = to;
         let flow = match flow {
             Some(flow) => {
                 self.table.received(flow, ctx.io.now);
                 flow
             }
             None => {
-                let host = without_label(got.from);
+                let host = without_label(arrival.from);
                 let socket = self.inbox.socket;
-                let flow = Flow::new(socket, guest, remote, host, Class::Inbound, ctx.io.now);
+                let flow = UdpFlow::new(socket, guest, remote, host, Class::Inbound, ctx.io.now);
                 self.open(flow, ctx.io.poll)
             }
         };
-        if matches!(owner, Use::Published { .. }) {
-            self.table.set_local(flow, got.local);
+        if published {
+            self.table.set_local(flow, arrival.local);
         }
     }
 }
 
 /// Whom a datagram is for.
 #[derive(Debug, Clone, Copy)]
-struct Accepted {
+struct Addressee {
     guest: SocketAddr,
     /// Who sent it, as the guest sees that one.
     remote: SocketAddr,
     /// The flow that it belongs to; none yet where it is the first.
     flow: Option<u32>,
+    /// It came to a published port.
+    published: bool,
 }
 
-fn accept(
-    table: &Table,
+/// Whom a datagram is for that came to `socket`, the one at `index`.
+fn addressee(
+    table: &FlowTable,
     core: &mut Core,
-    owner: Use,
-    ipv4: bool,
-    socket: u32,
-    got: &Datagram,
-) -> Result<Accepted, DropReason> {
-    let from = without_label(got.from);
-    if let Some(i) = table.find_host(socket, from)
-        && let Some(flow) = table.get(i)
+    index: u32,
+    socket: &Socket,
+    from: SocketAddr,
+) -> Result<Addressee, DropReason> {
+    let published = socket.is_published();
+    if let Some(i) = table.find_host(index, from)
+        && let Some(&UdpFlow { guest, remote, .. }) = table.get(i)
     {
-        return Ok(Accepted { guest: flow.guest, remote: flow.remote, flow: Some(i) });
+        return Ok(Addressee { guest, remote, flow: Some(i), published });
     }
-    match owner {
-        Use::Guest(guest) => {
-            let solicited = table.knows_address(socket, from.ip())
+    let (guest, remote) = match socket.owner {
+        Owner::Guest(guest) => {
+            let solicited = table.knows_address(index, from.ip())
                 && from.is_ipv4() == guest.is_ipv4()
                 && table.find(guest, from).is_none();
-            let accepted = Accepted { guest, remote: from, flow: None };
-            solicited.then_some(accepted).ok_or(DropReason::Unsolicited)
+            (guest, solicited.then_some(from).ok_or(DropReason::Unsolicited)?)
         }
-        Use::Published { port, .. } => {
-            let guest = SocketAddr::new(published_guest(core, ipv4), port);
+        Owner::Published { port, .. } => {
+            let guest = SocketAddr::new(published_guest(core, socket.dgram.family()), port);
             let free = |remote| table.find(guest, remote).is_none();
-            let remote = seen_by_guest(core, guest, from, free).ok_or(DropReason::FlowTableFull)?;
-            Ok(Accepted { guest, remote, flow: None })
+            (guest, seen_by_guest(core, guest, from, free).ok_or(DropReason::FlowTableFull)?)
         }
-    }
+    };
+    Ok(Addressee { guest, remote, flow: None, published })
 }

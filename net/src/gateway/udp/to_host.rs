@@ -3,9 +3,10 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use super::sockets::Use;
-use super::table::{Class, Flow};
+use super::sockets::Owner;
+use super::table::{Class, UdpFlow};
 use super::{Udp, without_label};
+use crate::addr::Family;
 use crate::frame::TxOutcome;
 use crate::gateway::client::published_guest;
 use crate::gateway::config::Transport;
@@ -16,7 +17,7 @@ use crate::gateway::packet::{Packet, Payload};
 use crate::gateway::refusal::{Refusal, is_pending};
 use crate::gateway::target::{self, Destination};
 use crate::stats::DropReason;
-use crate::sys::dgram::{Dgram, Header, Origin, SocketError};
+use crate::sys::dgram::{Dgram, IpFields, Origin, SocketError};
 use crate::sys::is_exhausted;
 use crate::wire::udp::UdpHeader;
 use crate::wire::{port, protocol};
@@ -53,7 +54,7 @@ impl Udp {
         let i = match self.table.find(guest, remote) {
             Some(i) => i,
             None => {
-                self.give(ctx);
+                self.flush_gathered(ctx);
                 self.open_for_guest(ctx, packet, to, guest, remote)?
             }
         };
@@ -61,7 +62,7 @@ impl Udp {
         let socket = flow.socket;
         let published = self.sockets.get(socket).is_some_and(|s| s.is_published());
         self.table.sent(i, published, ctx.io.now);
-        let header = Header {
+        let header = IpFields {
             hop_limit: if here { packet.hop_limit.max(1) } else { packet.hop_limit - 1 },
             traffic_class: packet.traffic_class,
             dont_fragment: packet.dont_fragment,
@@ -69,7 +70,7 @@ impl Udp {
         if self.gather.push(i, header, &payload) {
             return Ok(TxOutcome::Sent);
         }
-        self.give(ctx);
+        self.flush_gathered(ctx);
         if self.gather.push(i, header, &payload) {
             return Ok(TxOutcome::Sent);
         }
@@ -84,8 +85,8 @@ impl Udp {
     pub(super) fn send(
         &mut self,
         ctx: &mut Ctx<'_, '_>,
-        flow: &Flow,
-        header: Header,
+        flow: &UdpFlow,
+        header: IpFields,
         payload: &Payload<'_>,
     ) -> Result<(), Refusal> {
         let mut again = true;
@@ -98,7 +99,7 @@ impl Udp {
                 socket.dgram.send(payload.head, tail, len, flow.host, flow.local)
             });
             let Err(error) = sent else { return Ok(()) };
-            let mtu = self.errors(ctx, flow.socket);
+            let mtu = self.relay_errors(ctx, flow.socket);
             // An error of an earlier datagram is told by the next call, whatever that sends.
             if again && is_pending(&error, mtu) {
                 again = false;
@@ -118,15 +119,15 @@ impl Udp {
     ) -> Result<u32, DropReason> {
         let host = target::resolve(ctx, Transport::Udp, remote, to)
             .map_err(|reason| Refusal::of_target(reason, to).tell(ctx, packet))?;
-        let ipv4 = host.is_ipv4();
+        let family = host.into();
         // What the guest sends from a published port leaves from there, whoever it goes to: it is
         // one endpoint, with one port of the host (RFC 4787 §4.1).
-        let published = (guest.ip() == published_guest(ctx.core, ipv4))
+        let published = (guest.ip() == published_guest(ctx.core, family))
             .then(|| self.sockets.find_published(guest.port(), host))
             .flatten();
-        let socket = match published.or_else(|| self.sockets.find(guest, ipv4)) {
+        let socket = match published.or_else(|| self.sockets.find(guest, family)) {
             Some(socket) => socket,
-            None => match self.open_socket(ctx, guest, ipv4) {
+            None => match self.open_socket(ctx, guest, family) {
                 Ok(socket) => socket,
                 Err(error) => {
                     tracing::debug!("no socket for UDP flow of {guest}: {error}");
@@ -136,7 +137,7 @@ impl Udp {
             },
         };
         let class = if remote.port() == port::DNS { Class::Dns } else { Class::OneWay };
-        let flow = Flow::new(socket, guest, remote, host, class, ctx.io.now);
+        let flow = UdpFlow::new(socket, guest, remote, host, class, ctx.io.now);
         Ok(self.open(flow, ctx.io.poll))
     }
 
@@ -144,19 +145,19 @@ impl Udp {
         &mut self,
         ctx: &mut Ctx<'_, '_>,
         guest: SocketAddr,
-        ipv4: bool,
+        family: Family,
     ) -> io::Result<u32> {
-        let dgram = match Dgram::udp(ipv4) {
+        let dgram = match Dgram::udp(family) {
             Err(error) if is_exhausted(&error) => {
                 ctx.core.no_socket(&error);
                 if !self.free_socket(ctx.io.poll) {
                     return Err(error);
                 }
-                Dgram::udp(ipv4)?
+                Dgram::udp(family)?
             }
             dgram => dgram?,
         };
-        let socket = self.sockets.insert(dgram, Use::Guest(guest));
+        let socket = self.sockets.insert(dgram, Owner::Guest(guest));
         if let Err(error) = self.sockets.watch(socket, ctx.io.poll) {
             self.sockets.remove(socket, ctx.io.poll);
             return Err(error);
@@ -166,7 +167,7 @@ impl Udp {
 
     /// Hands the guest what the network says about its datagrams, and returns the MTU where the
     /// host itself found one too big.
-    pub(super) fn errors(&mut self, ctx: &mut Ctx<'_, '_>, index: u32) -> Option<u32> {
+    pub(super) fn relay_errors(&mut self, ctx: &mut Ctx<'_, '_>, index: u32) -> Option<u32> {
         let mut mtu = None;
         let mut payload = [0; QUOTE_MAX];
         for _ in 0..ERRORS_MAX {
@@ -192,12 +193,12 @@ impl Udp {
         let to = error.to.map(without_label);
         let flow = to.and_then(|to| self.table.find_host(index, to));
         let Some(flow) = flow.and_then(|i| self.table.get(i)) else { return };
-        let Flow { guest, remote, host, .. } = *flow;
+        let UdpFlow { guest, remote, host, .. } = *flow;
         // What is said in one family means nothing in the other.
         if guest.is_ipv4() != host.is_ipv4() {
             return;
         }
-        let Some(message) = icmp::relayed(kind, code, error.mtu, guest.is_ipv4()) else {
+        let Some(message) = icmp::relayed(kind, code, error.mtu, guest.into()) else {
             return;
         };
         // Behind a redirect, or the gateway's address, lies what the guest must not see.
