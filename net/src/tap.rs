@@ -13,10 +13,12 @@ use crate::addr::MacAddr;
 use crate::frame::{Offloads, VNET_HEADER_LEN};
 
 mod backend;
+#[cfg(feature = "test-utils")]
 mod port;
 mod sys;
 
 pub use backend::TapBackend;
+#[cfg(feature = "test-utils")]
 pub use port::TapPort;
 
 const DEV_NET_TUN: &str = "/dev/net/tun";

@@ -7,14 +7,12 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
-use minivmm_net::addr::MacAddr;
-use minivmm_net::frame::{FRAME_MAX, HEAD_MAX, Offload, Offloads, TxFrame, TxOutcome};
-use minivmm_net::gateway::Gateway;
-use minivmm_net::gateway::config::{FlowLimits, GatewayConfig, Ipv6Mode, Redirect, Transport};
-use minivmm_net::poll::Poller;
-use minivmm_net::port::{Backend, Io};
-use minivmm_net::rx::RxRing;
-use minivmm_net::stats::Stats;
+use minivmm_net::nic::{
+    FRAME_MAX, HEAD_MAX, Io, Offload, Offloads, Poller, RxRing, TxFrame, TxOutcome,
+};
+use minivmm_net::{
+    Backend, FlowLimits, Gateway, GatewayConfig, Ipv6Mode, MacAddr, Redirect, Stats, Transport,
+};
 use vm_memory::VolatileSlice;
 
 struct Counting;

@@ -9,19 +9,13 @@ mod common;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use minivmm_net::addr::MacAddr;
-use minivmm_net::buffer::HostBuffer;
-use minivmm_net::frame::{FRAME_MAX, Offload, Offloads};
-use minivmm_net::gateway::config::Ipv6Mode;
-use minivmm_net::gateway::plan::{PlanError, PlanRequest};
-use minivmm_net::gateway::{Gateway, GatewayConfig};
-use minivmm_net::host::network::HostNetwork;
-use minivmm_net::host::reach::{Reach, Watch};
-use minivmm_net::host::subnet::{check_subnet, choose_subnet};
-use minivmm_net::poll::Poller;
-use minivmm_net::port::{Backend, Io};
-use minivmm_net::rx::RxRing;
-use minivmm_net::stats::Stats;
+use minivmm_net::nic::{
+    FRAME_MAX, HostBuffer, Io, Offload, Offloads, Poller, Ready, RxRing, Source, Token,
+};
+use minivmm_net::testing::{Reach, Watch, check_subnet, choose_subnet};
+use minivmm_net::{
+    Backend, Gateway, GatewayConfig, HostNetwork, Ipv6Mode, MacAddr, PlanError, PlanRequest, Stats,
+};
 use vm_memory::VolatileSlice;
 
 const INSIDE: &str = "MINIVMM_TEST_NETNS";
@@ -183,8 +177,8 @@ fn changes_are_told() {
     uplink();
     let watch = Watch::new().unwrap();
     let mut poll = Poller::new().unwrap();
-    let token = minivmm_net::poll::Token::new(minivmm_net::poll::Source::Backend(0), 0);
-    poll.add(&watch, token, minivmm_net::poll::Ready::IN).unwrap();
+    let token = Token::new(Source::Backend(0), 0);
+    poll.add(&watch, token, Ready::IN).unwrap();
     assert!(!watch.drain());
     for change in [
         "addr add 192.0.2.1/24 dev up0",

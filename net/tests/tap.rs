@@ -16,17 +16,13 @@ use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use minivmm_net::buffer::HostBuffer;
-use minivmm_net::frame::{
-    FRAME_MAX, HEAD_MAX, Offload, Offloads, PartialChecksum, SegmentKind, Segmentation, TxFrame,
+use minivmm_net::nic::{
+    Drained, FRAME_MAX, FrameSink, HEAD_MAX, HostBuffer, Offload, Offloads, PartialChecksum,
+    Poller, Port, PortReady, Ready, RxRing, SegmentKind, Segmentation, Source, Token, TxFrame,
     TxOutcome,
 };
-use minivmm_net::poll::{Poller, Ready, Source, Token};
-use minivmm_net::port::{Backend, Drained, FrameSink, Port, PortReady};
-use minivmm_net::rx::RxRing;
-use minivmm_net::segment::Segment;
-use minivmm_net::stats::{DropReason, Stats};
-use minivmm_net::tap::{Tap, TapBackend, TapError, TapPort};
+use minivmm_net::testing::TapPort;
+use minivmm_net::{Backend, DropReason, Segment, Stats, Tap, TapBackend, TapError};
 use rustix::event::{EventfdFlags, eventfd};
 use vm_memory::VolatileSlice;
 

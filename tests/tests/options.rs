@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use minivmm::peer::Peer;
 use minivmm::probe;
-use minivmm_net::tap::Tap;
+use minivmm_net::Tap;
 use minivmm_tests::cli::{Minivmm, Outcome};
 use minivmm_tests::natbed::{Netns, test};
 use rustix::process::Signal;

@@ -61,7 +61,7 @@ use crate::stats::{DropReason, Stats};
 use crate::wire::ethernet::{EthernetHeader, ethertype};
 use crate::wire::protocol;
 
-/// See the [module's documentation](self).
+/// The router, translator and name server of a guest's own network, without any privilege.
 #[derive(Debug)]
 pub struct Gateway {
     core: Core,

@@ -213,6 +213,7 @@ impl Dgram {
     ///
     /// # Errors
     /// Those of `getsockname(2)`.
+    #[cfg(test)]
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         Ok(SocketAddr::try_from(rustix::net::getsockname(&self.fd)?)?)
     }

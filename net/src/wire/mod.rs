@@ -17,7 +17,7 @@ pub mod transport;
 pub mod udp;
 
 pub use self::bytes::{u16_at, u32_at};
-pub use self::ethernet::{ETHERNET_LEN, ethertype};
+pub use self::ethernet::ETHERNET_LEN;
 pub use self::ip::{IPV4_LEN, IPV6_LEN, protocol};
 pub use self::tcp::TCP_LEN;
 pub use self::udp::UDP_LEN;

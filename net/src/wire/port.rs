@@ -6,7 +6,5 @@ pub const DNS: u16 = 53;
 pub const DHCP_SERVER: u16 = 67;
 /// A DHCP client's (RFC 2131 §4.1).
 pub const DHCP_CLIENT: u16 = 68;
-/// A DHCPv6 client's (RFC 8415 §7.2).
-pub const DHCP6_CLIENT: u16 = 546;
 /// A DHCPv6 server's (RFC 8415 §7.2).
 pub const DHCP6_SERVER: u16 = 547;

@@ -4,8 +4,7 @@
 use std::str::FromStr;
 
 use ipnet::Ipv4Net;
-use minivmm_net::addr::MacAddr;
-use minivmm_net::gateway::plan::{check_mac, check_mtu};
+use minivmm_net::{MacAddr, check_mac, check_mtu};
 
 use super::decimal;
 

@@ -7,14 +7,10 @@ use std::time::Instant;
 
 use minivmm_devices::virtio::VirtioDevice;
 use minivmm_devices::virtio::net::{Net, NetConfig as DeviceConfig};
-use minivmm_net::addr::MacAddr;
-use minivmm_net::gateway::config::{Ipv6Mode, Publish, Redirect, Transport};
-use minivmm_net::gateway::plan::PlanRequest;
-use minivmm_net::gateway::{Gateway, GatewayConfig, GatewayError};
-use minivmm_net::host::network::{HostNetwork, Known};
-use minivmm_net::port::Backend;
-use minivmm_net::segment::Segment;
-use minivmm_net::tap::{Tap, TapBackend, TapError};
+use minivmm_net::{
+    Backend, Gateway, GatewayConfig, GatewayError, HostNetwork, Ipv6Mode, Known, MacAddr,
+    PlanRequest, Publish, Redirect, Segment, Tap, TapBackend, TapError, Transport,
+};
 
 use super::flows;
 use crate::config::{HostAccess, Ipv6, NatConfig, NetConfig, PublishConfig, TapConfig, Validated};

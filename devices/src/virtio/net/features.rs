@@ -1,6 +1,6 @@
 //! Feature bits of the network device (Virtio 1.2 §5.1.3) and what depends on what.
 
-use minivmm_net::frame::Offloads;
+use minivmm_net::nic::Offloads;
 
 /// The device takes frames with an open checksum.
 pub const CSUM: u64 = 1 << 0;

@@ -4,9 +4,8 @@
 //! into a [`NicPort`], which the worker of a network segment drives; reset takes it out again and
 //! returns when that worker touches it no more. No vCPU thread ever handles a frame.
 
-use minivmm_net::addr::MacAddr;
-use minivmm_net::frame::Offloads;
-use minivmm_net::segment::{AttachError, SegmentHandle};
+use minivmm_net::nic::Offloads;
+use minivmm_net::{AttachError, MacAddr, SegmentHandle};
 
 use super::device::{ActivateError, Activation, QueueInterrupt, VirtioDevice};
 use super::spec::device_type;

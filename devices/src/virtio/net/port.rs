@@ -2,10 +2,8 @@
 
 use std::io;
 
-use minivmm_net::poll::{Poller, Ready, Source, Token};
-use minivmm_net::port::{Drained, FrameSink, Port, PortReady};
-use minivmm_net::rx::RxRing;
-use minivmm_net::stats::Stats;
+use minivmm_net::Stats;
+use minivmm_net::nic::{Drained, FrameSink, Poller, Port, PortReady, Ready, RxRing, Source, Token};
 
 use super::kick::Kick;
 use super::rx::RxQueue;

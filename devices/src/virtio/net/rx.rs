@@ -2,12 +2,10 @@
 
 use std::collections::VecDeque;
 
-use minivmm_net::buffer::HostBuffer;
-use minivmm_net::frame::{FRAME_MAX, Offload, Offloads, VNET_HEADER_LEN};
-use minivmm_net::rx::RxRing;
-use minivmm_net::scatter::Scatter;
-use minivmm_net::stats::{DropReason, Stats};
-use minivmm_net::sys::IOV_MAX;
+use minivmm_net::nic::{
+    FRAME_MAX, HostBuffer, IOV_MAX, Offload, Offloads, RxRing, Scatter, VNET_HEADER_LEN,
+};
+use minivmm_net::{DropReason, Stats};
 use vm_memory::VolatileSlice;
 
 use super::{PUBLISH_BATCH, QueueIrq};

@@ -1,11 +1,8 @@
-use minivmm_net::frame::{
-    FRAME_MAX, HEAD_MAX, Offload, Offloads, PartialChecksum, SegmentKind, Segmentation, TxFrame,
-    TxOutcome, VNET_HEADER_LEN,
+use minivmm_net::nic::{
+    Drained, FRAME_MAX, HEAD_MAX, Offload, Offloads, PartialChecksum, Port, PortReady, Ready,
+    RxSlot, SegmentKind, Segmentation, TxFrame, TxOutcome, VNET_HEADER_LEN,
 };
-use minivmm_net::poll::Ready;
-use minivmm_net::port::{Drained, Port, PortReady};
-use minivmm_net::rx::RxSlot;
-use minivmm_net::stats::{DropReason, Stats};
+use minivmm_net::{DropReason, Stats};
 
 use super::features::{CSUM, GUEST_CSUM, GUEST_TSO4, HOST_TSO4, HOST_TSO6, MRG_RXBUF};
 use super::testing::NetDriver;

@@ -1,12 +1,10 @@
 //! The transmit queue.
 
-use minivmm_net::frame::{
-    FRAME_MAX, HEAD_MAX, Offload, Offloads, TxFrame, TxOutcome, VNET_HEADER_LEN,
+use minivmm_net::nic::{
+    Drained, ETHERNET_LEN, FRAME_MAX, FrameSink, HEAD_MAX, IOV_MAX, Offload, Offloads, TxFrame,
+    TxOutcome, VNET_HEADER_LEN,
 };
-use minivmm_net::port::{Drained, FrameSink};
-use minivmm_net::stats::{DropReason, Stats};
-use minivmm_net::sys::IOV_MAX;
-use minivmm_net::wire::ETHERNET_LEN;
+use minivmm_net::{DropReason, Stats};
 
 use super::rx::RxQueue;
 use super::{PUBLISH_BATCH, QueueIrq};

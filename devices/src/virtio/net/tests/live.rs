@@ -6,10 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use minivmm_net::frame::Offloads;
-use minivmm_net::poll::{Poller, Ready, Token};
-use minivmm_net::port::{Backend, Io};
-use minivmm_net::segment::Segment;
+use minivmm_net::nic::{Io, Offloads, Poller, Ready, Token};
+use minivmm_net::{Backend, Segment};
 
 use super::features::GUEST_TSO6;
 use super::*;
