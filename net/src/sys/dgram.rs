@@ -1,7 +1,7 @@
 //! Arrival sockets of the host: what `sendmsg(2)` and `recvmsg(2)` say beside the payload.
 #![expect(unsafe_code, reason = "control messages and iovecs over guest memory are raw")]
 
-mod batch;
+pub mod batch;
 mod raw;
 
 use std::io;
@@ -16,7 +16,6 @@ use rustix::net::sockopt::{
 use rustix::net::{Protocol, SocketFlags, SocketType, bind, ipproto, socket_with};
 use vm_memory::VolatileSlice;
 
-pub use self::batch::{Batch, HEADROOM};
 use super::{Iov, address_family, from_sockaddr, result, to_sockaddr};
 use crate::addr::Family;
 
@@ -186,7 +185,7 @@ impl Dgram {
     }
 
     /// Has the kernel hand over equal datagrams of one sender together, where it can: each receives
-    /// by [`Batch`] then.
+    /// by [`batch::Batch`] then.
     fn receive_together(&self) {
         // Before Linux 5.0 they come one by one.
         let _ = set(&self.fd, libc::SOL_UDP, libc::UDP_GRO);

@@ -1,11 +1,10 @@
-//! Datagrams of one flow, put together for one system call.
+//! What was gathered of the guest's datagrams goes to the host.
 //!
-//! Within a batch of frames, datagrams of a flow that follow each other with the same header and
-//! the same size are copied here, and given to the socket as one buffer that the host's kernel
-//! cuts again (`UDP_SEGMENT` of `udp(7)`). What the kernel can't cut goes one by one, so that each
-//! has its own error. Nothing outlives the batch.
+//! Within a batch of frames they are put together ([`bundle`](super::bundle)). What the kernel can't
+//! cut goes one by one, so that each has its own error. Nothing outlives the batch.
 
 use super::Udp;
+use super::bundle::BundleKey;
 use super::table::UdpFlow;
 use crate::gateway::context::Ctx;
 use crate::gateway::emit::Envelope;
@@ -17,83 +16,24 @@ use crate::sys::dgram::IpFields;
 use crate::wire::protocol;
 use crate::wire::udp::UdpHeader;
 
-/// Payload that is worth copying; larger ones go to the socket from where they are.
-const SIZE_MAX: usize = 16 * 1024;
-/// What one call takes: a datagram's payload over IPv4 (the kernel counts the whole as one).
-const ROOM: usize = 65507 - 40;
-/// `UDP_MAX_SEGMENTS` of kernels before 6.10.
-const COUNT_MAX: usize = 64;
-
-/// What datagrams that go together share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct BundleKey {
-    flow: u32,
-    header: IpFields,
-}
-
-/// See the [module's documentation](self).
-#[derive(Debug)]
-pub struct Bundle {
-    bytes: Box<[u8]>,
-    len: usize,
-    /// Bytes of each datagram but the last, which may have fewer.
-    size: usize,
-    key: Option<BundleKey>,
-}
-
-impl Bundle {
-    /// Nothing gathered.
-    pub fn new() -> Self {
-        Self { bytes: vec![0; ROOM].into(), len: 0, size: 0, key: None }
-    }
-
-    /// Adds a datagram of `flow`. False if it does not go with those that are there.
-    pub fn push(&mut self, flow: u32, header: IpFields, payload: &Payload<'_>) -> bool {
-        let (key, len) = (BundleKey { flow, header }, payload.len);
-        if len == 0 || len > SIZE_MAX {
-            return false;
-        }
-        if let Some(have) = self.key {
-            let whole = self.len.is_multiple_of(self.size);
-            let room = len <= ROOM - self.len && self.len / self.size < COUNT_MAX;
-            if have != key || !whole || len > self.size || !room {
-                return false;
-            }
-        } else {
-            (self.key, self.size) = (Some(key), len);
-        }
-        payload.copy_to(&mut self.bytes[self.len..self.len + len]);
-        self.len += len;
-        true
-    }
-
-    /// Forgets what was gathered.
-    pub fn clear(&mut self) {
-        (self.key, self.len) = (None, 0);
-    }
-}
-
 impl Udp {
     /// Gives what was gathered to its socket: before a flow begins or ends, before a datagram that
     /// does not go with it, and when the batch is over.
     pub fn flush_gathered(&mut self, ctx: &mut Ctx<'_, '_>) {
-        let Some(BundleKey { flow, header }) = self.gather.key else { return };
         // Out of its place while errors are handled, which may not touch it.
-        let mut bytes = std::mem::take(&mut self.gather.bytes);
-        let (len, size) = (self.gather.len, self.gather.size);
-        self.gather.clear();
-        let Some(flow) = self.table.get(flow).cloned() else {
-            self.gather.bytes = bytes;
-            return;
-        };
-        if len <= size || !self.send_together(&flow, header, &bytes[..len], size) {
-            for datagram in bytes[..len].chunks(size) {
-                if let Err(reason) = self.send_alone(ctx, &flow, header, datagram) {
-                    ctx.io.stats.dropped(reason);
+        let Some(bundled) = self.bundle.take() else { return };
+        let BundleKey { flow, header } = bundled.key;
+        if let Some(flow) = self.table.get(flow).cloned() {
+            let (payloads, size) = (bundled.payloads(), bundled.size);
+            if payloads.len() <= size || !self.send_together(&flow, header, payloads, size) {
+                for datagram in payloads.chunks(size) {
+                    if let Err(reason) = self.send_alone(ctx, &flow, header, datagram) {
+                        ctx.io.stats.dropped(reason);
+                    }
                 }
             }
         }
-        std::mem::swap(&mut self.gather.bytes, &mut bytes);
+        self.bundle.put_back(bundled);
     }
 
     fn send_together(

@@ -6,7 +6,9 @@
 //! memory to the socket with nothing in between, small ones of a batch together ([`gather`]). On the
 //! way back a system call takes many at once, and each is copied to the guest from there.
 
+mod bundle;
 mod gather;
+mod inbox;
 mod sockets;
 mod table;
 mod to_guest;
@@ -17,10 +19,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use self::gather::Bundle;
+use self::bundle::Bundle;
+use self::inbox::Inbox;
 use self::sockets::{Owner, Sockets};
 use self::table::{FlowTable, UdpFlow};
-use self::to_guest::Inbox;
 use super::config::{GatewayConfig, Transport};
 use super::context::Ctx;
 use super::error::GatewayError;
@@ -42,7 +44,7 @@ pub struct Udp {
     /// When delivery goes on that only paused for others.
     resume_at: Option<Instant>,
     inbox: Inbox,
-    gather: Bundle,
+    bundle: Bundle,
 }
 
 impl Udp {
@@ -66,7 +68,7 @@ impl Udp {
             blocked: false,
             resume_at: None,
             inbox: Inbox::default(),
-            gather: Bundle::new(),
+            bundle: Bundle::new(),
         })
     }
 
@@ -117,7 +119,7 @@ impl Udp {
 
     /// The guest is gone, and its flows with it.
     pub fn detached(&mut self, poll: &Poller) {
-        self.gather.clear();
+        self.bundle.clear();
         while let Some(i) = self.table.any() {
             self.close(i, poll);
         }

@@ -10,7 +10,7 @@ use crate::gateway::config::{Ipv6Mode, Publish, Redirect};
 use crate::gateway::testing::{Bed, GATEWAY_MAC, alone, config, no_descriptors, udp_frame};
 use crate::port::Backend;
 use crate::stats::DropReason;
-use crate::sys::dgram::Batch;
+use crate::sys::dgram::batch::Batch;
 use crate::wire::checksum::{Sum, checksum};
 use crate::wire::{protocol, u16_at};
 

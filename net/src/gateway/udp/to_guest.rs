@@ -3,53 +3,18 @@
 use std::io;
 use std::net::SocketAddr;
 
+use super::inbox::Inbox;
 use super::sockets::{Owner, Socket};
 use super::table::{Class, FlowTable, UdpFlow};
 use super::{BUDGET, Udp, without_label};
 use crate::gateway::client::{published_guest, seen_by_guest};
 use crate::gateway::context::{Core, Ctx};
 use crate::gateway::emit::{Body, Envelope, LOWER_MAX};
-use crate::gateway::outgoing::Outgoing;
 use crate::rx::RxSlot;
 use crate::stats::DropReason;
-use crate::sys::dgram::{Arrival, Batch, HEADROOM};
+use crate::sys::dgram::Arrival;
 use crate::wire::udp::UdpHeader;
 use crate::wire::{ETHERNET_LEN, UDP_LEN, protocol};
-
-// A datagram that is to be cut is made where its payload was received.
-const _: () = assert!(UDP_LEN <= HEADROOM);
-
-/// Datagrams of one socket that are on their way to the guest.
-#[derive(Debug, Default)]
-pub struct Inbox {
-    batch: Batch,
-    /// The index of the socket that they came from.
-    socket: u32,
-    /// What is left of the current one, which is larger than the link.
-    cut: Option<Outgoing>,
-    /// Identifies the last one that was cut.
-    id: u32,
-}
-
-impl Inbox {
-    /// True when there is nothing left.
-    fn is_empty(&self) -> bool {
-        self.batch.current().is_none()
-    }
-
-    /// Forgets all.
-    pub fn clear(&mut self) {
-        self.batch.clear();
-        self.cut = None;
-    }
-
-    /// Forgets those of a socket that is closed.
-    pub fn forget(&mut self, socket: u32) {
-        if self.socket == socket {
-            self.clear();
-        }
-    }
-}
 
 /// The current datagram does not fit into the guest's receive buffers now.
 struct NoRoom;
@@ -161,7 +126,7 @@ impl Udp {
             self.record(ctx, to, arrival);
             Ok(())
         } else {
-            self.start_cutting(envelope, header);
+            self.inbox.start_cutting(envelope, header);
             self.record(ctx, to, arrival);
             self.deliver_pieces(ctx)
         }
@@ -179,16 +144,6 @@ impl Udp {
         let slot = RxSlot::reserve(ctx.io.rx, total).ok_or(NoRoom)?;
         envelope.send(slot, ctx.core.link.mac, &header, Body::Bytes(payload));
         Ok(())
-    }
-
-    /// Makes the current datagram ready to be cut.
-    fn start_cutting(&mut self, envelope: &Envelope, header: [u8; UDP_LEN]) {
-        let inbox = &mut self.inbox;
-        let datagram = inbox.batch.frame(UDP_LEN);
-        datagram[..UDP_LEN].copy_from_slice(&header);
-        envelope.complete(datagram);
-        inbox.id = inbox.id.wrapping_add(1);
-        inbox.cut = Some(Outgoing::new(*envelope, datagram.len(), inbox.id));
     }
 
     /// Delivers what is left of the datagram that is being cut.

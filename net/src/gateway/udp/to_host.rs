@@ -67,11 +67,11 @@ impl Udp {
             traffic_class: packet.traffic_class,
             dont_fragment: packet.dont_fragment,
         };
-        if self.gather.push(i, header, &payload) {
+        if self.bundle.push(i, header, &payload) {
             return Ok(TxOutcome::Sent);
         }
         self.flush_gathered(ctx);
-        if self.gather.push(i, header, &payload) {
+        if self.bundle.push(i, header, &payload) {
             return Ok(TxOutcome::Sent);
         }
         let Some(flow) = self.table.get(i).cloned() else { return Err(DropReason::SocketFailed) };
