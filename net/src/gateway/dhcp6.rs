@@ -36,13 +36,13 @@ const REPLY_MAX: usize = 1024;
 
 /// An Information-request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Request<'a> {
+struct Dhcp6Request<'a> {
     transaction: [u8; 3],
     client: Option<&'a [u8]>,
     wanted: Option<&'a [u8]>,
 }
 
-impl<'a> Request<'a> {
+impl<'a> Dhcp6Request<'a> {
     /// RFC 8415 §16.12. `duid` is this server's.
     fn parse(bytes: &'a [u8], duid: &[u8]) -> Result<Self, DropReason> {
         let [kind, a, b, c, rest @ ..] = bytes else { return Err(DropReason::Truncated) };
@@ -85,7 +85,7 @@ pub fn input(ctx: &mut Ctx<'_, '_>, src_mac: MacAddr, datagram: &Datagram<'_>) -
     // DUID-LL (§11.4) of Ethernet.
     let mut duid = [0, 3, 0, 1, 0, 0, 0, 0, 0, 0];
     duid[4..].copy_from_slice(&config.mac.0);
-    let request = Request::parse(datagram.payload, &duid)?;
+    let request = Dhcp6Request::parse(datagram.payload, &duid)?;
 
     let mut reply = Vec::with_capacity(REPLY_MAX);
     reply.push(REPLY);
@@ -197,7 +197,7 @@ mod tests {
         fn no_bytes_make_it_panic(options: Vec<u8>) {
             let mut bytes = vec![INFORMATION_REQUEST, 1, 2, 3];
             bytes.extend(options);
-            let _ = Request::parse(&bytes, &SERVER_DUID);
+            let _ = Dhcp6Request::parse(&bytes, &SERVER_DUID);
             let mut bed = Bed::new();
             let sent = send(&mut bed, &bytes);
             prop_assert_eq!(sent == TxOutcome::Sent, bed.received().len() == 1);

@@ -40,7 +40,7 @@ type Memory = (Box<[u8]>, Box<[u64; WORDS]>);
 
 /// A datagram in the making.
 #[derive(Debug)]
-struct Slot {
+struct Incomplete {
     key: DatagramKey,
     due: Instant,
     parts: Parts,
@@ -209,7 +209,7 @@ impl Parts {
 #[derive(Debug, Default)]
 pub struct Reassembly {
     /// Oldest first.
-    slots: Vec<Slot>,
+    slots: Vec<Incomplete>,
     spare: Vec<Memory>,
 }
 
@@ -288,7 +288,7 @@ impl Reassembly {
         let (buffer, seen) =
             self.spare.pop().unwrap_or_else(|| (Box::default(), Box::new([0; WORDS])));
         let parts = Parts::new(packet, buffer, seen);
-        self.slots.push(Slot { key, due: ctx.io.now + TIMEOUT, parts, void: false });
+        self.slots.push(Incomplete { key, due: ctx.io.now + TIMEOUT, parts, void: false });
         self.slots.len() - 1
     }
 

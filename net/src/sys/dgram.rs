@@ -25,9 +25,9 @@ const CONTROL_LEN: usize = 192;
 
 /// A buffer with the alignment that control messages want.
 #[repr(C, align(8))]
-struct Control([u8; CONTROL_LEN]);
+struct ControlBuffer([u8; CONTROL_LEN]);
 
-impl Control {
+impl ControlBuffer {
     /// Writes a control message behind the first `used` bytes, which are others, and returns how
     /// many are used then.
     fn put<T: Copy>(&mut self, used: usize, level: c_int, kind: c_int, value: T) -> usize {
@@ -301,7 +301,7 @@ impl Dgram {
         size: Option<u16>,
     ) -> io::Result<usize> {
         let (mut name, name_len) = to_sockaddr(to);
-        let mut control = Control([0; CONTROL_LEN]);
+        let mut control = ControlBuffer([0; CONTROL_LEN]);
         // SAFETY: an all-zero msghdr is valid: no name, no data, no control message.
         let mut msg: msghdr = unsafe { zeroed() };
         msg.msg_name = (&raw mut name).cast();
@@ -340,7 +340,7 @@ impl Dgram {
         iov.push_slices(slices, offset, len)?;
         iov.push(spill.as_mut_ptr(), spill.len())?;
         let mut name = MaybeUninit::<sockaddr_storage>::zeroed();
-        let mut control = Control([0; CONTROL_LEN]);
+        let mut control = ControlBuffer([0; CONTROL_LEN]);
         let (msg, len) = self.recvmsg(&mut iov, &mut name, &mut control, 0)?;
         let (mut local, mut class) = (None, None);
         let each = |c: Cmsg<'_>| {
@@ -363,7 +363,7 @@ impl Dgram {
         let mut iov = Iov::new();
         iov.push(payload.as_mut_ptr(), payload.len())?;
         let mut name = MaybeUninit::<sockaddr_storage>::zeroed();
-        let mut control = Control([0; CONTROL_LEN]);
+        let mut control = ControlBuffer([0; CONTROL_LEN]);
         let (msg, len) = self.recvmsg(&mut iov, &mut name, &mut control, libc::MSG_ERRQUEUE)?;
         // SAFETY: the storage was zeroed, so all of it is initialised.
         let to = from_sockaddr(unsafe { name.assume_init_ref() });
@@ -391,7 +391,7 @@ impl Dgram {
         &self,
         iov: &mut Iov,
         name: &mut MaybeUninit<sockaddr_storage>,
-        control: &mut Control,
+        control: &mut ControlBuffer,
         flags: c_int,
     ) -> io::Result<(msghdr, usize)> {
         // SAFETY: an all-zero msghdr is valid: no name, no data, no control message.

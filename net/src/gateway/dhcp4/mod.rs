@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use self::leases::Leases;
-use self::message::{Kind, Reply, Request, option};
+use self::message::{DhcpReply, DhcpRequest, Kind, option};
 use super::context::{Ctx, Handled};
 use super::datagram::Datagram;
 use super::emit::Envelope;
@@ -72,7 +72,7 @@ impl Dhcp4 {
         src_mac: MacAddr,
         datagram: &Datagram<'_>,
     ) -> Handled {
-        let request = Request::parse(datagram.payload)?;
+        let request = DhcpRequest::parse(datagram.payload)?;
         // For its search domains.
         ctx.core.resolvers.refresh(ctx.io.now);
         tracing::debug!(client = %request.chaddr, kind = ?request.kind, "dhcp");
@@ -87,7 +87,7 @@ impl Dhcp4 {
     fn decide(
         &mut self,
         ctx: &mut Ctx<'_, '_>,
-        request: &Request<'_>,
+        request: &DhcpRequest<'_>,
     ) -> Result<Option<Answer>, DropReason> {
         let (config, now, client) = (&ctx.core.config, ctx.io.now, request.chaddr);
         let for_us = request.server.is_none_or(|server| server == config.gateway4);
@@ -135,7 +135,7 @@ impl Dhcp4 {
 fn reply(
     ctx: &mut Ctx<'_, '_>,
     src_mac: MacAddr,
-    request: &Request<'_>,
+    request: &DhcpRequest<'_>,
     answer: &Answer,
 ) -> Result<(), DropReason> {
     let gateway = ctx.core.config.gateway4;
@@ -144,7 +144,7 @@ fn reply(
         Answer::Ack(address) | Answer::Inform(address) => (Kind::Ack, address),
         Answer::Nak => (Kind::Nak, Ipv4Addr::UNSPECIFIED),
     };
-    let mut reply = Reply::new(kind, request);
+    let mut reply = DhcpReply::new(kind, request);
     reply.put(option::SERVER_ID, &gateway.octets());
     match answer {
         Answer::Nak => {}
@@ -196,7 +196,7 @@ fn reply(
 }
 
 /// The network's parameters, those that the client asked for (§4.3.1).
-fn parameters(ctx: &Ctx<'_, '_>, request: &Request<'_>, reply: &mut Reply) {
+fn parameters(ctx: &Ctx<'_, '_>, request: &DhcpRequest<'_>, reply: &mut DhcpReply) {
     let config = &ctx.core.config;
     let gateway = config.gateway4.octets();
     let resolvers = ctx.core.resolvers.conf();

@@ -349,13 +349,13 @@ fn options_go_on_in_the_fields_for_names() {
     bytes.extend([52, 1, 3, 255]);
     bytes[108..115].copy_from_slice(&[53, 1, 3, 0, 0, 0, 255]);
     bytes[44..51].copy_from_slice(&[50, 4, 10, 0, 2, 2, 255]);
-    let request = Request::parse(&bytes).unwrap();
+    let request = DhcpRequest::parse(&bytes).unwrap();
     assert_eq!((request.kind, request.requested), (Kind::Request, Some(GUEST)));
     // An option that ends beyond its field is refused.
     bytes[107] = 0;
     bytes[44..108].fill(0);
     bytes[106..108].copy_from_slice(&[50, 4]);
-    assert_eq!(Request::parse(&bytes), Err(DropReason::Malformed));
+    assert_eq!(DhcpRequest::parse(&bytes), Err(DropReason::Malformed));
 }
 
 proptest! {
@@ -366,7 +366,7 @@ proptest! {
         bytes[24..28].fill(0);
         bytes.extend([99, 130, 83, 99, 53, 1, kind]);
         bytes.extend(options);
-        let _ = Request::parse(&bytes);
+        let _ = DhcpRequest::parse(&bytes);
         let mut bed = Bed::new();
         let (src, dst) = ((Ipv4Addr::UNSPECIFIED, 68).into(), (Ipv4Addr::BROADCAST, 67).into());
         bed.send_udp(src, dst, &bytes);

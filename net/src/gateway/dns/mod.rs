@@ -19,7 +19,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, recv, send, socket_with,
 };
 
-use self::message::{Query, Rcode, Refusal, Reply, Response, TRUNCATED};
+use self::message::{BadQuery, Query, Rcode, Reply, Response, TRUNCATED};
 use super::context::{Ctx, Handled};
 use super::datagram::Datagram;
 use super::emit::Envelope;
@@ -105,8 +105,8 @@ impl Dns {
         let (src, dst) = (datagram.src, datagram.dst);
         let query = match Query::parse(datagram.payload) {
             Ok(query) => query,
-            Err(Refusal::Ignore) => return Err(DropReason::Malformed),
-            Err(Refusal::Answer(rcode)) => {
+            Err(BadQuery::Ignore) => return Err(DropReason::Malformed),
+            Err(BadQuery::Answer(rcode)) => {
                 let response = message::bare_response(datagram.payload, rcode);
                 respond(ctx, mac, dst, src, &response)?;
                 return Ok(TxOutcome::Sent);

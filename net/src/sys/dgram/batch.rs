@@ -8,7 +8,9 @@ use std::ptr::null_mut;
 
 use libc::{c_uint, iovec, mmsghdr, sockaddr_storage};
 
-use super::{Arrival, CONTROL_LEN, Cmsg, Control, Dgram, destination, each_control, traffic_class};
+use super::{
+    Arrival, CONTROL_LEN, Cmsg, ControlBuffer, Dgram, destination, each_control, traffic_class,
+};
 use crate::sys::{from_sockaddr, result};
 
 /// Messages taken with one call.
@@ -35,7 +37,7 @@ pub struct Batch {
     /// A stride for each message; empty until something is received.
     memory: Box<[u8]>,
     names: Box<[MaybeUninit<sockaddr_storage>]>,
-    controls: Box<[Control]>,
+    controls: Box<[ControlBuffer]>,
     /// What came and is not over yet, the next one last.
     messages: Vec<(usize, Message)>,
     /// Where the current datagram begins in its message.
@@ -59,7 +61,7 @@ impl Batch {
             // Zero pages cost nothing until the kernel writes to them.
             self.memory = vec![0; MESSAGES * STRIDE].into();
             self.names = (0..MESSAGES).map(|_| MaybeUninit::zeroed()).collect();
-            self.controls = (0..MESSAGES).map(|_| Control([0; CONTROL_LEN])).collect();
+            self.controls = (0..MESSAGES).map(|_| ControlBuffer([0; CONTROL_LEN])).collect();
             self.messages = Vec::with_capacity(MESSAGES);
         }
         // SAFETY: all-zero headers and iovecs are valid: no name, no data, no control message.
