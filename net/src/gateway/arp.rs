@@ -10,7 +10,7 @@ use crate::wire::ethernet::{ETHERNET_LEN, EthernetHeader, ethertype};
 pub fn input(ctx: &mut Ctx<'_, '_>, frame: &TxFrame<'_>) -> Handled {
     let message = ArpMessage::parse(&frame.head[ETHERNET_LEN..])?;
     let (ip, mac) = message.sender;
-    let config = &ctx.core.config;
+    let config = &ctx.shared.config;
     if mac.is_multicast() {
         return Err(DropReason::Malformed);
     }
@@ -19,11 +19,11 @@ pub fn input(ctx: &mut Ctx<'_, '_>, frame: &TxFrame<'_>) -> Handled {
         if !config.is_guest4(ip) {
             return Err(DropReason::BadSource);
         }
-        ctx.core.link.learn(ip.into(), mac);
+        ctx.shared.link.learn(ip.into(), mac);
     }
-    let gateway = ctx.core.config.gateway4;
+    let gateway = ctx.shared.config.gateway4;
     if message.operation == Operation::Request && message.target.0 == gateway {
-        let ours = ctx.core.link.mac;
+        let ours = ctx.shared.link.mac;
         let mut frame = [0; ETHERNET_LEN + ARP_LEN];
         EthernetHeader { dst: mac, src: ours, ethertype: ethertype::ARP }.emit(&mut frame);
         let (sender, target) = ((gateway, ours), message.sender);
@@ -68,7 +68,7 @@ mod tests {
         want.extend([10, 0, 2, 77]);
         assert_eq!(bed.received(), vec![want]);
         let guest = Ipv4Addr::new(10, 0, 2, 77).into();
-        assert!(bed.core().link.has_seen(guest));
+        assert!(bed.shared().link.has_seen(guest));
     }
 
     #[test]
@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(bed.send(&request([0; 4], [10, 0, 2, 1])), TxOutcome::Sent);
         let reply = &bed.received()[0];
         assert_eq!((&reply[28..32], &reply[38..42]), (&[10, 0, 2, 1][..], &[0; 4][..]));
-        assert!(!bed.core().link.has_seen(Ipv4Addr::UNSPECIFIED.into()));
+        assert!(!bed.shared().link.has_seen(Ipv4Addr::UNSPECIFIED.into()));
     }
 
     #[test]
@@ -100,7 +100,7 @@ mod tests {
         bed.send(&f);
         let mut moved = GUEST_MAC;
         moved.0[5] ^= 0x55;
-        assert_eq!(bed.core().link.neighbor(Ipv4Addr::new(10, 0, 2, 9).into()), Some(moved));
+        assert_eq!(bed.shared().link.neighbor(Ipv4Addr::new(10, 0, 2, 9).into()), Some(moved));
         assert!(bed.received().is_empty());
     }
 
@@ -111,6 +111,6 @@ mod tests {
             let got = bed.send(&request(sender, [10, 0, 2, 1]));
             assert_eq!(got, TxOutcome::Dropped(DropReason::BadSource), "{sender:?}");
         }
-        assert!(!bed.core().link.has_seen(Ipv4Addr::new(10, 0, 2, 1).into()));
+        assert!(!bed.shared().link.has_seen(Ipv4Addr::new(10, 0, 2, 1).into()));
     }
 }

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::context::Core;
+use super::context::Shared;
 use super::target::is_forbidden;
 use crate::addr::Family;
 
@@ -18,32 +18,33 @@ const TRIED: usize = 256;
 const SERVICES: u16 = 1024;
 
 /// Where published ports of a family lead: a guest without IPv6 is reached over IPv4.
-pub fn published_guest(core: &Core, family: Family) -> IpAddr {
-    match core.guest6() {
+pub fn published_guest(shared: &Shared, family: Family) -> IpAddr {
+    match shared.guest6() {
         Some(guest6) if family == Family::V6 => guest6.into(),
-        _ => core.guest4().into(),
+        _ => shared.guest4().into(),
     }
 }
 
 /// The endpoint at which `guest` sees `client`, which has come to a published port that leads there;
 /// one that `is_free`. `None` where there is none.
 pub fn seen_by_guest(
-    core: &mut Core,
+    shared: &mut Shared,
     guest: SocketAddr,
     client: SocketAddr,
     is_free: impl Fn(SocketAddr) -> bool,
 ) -> Option<SocketAddr> {
     let itself = SocketAddr::new(client.ip(), client.port());
-    let reachable = client.is_ipv4() == guest.is_ipv4() && !is_forbidden(&core.config, client.ip());
+    let reachable =
+        client.is_ipv4() == guest.is_ipv4() && !is_forbidden(&shared.config, client.ip());
     if reachable && is_free(itself) {
         return Some(itself);
     }
-    let gateway = core.config.gateway(guest.into());
+    let gateway = shared.config.gateway(guest.into());
     let at = |port| SocketAddr::new(gateway, port);
     if client.port() >= SERVICES && is_free(at(client.port())) {
         return Some(at(client.port()));
     }
-    core.stand_ins.by_ref().take(TRIED).map(at).find(|client| is_free(*client))
+    shared.stand_ins.by_ref().take(TRIED).map(at).find(|client| is_free(*client))
 }
 
 #[cfg(test)]
@@ -57,15 +58,15 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn core() -> Core {
-        let mut core = Core::new(config());
-        core.link.learn("fd00:2::2".parse().unwrap(), GUEST_MAC);
-        core
+    fn shared() -> Shared {
+        let mut shared = Shared::new(config());
+        shared.link.learn("fd00:2::2".parse().unwrap(), GUEST_MAC);
+        shared
     }
 
     #[test]
     fn a_client_is_itself_where_the_guest_can_answer_it() {
-        let mut core = core();
+        let mut shared = shared();
         for (guest, client, want) in [
             ("10.0.2.2:80", "192.0.2.7:53", "192.0.2.7:53"),
             ("[fd00:2::2]:80", "[2001:db8::7]:4000", "[2001:db8::7]:4000"),
@@ -80,18 +81,19 @@ mod tests {
             // The gateway has services of its own there.
             ("10.0.2.2:80", "127.0.0.1:53", "10.0.2.1:49152"),
         ] {
-            let seen = seen_by_guest(&mut core, addr(guest), addr(client), |_| true);
+            let seen = seen_by_guest(&mut shared, addr(guest), addr(client), |_| true);
             assert_eq!(seen, Some(addr(want)), "{client}");
         }
     }
 
     #[test]
     fn one_whose_endpoint_is_taken_is_a_port_of_the_gateways() {
-        let mut core = core();
+        let mut shared = shared();
         let (guest, client) = (addr("10.0.2.2:80"), addr("192.0.2.7:4000"));
         let mut taken = HashSet::new();
         for n in 0..1000 {
-            let seen = seen_by_guest(&mut core, guest, client, |at| !taken.contains(&at)).unwrap();
+            let seen =
+                seen_by_guest(&mut shared, guest, client, |at| !taken.contains(&at)).unwrap();
             match n {
                 0 => assert_eq!(seen, client),
                 1 => assert_eq!(seen, addr("10.0.2.1:4000")),
@@ -103,19 +105,19 @@ mod tests {
 
     #[test]
     fn the_search_ends_and_goes_on_where_it_was() {
-        let mut core = core();
+        let mut shared = shared();
         let (guest, client) = (addr("10.0.2.2:80"), addr("127.0.0.1:80"));
-        assert_eq!(seen_by_guest(&mut core, guest, client, |_| false), None);
+        assert_eq!(seen_by_guest(&mut shared, guest, client, |_| false), None);
         let next = 49152 + TRIED as u16;
-        let seen = seen_by_guest(&mut core, guest, client, |_| true);
+        let seen = seen_by_guest(&mut shared, guest, client, |_| true);
         assert_eq!(seen, Some(SocketAddr::new(addr("10.0.2.1:1").ip(), next)));
     }
 
     #[test]
     fn published_ports_lead_to_the_family_that_the_guest_has() {
-        let core = core();
-        assert_eq!(published_guest(&core, Family::V4), addr("10.0.2.2:1").ip());
-        assert_eq!(published_guest(&core, Family::V6), addr("[fd00:2::2]:1").ip());
-        assert_eq!(published_guest(&Core::new(config()), Family::V6), addr("10.0.2.2:1").ip());
+        let shared = shared();
+        assert_eq!(published_guest(&shared, Family::V4), addr("10.0.2.2:1").ip());
+        assert_eq!(published_guest(&shared, Family::V6), addr("[fd00:2::2]:1").ip());
+        assert_eq!(published_guest(&Shared::new(config()), Family::V6), addr("10.0.2.2:1").ip());
     }
 }

@@ -17,7 +17,7 @@ use crate::sys::is_exhausted;
 
 /// What all protocols of a gateway share.
 #[derive(Debug)]
-pub struct Core {
+pub struct Shared {
     /// What it was told.
     pub config: GatewayConfig,
     /// Who is where on the link.
@@ -34,7 +34,7 @@ pub struct Core {
     exhausted: bool,
 }
 
-impl Core {
+impl Shared {
     /// What is shared before anything has happened.
     pub fn new(config: GatewayConfig) -> Self {
         let link = Link::new(config.mac, config.guest_mac);
@@ -101,7 +101,7 @@ pub struct Ctx<'a, 'b> {
     /// The worker's side: time, the guest's receive ring, polling, counters.
     pub io: &'a mut Io<'b>,
     /// The gateway's side.
-    pub core: &'a mut Core,
+    pub shared: &'a mut Shared,
 }
 
 impl Ctx<'_, '_> {
@@ -110,10 +110,10 @@ impl Ctx<'_, '_> {
     /// # Errors
     /// [`DropReason::BadSource`]: a guest may speak with addresses of its own link only.
     pub fn admit(&mut self, packet: &Packet<'_>) -> Result<(), DropReason> {
-        if !self.core.config.is_guest(packet.src) {
+        if !self.shared.config.is_guest(packet.src) {
             return Err(DropReason::BadSource);
         }
-        self.core.link.learn(packet.src, packet.src_mac);
+        self.shared.link.learn(packet.src, packet.src_mac);
         Ok(())
     }
 }

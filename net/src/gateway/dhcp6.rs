@@ -80,8 +80,8 @@ impl<'a> Dhcp6Request<'a> {
 /// A datagram to the servers' port.
 pub fn input(ctx: &mut Ctx<'_, '_>, src_mac: MacAddr, datagram: &Datagram<'_>) -> Handled {
     // For its search domains.
-    ctx.core.resolvers.refresh(ctx.io.now);
-    let config = &ctx.core.config;
+    ctx.shared.resolvers.refresh(ctx.io.now);
+    let config = &ctx.shared.config;
     // DUID-LL (§11.4) of Ethernet.
     let mut duid = [0, 3, 0, 1, 0, 0, 0, 0, 0, 0];
     duid[4..].copy_from_slice(&config.mac.0);
@@ -105,13 +105,13 @@ pub fn input(ctx: &mut Ctx<'_, '_>, src_mac: MacAddr, datagram: &Datagram<'_>) -
         put(option::DNS_SERVERS, &config.gateway6.octets());
     }
     if request.wants(option::DOMAIN_LIST) {
-        put(option::DOMAIN_LIST, &ctx.core.resolvers.conf().search_wire(SEARCH_MAX));
+        put(option::DOMAIN_LIST, &ctx.shared.resolvers.conf().search_wire(SEARCH_MAX));
     }
     if request.wants(option::REFRESH_TIME) {
         put(option::REFRESH_TIME, &REFRESH_TIME.to_be_bytes());
     }
 
-    let src = ctx.core.config.link_local6();
+    let src = ctx.shared.config.link_local6();
     let envelope = Envelope::new(src_mac, src.into(), datagram.src.ip(), protocol::UDP);
     let header = UdpHeader {
         src_port: datagram.dst.port(),
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(send(&mut bed, &bytes), TxOutcome::Sent);
         let frame = bed.received().remove(0);
         assert_eq!(frame[..6], GUEST_MAC.0);
-        assert_eq!(frame[22..38], bed.core().config.link_local6().octets());
+        assert_eq!(frame[22..38], bed.shared().config.link_local6().octets());
         assert_eq!(frame[54..58], [2, 35, 2, 34]);
         let reply = Message::from_bytes(&frame[62..]).unwrap();
         assert_eq!((reply.msg_type(), reply.xid()), (MessageType::Reply, [1, 2, 3]));

@@ -218,7 +218,7 @@ impl Ctx<'_, '_> {
     ) -> Result<(), DropReason> {
         let total = envelope.header_len() + header.len() + payload.len();
         let slot = RxSlot::reserve(self.io.rx, total).ok_or(DropReason::NoRxBuffers)?;
-        envelope.finish(slot, self.core.link.mac, header, Body::Bytes(payload), false);
+        envelope.finish(slot, self.shared.link.mac, header, Body::Bytes(payload), false);
         Ok(())
     }
 }

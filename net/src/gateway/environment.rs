@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::context::{Core, Ctx};
+use super::context::{Ctx, Shared};
 use super::source;
 use crate::host::reach::{Reach, Watch};
 use crate::poll::{Poller, Ready, Token};
@@ -24,7 +24,7 @@ impl Environment {
     ///
     /// # Errors
     /// Those of `epoll_ctl(2)`.
-    pub fn start(&mut self, core: &mut Core, poll: &Poller) -> io::Result<()> {
+    pub fn start(&mut self, shared: &mut Shared, poll: &Poller) -> io::Result<()> {
         // First watch, then look: no change is lost between.
         match Watch::new() {
             Ok(watch) => {
@@ -33,7 +33,7 @@ impl Environment {
             }
             Err(e) => tracing::warn!("changes of the host's routes go unnoticed: rtnetlink: {e}"),
         }
-        core.reach = Reach::probe();
+        shared.reach = Reach::probe();
         Ok(())
     }
 
@@ -51,6 +51,6 @@ impl Environment {
     /// Looks, if that is due. True if the guest is offered something else now.
     pub fn expire(&mut self, ctx: &mut Ctx<'_, '_>) -> bool {
         let due = self.look.take_if(|due| *due <= ctx.io.now).is_some();
-        due && ctx.core.set_reach(Reach::probe())
+        due && ctx.shared.set_reach(Reach::probe())
     }
 }

@@ -104,8 +104,8 @@ pub fn relayed(kind: u8, code: u8, mtu: u32, family: Family) -> Option<IcmpHeade
 /// (RFC 1122 §3.2.2, RFC 4443 §2.4 (e)).
 pub fn unreachable(ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>, why: Why) {
     let family = Family::from(packet.src);
-    let from = ctx.core.config.gateway(family);
-    if may_answer(&ctx.core.config, packet) && admit(ctx) {
+    let from = ctx.shared.config.gateway(family);
+    if may_answer(&ctx.shared.config, packet) && admit(ctx) {
         let mut quote = [0; ERROR6_MAX];
         let room = quote_room(family);
         let header = packet.ip_header.len().min(room);
@@ -125,7 +125,7 @@ pub fn relay(
     message: IcmpHeader,
     quote: &[u8],
 ) {
-    let Some(mac) = ctx.core.link.neighbor(guest) else {
+    let Some(mac) = ctx.shared.link.neighbor(guest) else {
         ctx.io.stats.dropped(DropReason::NoNeighbor);
         return;
     };
@@ -146,7 +146,7 @@ pub fn relay_sent(
     data: &[u8],
 ) {
     let mut quote = [0; ETHERNET_LEN + ERROR6_MAX];
-    let lower = envelope.write(ctx.core.link.mac, header.len() + data.len(), &mut quote);
+    let lower = envelope.write(ctx.shared.link.mac, header.len() + data.len(), &mut quote);
     let len = lower + header.len() + data.len();
     let room = quote.len();
     let (header_to, rest) = quote[lower..].split_at_mut(header.len());
@@ -157,7 +157,7 @@ pub fn relay_sent(
 }
 
 fn admit(ctx: &mut Ctx<'_, '_>) -> bool {
-    let ok = ctx.core.icmp_errors.take(ctx.io.now);
+    let ok = ctx.shared.icmp_errors.take(ctx.io.now);
     if !ok {
         ctx.io.stats.dropped(DropReason::RateLimited);
     }

@@ -43,7 +43,7 @@ use std::io;
 use std::time::Instant;
 
 pub use self::config::GatewayConfig;
-use self::context::{Core, Ctx, Handled};
+use self::context::{Ctx, Handled, Shared};
 use self::environment::Environment;
 pub use self::error::GatewayError;
 use self::icmp::Why;
@@ -64,7 +64,7 @@ use crate::wire::protocol;
 /// The router, translator and name server of a guest's own network, without any privilege.
 #[derive(Debug)]
 pub struct Gateway {
-    core: Core,
+    shared: Shared,
     environment: Environment,
     services: Services,
     tcp: Tcp,
@@ -86,17 +86,17 @@ impl Gateway {
             udp: Udp::bind(&config)?,
             ping: Ping::new(&config),
             fragments: Reassembly::new(),
-            core: Core::new(config),
+            shared: Shared::new(config),
         })
     }
 
     fn frame(&mut self, io: &mut Io<'_>, frame: &TxFrame<'_>) -> Handled {
         let link = EthernetHeader::parse(frame.head)?;
-        if !link.dst.is_multicast() && link.dst != self.core.link.mac {
+        if !link.dst.is_multicast() && link.dst != self.shared.link.mac {
             return Err(DropReason::NotForUs);
         }
         match link.ethertype {
-            ethertype::ARP => arp::input(&mut Ctx { io, core: &mut self.core }, frame),
+            ethertype::ARP => arp::input(&mut Ctx { io, shared: &mut self.shared }, frame),
             ethertype::IPV4 | ethertype::IPV6 => {
                 let packet = Packet::parse(frame)?;
                 self.packet(io, &packet)
@@ -107,8 +107,8 @@ impl Gateway {
 
     /// A packet, or one that was reassembled.
     fn packet(&mut self, io: &mut Io<'_>, packet: &Packet<'_>) -> Handled {
-        let ctx = &mut Ctx { io, core: &mut self.core };
-        let to = Destination::of(&ctx.core.config, packet.dst);
+        let ctx = &mut Ctx { io, shared: &mut self.shared };
+        let to = Destination::of(&ctx.shared.config, packet.dst);
         if packet.protocol != protocol::TCP
             && let Some(handled) = self.services.dispatch(ctx, packet, to)
         {
@@ -134,7 +134,7 @@ impl Gateway {
 
     /// A piece of a datagram.
     fn fragment(&mut self, io: &mut Io<'_>, packet: &Packet<'_>) -> Handled {
-        let ctx = &mut Ctx { io, core: &mut self.core };
+        let ctx = &mut Ctx { io, shared: &mut self.shared };
         let Some(whole) = self.fragments.input(ctx, packet)? else { return Ok(TxOutcome::Sent) };
         let handled = self.packet(io, &whole.packet());
         self.fragments.recycle(whole);
@@ -159,17 +159,17 @@ impl Backend for Gateway {
     }
 
     fn mtu(&self) -> u16 {
-        self.core.config.mtu
+        self.shared.config.mtu
     }
 
     fn start(&mut self, poll: &Poller) -> io::Result<()> {
-        self.environment.start(&mut self.core, poll)?;
+        self.environment.start(&mut self.shared, poll)?;
         self.tcp.start(poll)?;
         self.udp.start(poll)
     }
 
     fn attached(&mut self, io: &mut Io<'_>, _offloads: Offloads) -> io::Result<()> {
-        self.services.attached(&self.core, io.now);
+        self.services.attached(&self.shared, io.now);
         Ok(())
     }
 
@@ -179,7 +179,7 @@ impl Backend for Gateway {
         self.udp.detached(poll);
         self.ping.detached(poll);
         self.fragments.detached();
-        self.core.link.forget();
+        self.shared.link.forget();
     }
 
     fn send(&mut self, io: &mut Io<'_>, frame: &TxFrame<'_>) -> TxOutcome {
@@ -187,14 +187,14 @@ impl Backend for Gateway {
     }
 
     fn batch_end(&mut self, io: &mut Io<'_>) {
-        let ctx = &mut Ctx { io, core: &mut self.core };
+        let ctx = &mut Ctx { io, shared: &mut self.shared };
         self.tcp.batch_end(ctx);
         self.udp.batch_end(ctx);
         self.levels(io.stats);
     }
 
     fn ready(&mut self, io: &mut Io<'_>, token: Token, ready: Ready) -> bool {
-        let ctx = &mut Ctx { io, core: &mut self.core };
+        let ctx = &mut Ctx { io, shared: &mut self.shared };
         match token.source {
             source::TCP | source::TCP_LISTENER => self.tcp.ready(ctx, token, ready),
             source::UDP => self.udp.ready(ctx, token, ready),
@@ -208,7 +208,7 @@ impl Backend for Gateway {
     }
 
     fn rx_available(&mut self, io: &mut Io<'_>) {
-        let ctx = &mut Ctx { io, core: &mut self.core };
+        let ctx = &mut Ctx { io, shared: &mut self.shared };
         self.udp.rx_available(ctx);
         self.tcp.rx_available(ctx);
     }
@@ -228,7 +228,7 @@ impl Backend for Gateway {
     }
 
     fn expire(&mut self, io: &mut Io<'_>) {
-        let ctx = &mut Ctx { io, core: &mut self.core };
+        let ctx = &mut Ctx { io, shared: &mut self.shared };
         if self.environment.expire(ctx) {
             self.services.offer_changed(ctx);
         }

@@ -7,7 +7,7 @@ use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 use super::config::Ipv6Mode;
-use super::context::{Core, Ctx, Handled};
+use super::context::{Ctx, Handled, Shared};
 use super::emit::Envelope;
 use super::packet::Packet;
 use crate::addr::MacAddr;
@@ -56,16 +56,16 @@ impl Ndp {
     }
 
     /// A guest has come. Its system is yet to start and will ask then; who does not ask is told.
-    pub fn attached(&mut self, core: &Core, now: Instant) {
-        if core.config.ipv6 != Ipv6Mode::Off {
+    pub fn attached(&mut self, shared: &Shared, now: Instant) {
+        if shared.config.ipv6 != Ipv6Mode::Off {
             self.initial = INITIAL_COUNT;
             self.next = Some(now + INITIAL_INTERVAL);
         }
     }
 
     /// What the guest is offered has changed: it is told soon, and again.
-    pub fn announce(&mut self, core: &Core, now: Instant) {
-        if core.config.ipv6 != Ipv6Mode::Off {
+    pub fn announce(&mut self, shared: &Shared, now: Instant) {
+        if shared.config.ipv6 != Ipv6Mode::Off {
             self.initial = INITIAL_COUNT;
             self.next = Some(self.last.map_or(now, |last| now.max(last + MIN_DELAY)));
         }
@@ -116,7 +116,7 @@ impl Ndp {
             return Err(DropReason::Malformed);
         }
         packet.verify(packet.len)?;
-        if !src.is_unspecified() && !ctx.core.config.is_guest6(src) {
+        if !src.is_unspecified() && !ctx.shared.config.is_guest6(src) {
             return Err(DropReason::BadSource);
         }
         match NdpMessage::parse(bytes)? {
@@ -127,10 +127,10 @@ impl Ndp {
                 neighbor_solicitation(ctx, packet.src_mac, src, dst, target, source)
             }
             NdpMessage::NeighborAdvertisement { target, link } => {
-                if !ctx.core.config.is_guest6(target) {
+                if !ctx.shared.config.is_guest6(target) {
                     return Err(DropReason::BadSource);
                 }
-                ctx.core.link.learn(target.into(), link.unwrap_or(packet.src_mac));
+                ctx.shared.link.learn(target.into(), link.unwrap_or(packet.src_mac));
                 Ok(TxOutcome::Sent)
             }
         }
@@ -143,7 +143,7 @@ impl Ndp {
         src: Ipv6Addr,
         source: Option<MacAddr>,
     ) -> Handled {
-        if ctx.core.config.ipv6 == Ipv6Mode::Off {
+        if ctx.shared.config.ipv6 == Ipv6Mode::Off {
             return Ok(TxOutcome::Sent);
         }
         if src.is_unspecified() {
@@ -151,14 +151,14 @@ impl Ndp {
                 return Err(DropReason::Malformed);
             }
             if self.last.is_some_and(|last| ctx.io.now < last + MIN_DELAY) {
-                self.announce(ctx.core, ctx.io.now);
+                self.announce(ctx.shared, ctx.io.now);
             } else {
                 self.advertise_to_all(ctx)?;
             }
             return Ok(TxOutcome::Sent);
         }
         let mac = source.unwrap_or(src_mac);
-        ctx.core.link.learn(src.into(), mac);
+        ctx.shared.link.learn(src.into(), mac);
         advertise(ctx, mac, src)?;
         Ok(TxOutcome::Sent)
     }
@@ -169,7 +169,7 @@ impl Ndp {
         self.initial = self.initial.saturating_sub(1);
         self.next = match self.initial {
             // What is not offered needs no reminder.
-            0 => ctx.core.ipv6_offered().then(|| now + INTERVAL),
+            0 => ctx.shared.ipv6_offered().then(|| now + INTERVAL),
             _ => Some(now + INITIAL_INTERVAL),
         };
         advertise(ctx, group_mac(ALL_NODES), ALL_NODES)
@@ -178,12 +178,12 @@ impl Ndp {
 
 /// Sends a router advertisement that says what the guest is offered now.
 fn advertise(ctx: &mut Ctx<'_, '_>, mac: MacAddr, dst: Ipv6Addr) -> Result<(), DropReason> {
-    let offered = ctx.core.ipv6_offered();
+    let offered = ctx.shared.ipv6_offered();
     // For its search domains.
-    ctx.core.resolvers.refresh(ctx.io.now);
-    let config = &ctx.core.config;
+    ctx.shared.resolvers.refresh(ctx.io.now);
+    let config = &ctx.shared.config;
     let src = config.link_local6();
-    let search = ctx.core.resolvers.conf().search_wire(SEARCH_MAX);
+    let search = ctx.shared.resolvers.conf().search_wire(SEARCH_MAX);
     let message = RouterAdvertisement {
         mac: config.mac,
         mtu: config.mtu,
@@ -207,7 +207,7 @@ fn neighbor_solicitation(
     target: Ipv6Addr,
     source: Option<MacAddr>,
 ) -> Handled {
-    let config = &ctx.core.config;
+    let config = &ctx.shared.config;
     let ours = target == config.gateway6 || target == config.link_local6();
     let guests = config.is_guest6(target);
     let probe = src.is_unspecified();
@@ -215,11 +215,11 @@ fn neighbor_solicitation(
         return Err(DropReason::Malformed);
     }
     if !probe {
-        ctx.core.link.learn(src.into(), source.unwrap_or(src_mac));
+        ctx.shared.link.learn(src.into(), source.unwrap_or(src_mac));
     } else if guests {
         // Nobody else is on the link to object: in a second the address is the guest's, which
         // may then wait for others to speak to it.
-        ctx.core.link.learn(target.into(), src_mac);
+        ctx.shared.link.learn(target.into(), src_mac);
     }
     if ours {
         // An asker without an address, whose own probe this is, is told with all others.
@@ -228,7 +228,7 @@ fn neighbor_solicitation(
         } else {
             (source.unwrap_or(src_mac), src)
         };
-        let message = neighbor_advertisement(target, ctx.core.link.mac, !probe);
+        let message = neighbor_advertisement(target, ctx.shared.link.mac, !probe);
         send(ctx, mac, target, to, &message)?;
     }
     Ok(TxOutcome::Sent)

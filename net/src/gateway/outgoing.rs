@@ -34,7 +34,7 @@ impl Outgoing {
     /// # Errors
     /// [`DropReason::NoRxBuffers`]: to be called again when there are some.
     pub fn send(&mut self, ctx: &mut Ctx<'_, '_>, bytes: &[u8]) -> Result<(), DropReason> {
-        let mtu = usize::from(ctx.core.config.mtu);
+        let mtu = usize::from(ctx.shared.config.mtu);
         let headers = match self.envelope.src {
             IpAddr::V4(_) => IPV4_LEN,
             IpAddr::V6(_) => IPV6_LEN + FRAGMENT_LEN,
@@ -47,7 +47,7 @@ impl Outgoing {
         while self.at < self.len {
             let n = piece.min(self.len - self.at);
             let mut top = [0; TOP_MAX];
-            let lower = self.write(ctx.core.link.mac, n, &mut top);
+            let lower = self.write(ctx.shared.link.mac, n, &mut top);
             let slot = RxSlot::reserve(ctx.io.rx, lower + n).ok_or(DropReason::NoRxBuffers)?;
             slot.write_at(0, &top[..lower]);
             slot.write_at(lower, &bytes[self.at..self.at + n]);

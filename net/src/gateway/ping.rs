@@ -102,7 +102,7 @@ impl Ping {
         if packet.src.is_unspecified() {
             return Err(DropReason::BadSource);
         }
-        let config = &ctx.core.config;
+        let config = &ctx.shared.config;
         if to == Destination::Gateway {
             return self.echo.reply(ctx, packet, packet.dst);
         }
@@ -120,7 +120,7 @@ impl Ping {
         let id = echo_id(self.echo.bytes());
         let known = self.find(packet.src, packet.dst, id);
         if known.is_none() {
-            target::allow(ctx.core, packet.dst, to)
+            target::allow(ctx.shared, packet.dst, to)
                 .map_err(|reason| Refusal::of_target(reason, to).tell(ctx, packet))?;
         }
         if packet.hop_limit <= 1 {
@@ -130,7 +130,7 @@ impl Ping {
         let i = match known {
             Some(i) => i,
             None => self.open(packet.src, packet.dst, id, ctx).map_err(|error| {
-                ctx.core.no_socket(&error);
+                ctx.shared.no_socket(&error);
                 Refusal::of_socket(&error).tell(ctx, packet)
             })?,
         };
@@ -160,7 +160,7 @@ impl Ping {
             if std::mem::take(&mut again) && is_pending(&error, mtu) {
                 continue;
             }
-            let mtu = mtu.unwrap_or(ctx.core.config.mtu.into());
+            let mtu = mtu.unwrap_or(ctx.shared.config.mtu.into());
             return Err(Refusal::of(&error, mtu).tell(ctx, packet));
         }
     }
@@ -266,7 +266,7 @@ impl Ping {
         flow.last = ctx.io.now;
         let (guest, remote) = (flow.guest, flow.remote);
         rewrite_echo(message, message[0], flow.id);
-        let Some(mac) = ctx.core.link.neighbor(guest) else {
+        let Some(mac) = ctx.shared.link.neighbor(guest) else {
             ctx.io.stats.dropped(DropReason::NoNeighbor);
             return true;
         };
@@ -314,7 +314,7 @@ impl Ping {
             rewrite_echo(&mut data, request, flow.id);
             let (guest, remote) = (flow.guest, flow.remote);
             let from = error.offender.filter(|ip| !ip.is_loopback() && !ip.is_unspecified());
-            let envelope = Envelope::new(ctx.core.link.mac, guest, remote, icmp_protocol(remote));
+            let envelope = Envelope::new(ctx.shared.link.mac, guest, remote, icmp_protocol(remote));
             let (header, data) = data[..len].split_at(ICMP_LEN);
             icmp::relay_sent(ctx, from.unwrap_or(remote), &envelope, message, header, data);
         }

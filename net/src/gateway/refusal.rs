@@ -191,7 +191,8 @@ mod tests {
             let mut bed = Bed::new();
             let error = io::Error::from_raw_os_error(errno);
             let reason = bed.run(|gateway, io| {
-                Refusal::of_socket(&error).tell(&mut Ctx { io, core: &mut gateway.core }, &packet)
+                Refusal::of_socket(&error)
+                    .tell(&mut Ctx { io, shared: &mut gateway.shared }, &packet)
             });
             assert_eq!(reason, DropReason::SocketFailed);
             let got = bed.received();

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
 use super::config::{GatewayConfig, Transport};
-use super::context::{Core, Ctx, Handled};
+use super::context::{Ctx, Handled, Shared};
 use super::datagram::Datagram;
 use super::dhcp4::Dhcp4;
 use super::dhcp6;
@@ -46,9 +46,9 @@ impl Services {
     }
 
     /// A station has come.
-    pub fn attached(&mut self, core: &Core, now: Instant) {
+    pub fn attached(&mut self, shared: &Shared, now: Instant) {
         self.attached = true;
-        self.ndp.attached(core, now);
+        self.ndp.attached(shared, now);
     }
 
     /// A packet that may be for one of them. `None`: it is not.
@@ -72,7 +72,7 @@ impl Services {
                 (port::DHCP6_SERVER, Destination::Group) if packet.dst == ALL_DHCP6 => {
                     Some(self.dhcp6(ctx, packet))
                 }
-                (port::DNS, Destination::Gateway) if !is_redirected(&ctx.core.config, packet) => {
+                (port::DNS, Destination::Gateway) if !is_redirected(&ctx.shared.config, packet) => {
                     Some(self.dns(ctx, packet))
                 }
                 _ => None,
@@ -88,7 +88,7 @@ impl Services {
 
     fn dhcp6(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
         ctx.admit(packet)?;
-        if !ctx.core.ipv6_offered() {
+        if !ctx.shared.ipv6_offered() {
             return Err(DropReason::NoRoute);
         }
         let datagram = Datagram::read(packet, &mut self.buffer)?;
@@ -124,7 +124,7 @@ impl Services {
     /// The guest is offered something else now, and told.
     pub fn offer_changed(&mut self, ctx: &mut Ctx<'_, '_>) {
         if self.attached {
-            self.ndp.announce(ctx.core, ctx.io.now);
+            self.ndp.announce(ctx.shared, ctx.io.now);
         }
     }
 

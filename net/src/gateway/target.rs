@@ -14,7 +14,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::config::{GatewayConfig, Transport};
-use super::context::{Core, Ctx};
+use super::context::{Ctx, Shared};
 use crate::stats::DropReason;
 use crate::wire::port;
 
@@ -81,21 +81,21 @@ pub fn resolve(
     dst: SocketAddr,
     to: Destination,
 ) -> Result<SocketAddr, DropReason> {
-    let config = &ctx.core.config;
+    let config = &ctx.shared.config;
     let redirect = config.redirects.iter().find(|r| r.transport == transport && r.from == dst);
     if let Some(redirect) = redirect {
         return Ok(redirect.to);
     }
     match (to, transport, dst.port()) {
         (Destination::Gateway, Transport::Tcp, port::DNS) => {
-            ctx.core.resolvers.refresh(ctx.io.now);
-            ctx.core.resolvers.first().ok_or(DropReason::NoRoute)
+            ctx.shared.resolvers.refresh(ctx.io.now);
+            ctx.shared.resolvers.first().ok_or(DropReason::NoRoute)
         }
         (Destination::Gateway, ..) if config.host_access => Ok(match dst {
             SocketAddr::V4(_) => (Ipv4Addr::LOCALHOST, dst.port()).into(),
             SocketAddr::V6(_) => (Ipv6Addr::LOCALHOST, dst.port()).into(),
         }),
-        _ => allow(ctx.core, dst.ip(), to).map(|()| dst),
+        _ => allow(ctx.shared, dst.ip(), to).map(|()| dst),
     }
 }
 
@@ -104,10 +104,10 @@ pub fn resolve(
 ///
 /// # Errors
 /// [`DropReason::DestinationForbidden`]; [`DropReason::NoRoute`] where IPv6 is not offered now.
-pub fn allow(core: &Core, ip: IpAddr, to: Destination) -> Result<(), DropReason> {
-    if to != Destination::Beyond || is_out_of_reach(&core.config, ip) {
+pub fn allow(shared: &Shared, ip: IpAddr, to: Destination) -> Result<(), DropReason> {
+    if to != Destination::Beyond || is_out_of_reach(&shared.config, ip) {
         Err(DropReason::DestinationForbidden)
-    } else if ip.is_ipv6() && !core.ipv6_offered() {
+    } else if ip.is_ipv6() && !shared.ipv6_offered() {
         Err(DropReason::NoRoute)
     } else {
         Ok(())

@@ -10,7 +10,7 @@ use vm_memory::VolatileSlice;
 
 use super::Gateway;
 use super::config::GatewayConfig;
-use super::context::{Core, Ctx};
+use super::context::{Ctx, Shared};
 use crate::addr::MacAddr;
 use crate::frame::{FRAME_MAX, HEAD_MAX, Offload, Offloads, PartialChecksum, TxFrame, TxOutcome};
 use crate::gateway::config::{FlowLimits, Ipv6Mode};
@@ -150,21 +150,21 @@ impl Bed {
         bed
     }
 
-    pub fn core(&self) -> &Core {
-        &self.gateway.core
+    pub fn shared(&self) -> &Shared {
+        &self.gateway.shared
     }
 
     /// Gives the host these resolvers, instead of those of a file.
     pub fn resolvers(&mut self, servers: &[SocketAddr]) {
-        self.gateway.core.resolvers.set(servers);
+        self.gateway.shared.resolvers.set(servers);
     }
 
     /// The host's routes change.
     pub fn reach(&mut self, ipv6: bool) {
         let reach = Reach { ipv6 };
         self.run(|gateway, io| {
-            let ctx = &mut Ctx { io, core: &mut gateway.core };
-            if ctx.core.set_reach(reach) {
+            let ctx = &mut Ctx { io, shared: &mut gateway.shared };
+            if ctx.shared.set_reach(reach) {
                 gateway.services.offer_changed(ctx);
             }
         });

@@ -60,7 +60,7 @@ impl Dhcp4 {
             && let Some(since) = self.seen.replace(now)
         {
             for address in self.leases.ended(since, now) {
-                ctx.core.link.forget_address(address.into());
+                ctx.shared.link.forget_address(address.into());
             }
         }
     }
@@ -74,7 +74,7 @@ impl Dhcp4 {
     ) -> Handled {
         let request = DhcpRequest::parse(datagram.payload)?;
         // For its search domains.
-        ctx.core.resolvers.refresh(ctx.io.now);
+        ctx.shared.resolvers.refresh(ctx.io.now);
         tracing::debug!(client = %request.chaddr, kind = ?request.kind, "dhcp");
         self.seen.get_or_insert(ctx.io.now);
         if let Some(answer) = self.decide(ctx, &request)? {
@@ -89,7 +89,7 @@ impl Dhcp4 {
         ctx: &mut Ctx<'_, '_>,
         request: &DhcpRequest<'_>,
     ) -> Result<Option<Answer>, DropReason> {
-        let (config, now, client) = (&ctx.core.config, ctx.io.now, request.chaddr);
+        let (config, now, client) = (&ctx.shared.config, ctx.io.now, request.chaddr);
         let for_us = request.server.is_none_or(|server| server == config.gateway4);
         Ok(match request.kind {
             Kind::Discover => {
@@ -119,7 +119,7 @@ impl Dhcp4 {
             }
             Kind::Release if for_us => {
                 if self.leases.release(client, request.ciaddr, now) {
-                    ctx.core.link.forget_address(request.ciaddr.into());
+                    ctx.shared.link.forget_address(request.ciaddr.into());
                 }
                 None
             }
@@ -138,7 +138,7 @@ fn reply(
     request: &DhcpRequest<'_>,
     answer: &Answer,
 ) -> Result<(), DropReason> {
-    let gateway = ctx.core.config.gateway4;
+    let gateway = ctx.shared.config.gateway4;
     let (kind, address) = match *answer {
         Answer::Offer(address) => (Kind::Offer, address),
         Answer::Ack(address) | Answer::Inform(address) => (Kind::Ack, address),
@@ -190,16 +190,16 @@ fn reply(
     .emit();
     ctx.deliver_packet(&envelope, &header, payload)?;
     if matches!(answer, Answer::Ack(_)) {
-        ctx.core.link.learn(address.into(), request.chaddr);
+        ctx.shared.link.learn(address.into(), request.chaddr);
     }
     Ok(())
 }
 
 /// The network's parameters, those that the client asked for (§4.3.1).
 fn parameters(ctx: &Ctx<'_, '_>, request: &DhcpRequest<'_>, reply: &mut DhcpReply) {
-    let config = &ctx.core.config;
+    let config = &ctx.shared.config;
     let gateway = config.gateway4.octets();
-    let resolvers = ctx.core.resolvers.conf();
+    let resolvers = ctx.shared.resolvers.conf();
     let domain = resolvers.search.first().map_or("", String::as_str);
     // The mask goes before the router (RFC 2132 §3.3).
     for (code, value) in [

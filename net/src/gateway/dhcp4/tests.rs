@@ -128,11 +128,11 @@ fn published_ports_do_not_lead_to_a_lease_that_is_over() {
     // Given back: what the guest takes instead counts.
     assert_eq!(join(&mut bed, GUEST_MAC), GUEST);
     speak(&mut bed, own);
-    assert_eq!(bed.core().guest4(), GUEST, "both are the guest's");
+    assert_eq!(bed.shared().guest4(), GUEST, "both are the guest's");
     let mut release = message(GUEST_MAC, MessageType::Release);
     release.set_ciaddr(GUEST);
     exchange(&mut bed, GUEST, &release);
-    assert_eq!(bed.core().guest4(), own);
+    assert_eq!(bed.shared().guest4(), own);
 
     // Not renewed.
     assert_eq!(join(&mut bed, GUEST_MAC), GUEST);
@@ -140,14 +140,14 @@ fn published_ports_do_not_lead_to_a_lease_that_is_over() {
     bed.advance(LEASE_TIME / 2);
     exchange(&mut bed, Ipv4Addr::UNSPECIFIED, &request(GUEST_MAC, None, GUEST));
     bed.advance(LEASE_TIME - Duration::from_secs(1));
-    assert_eq!(bed.core().guest4(), GUEST);
+    assert_eq!(bed.shared().guest4(), GUEST);
     bed.advance(Duration::from_secs(1));
-    assert_eq!(bed.core().guest4(), own);
+    assert_eq!(bed.shared().guest4(), own);
     // Unless the guest goes on with it.
     speak(&mut bed, GUEST);
-    assert_eq!(bed.core().guest4(), GUEST);
+    assert_eq!(bed.shared().guest4(), GUEST);
     bed.advance(LEASE_TIME * 2);
-    assert_eq!(bed.core().guest4(), GUEST);
+    assert_eq!(bed.shared().guest4(), GUEST);
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn a_rebooting_guest_keeps_a_good_address_and_is_told_of_a_bad_one() {
 fn a_lease_is_renewed_by_unicast_and_refused_from_another_network() {
     let mut bed = Bed::new();
     assert_eq!(join(&mut bed, GUEST_MAC), GUEST);
-    assert_eq!(bed.core().link.neighbor(GUEST.into()), Some(GUEST_MAC));
+    assert_eq!(bed.shared().link.neighbor(GUEST.into()), Some(GUEST_MAC));
     bed.advance(Duration::from_secs(1800));
     let mut renew = message(GUEST_MAC, MessageType::Request);
     renew.set_ciaddr(GUEST);
@@ -453,5 +453,5 @@ fn an_independent_client_is_configured_and_renews() {
     }
     assert_eq!(configured, 1);
     // Counted at the wire: it renewed, by unicast, and was answered.
-    assert!(nic.0.core().link.neighbor(GUEST.into()) == Some(GUEST_MAC));
+    assert!(nic.0.shared().link.neighbor(GUEST.into()) == Some(GUEST_MAC));
 }

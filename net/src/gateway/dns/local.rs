@@ -7,18 +7,18 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use super::message::{AUTHORITATIVE, CLASS_IN, Query, Rcode, Response, rtype, wire_name};
-use crate::gateway::context::Core;
+use crate::gateway::context::Shared;
 
 const ZONE: &str = "minivmm.internal";
 /// Seconds that an answer may be kept. What it says changes only with the configuration.
 const TTL: u32 = 60;
 
 /// The answer to `query` if it is about a name of ours.
-pub fn answer(core: &Core, query: &Query<'_>) -> Option<Vec<u8>> {
+pub fn answer(shared: &Shared, query: &Query<'_>) -> Option<Vec<u8>> {
     if !matches!(query.qclass(), CLASS_IN | rtype::ANY) {
         return None;
     }
-    let config = &core.config;
+    let config = &shared.config;
     if query.qtype() == rtype::PTR {
         let ours = [IpAddr::V4(config.gateway4), IpAddr::V6(config.gateway6)]
             .into_iter()
@@ -40,7 +40,7 @@ pub fn answer(core: &Core, query: &Query<'_>) -> Option<Vec<u8>> {
     if exists && !label.is_empty() {
         match query.qtype() {
             rtype::A => response.answer(rtype::A, TTL, &config.gateway4.octets()),
-            rtype::AAAA if core.ipv6_offered() => {
+            rtype::AAAA if shared.ipv6_offered() => {
                 response.answer(rtype::AAAA, TTL, &config.gateway6.octets());
             }
             _ => {}

@@ -112,12 +112,12 @@ impl Dns {
                 return Ok(TxOutcome::Sent);
             }
         };
-        if let Some(response) = local::answer(ctx.core, &query) {
+        if let Some(response) = local::answer(ctx.shared, &query) {
             respond(ctx, mac, dst, src, &response)?;
             return Ok(TxOutcome::Sent);
         }
-        ctx.core.resolvers.refresh(ctx.io.now);
-        if ctx.core.resolvers.conf().servers.is_empty() {
+        ctx.shared.resolvers.refresh(ctx.io.now);
+        if ctx.shared.resolvers.conf().servers.is_empty() {
             respond(ctx, mac, dst, src, &Response::new(&query, Rcode::ServFail).finish())?;
             return Ok(TxOutcome::Sent);
         }
@@ -139,10 +139,10 @@ impl Dns {
             guest_id: query.id,
             id,
             message,
-            servers: ctx.core.resolvers.conf().servers.clone(),
+            servers: ctx.shared.resolvers.conf().servers.clone(),
             sockets: [const { None }; RESOLVERS_MAX],
             failed: 0,
-            next: ctx.core.resolvers.preferred(),
+            next: ctx.shared.resolvers.preferred(),
             started: now,
             retry: now,
         };
@@ -162,7 +162,7 @@ impl Dns {
             let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
             let verdict = match recv(socket, &mut self.answer[..], flags) {
                 Ok((_, len)) => {
-                    let room = usize::from(ctx.core.config.mtu) - lower_len(pending.src);
+                    let room = usize::from(ctx.shared.config.mtu) - lower_len(pending.src);
                     judge(pending, &mut self.answer, len, room)
                 }
                 Err(Errno::INTR) => continue,
@@ -174,7 +174,7 @@ impl Dns {
                 && let Some(server) = pending.servers.get(server)
                 && !is_failure(self.answer[3] & 0xf)
             {
-                ctx.core.resolvers.answered(*server);
+                ctx.shared.resolvers.answered(*server);
             }
             match verdict {
                 Verdict::Ignore => {}
@@ -250,7 +250,7 @@ impl Dns {
                 continue;
             }
             if let Err(e) = pending.ask(ctx, server, join(name, server)) {
-                ctx.core.no_socket(&e);
+                ctx.shared.no_socket(&e);
                 tracing::debug!(server = %pending.servers[server], "cannot ask a resolver: {e}");
                 pending.failed |= 1 << server;
                 continue;

@@ -71,7 +71,7 @@ fn the_gateway_is_found_under_both_its_addresses() {
         want.extend(GATEWAY_MAC.0);
         assert_eq!(frame, want);
     }
-    assert!(bed.core().link.has_seen(ip(GUEST_LL).into()));
+    assert!(bed.shared().link.has_seen(ip(GUEST_LL).into()));
 }
 
 #[test]
@@ -111,8 +111,8 @@ fn a_probe_of_the_guests_own_address_announces_it() {
     let mut bed = Bed::new();
     assert_eq!(bed.send(&solicit("::", "fd00:2::55", false)), TxOutcome::Sent);
     assert!(bed.received_all().is_empty());
-    assert_eq!(bed.core().link.guest6(), Some(ip("fd00:2::55")));
-    assert!(!bed.core().link.has_seen(ip("::").into()));
+    assert_eq!(bed.shared().link.guest6(), Some(ip("fd00:2::55")));
+    assert!(!bed.shared().link.has_seen(ip("::").into()));
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn an_advertisement_moves_an_address() {
     message.extend([2, 1, 2, 0, 0, 0, 0, 9]);
     assert_eq!(bed.send(&frame("fd00:2::7", "ff02::1", &message)), TxOutcome::Sent);
     let moved = Some(MacAddr([2, 0, 0, 0, 0, 9]));
-    assert_eq!(bed.core().link.neighbor(ip("fd00:2::7").into()), moved);
+    assert_eq!(bed.shared().link.neighbor(ip("fd00:2::7").into()), moved);
     // The gateway's own can't be taken.
     message[8..24].copy_from_slice(&ip("fd00:2::1").octets());
     let got = bed.send(&frame("fd00:2::7", "ff02::1", &message));

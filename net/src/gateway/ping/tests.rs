@@ -251,7 +251,7 @@ fn an_event_of_a_closed_flow_is_not_the_next_ones() {
         // The reply to the second waits in its socket.
         let event = |bed: &mut Bed, token| {
             bed.run(|gateway, io| {
-                let ctx = &mut Ctx { io, core: &mut gateway.core };
+                let ctx = &mut Ctx { io, shared: &mut gateway.shared };
                 gateway.ping.ready(ctx, token, Ready::IN);
             });
             bed.received().len()

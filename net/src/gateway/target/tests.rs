@@ -12,8 +12,8 @@ const FORBIDDEN: Result<SocketAddr, DropReason> = Err(DropReason::DestinationFor
 fn to(bed: &mut Bed, transport: Transport, dst: &str) -> Result<SocketAddr, DropReason> {
     let dst: SocketAddr = dst.parse().unwrap();
     bed.run(|gateway, io| {
-        let ctx = &mut Ctx { io, core: &mut gateway.core };
-        let to = Destination::of(&ctx.core.config, dst.ip());
+        let ctx = &mut Ctx { io, shared: &mut gateway.shared };
+        let to = Destination::of(&ctx.shared.config, dst.ip());
         resolve(ctx, transport, dst, to)
     })
 }
@@ -139,7 +139,7 @@ fn dns_over_tcp_goes_to_the_resolver_that_answers() {
         for dst in ["10.0.2.1:53", "[fd00:2::1]:53"] {
             assert_eq!(to(&mut bed, Transport::Tcp, dst), Ok(servers[0]));
         }
-        bed.gateway.core.resolvers.answered(servers[1]);
+        bed.gateway.shared.resolvers.answered(servers[1]);
         assert_eq!(to(&mut bed, Transport::Tcp, "10.0.2.1:53"), Ok(servers[1]));
     }
 }
@@ -202,7 +202,7 @@ fn an_echo_request_goes_where_flows_go_but_by_no_redirect() {
     let redirects =
         vec![Redirect { transport: Transport::Udp, from, to: "127.0.0.1:7".parse().unwrap() }];
     let config = GatewayConfig { redirects, host_access: true, ..config() };
-    let core = Core::new(GatewayConfig { ipv6: Ipv6Mode::Off, ..config.clone() });
+    let shared = Shared::new(GatewayConfig { ipv6: Ipv6Mode::Off, ..config.clone() });
     for (ip, want) in [
         ("1.1.1.1", Ok(())),
         ("169.254.169.254", Err(DropReason::DestinationForbidden)),
@@ -212,7 +212,7 @@ fn an_echo_request_goes_where_flows_go_but_by_no_redirect() {
         ("2001:db8::1", Err(DropReason::NoRoute)),
     ] {
         let ip = ip.parse().unwrap();
-        assert_eq!(allow(&core, ip, Destination::of(&config, ip)), want, "{ip}");
+        assert_eq!(allow(&shared, ip, Destination::of(&config, ip)), want, "{ip}");
     }
 }
 
@@ -222,7 +222,7 @@ fn the_hosts_resolvers_are_looked_at_for_dns_and_for_nothing_else() {
     std::fs::write(&file, "nameserver 192.0.2.53\n").unwrap();
     let config = GatewayConfig { host_access: true, resolv_conf: file.clone(), ..config() };
     let mut bed = Bed::with(config);
-    let known = |bed: &Bed| !bed.core().resolvers.conf().servers.is_empty();
+    let known = |bed: &Bed| !bed.shared().resolvers.conf().servers.is_empty();
     for dst in ["10.0.2.1:80", "[fd00:2::1]:52", "192.0.2.1:53"] {
         assert!(to(&mut bed, Transport::Tcp, dst).is_ok());
         assert!(!known(&bed), "{dst}");

@@ -94,7 +94,7 @@ impl Tcp {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) if is_exhausted(&e) => {
                     ctx.io.stats.dropped(DropReason::SocketFailed);
-                    ctx.core.no_socket(&e);
+                    ctx.shared.no_socket(&e);
                     if !self.evict(ctx, true) {
                         return self.listeners.pause(ctx.io.now, ctx.io.poll);
                     }
@@ -130,8 +130,8 @@ impl Tcp {
         client: SocketAddr,
         guest_port: u16,
     ) -> Result<(), (OwnedFd, DropReason)> {
-        let guest = SocketAddr::new(published_guest(ctx.core, client.into()), guest_port);
-        let Some(mac) = ctx.core.link.neighbor(guest.ip()) else {
+        let guest = SocketAddr::new(published_guest(ctx.shared, client.into()), guest_port);
+        let Some(mac) = ctx.shared.link.neighbor(guest.ip()) else {
             return Err((socket, DropReason::NoNeighbor));
         };
         if !self.make_room(ctx) {
@@ -139,7 +139,7 @@ impl Tcp {
         }
         let key = |peer: SocketAddr| Key { guest: guest.into(), peer: peer.into() };
         let free = |peer| !self.table.contains(&key(peer));
-        let Some(peer) = seen_by_guest(ctx.core, guest, client, free) else {
+        let Some(peer) = seen_by_guest(ctx.shared, guest, client, free) else {
             return Err((socket, DropReason::FlowTableFull));
         };
         let key = key(peer);

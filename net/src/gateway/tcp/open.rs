@@ -97,7 +97,7 @@ impl Tcp {
         if let Err(e) = &result
             && is_exhausted(e)
         {
-            ctx.core.no_socket(e);
+            ctx.shared.no_socket(e);
             if self.evict(ctx, true) {
                 return stream::connect(to, class);
             }
@@ -118,7 +118,7 @@ impl Tcp {
         let ticks = now.saturating_duration_since(epoch).as_micros() as u64 / 4;
         let iss = self.secret.hash_one(key).wrapping_add(ticks) as u32;
         let token = self.table.vacancy();
-        Seed { key, mac, token, socket, iss, mtu: ctx.core.config.mtu, now }
+        Seed { key, mac, token, socket, iss, mtu: ctx.shared.config.mtu, now }
     }
 
     /// Adds a flow and watches its socket.
@@ -168,7 +168,7 @@ impl Tcp {
         irs: u32,
         error: &io::Error,
     ) -> DropReason {
-        let refusal = Refusal::of(error, ctx.core.config.mtu.into());
+        let refusal = Refusal::of(error, ctx.shared.config.mtu.into());
         if refusal.is_passing() {
             // The guest tries again.
             return refusal.reason;
@@ -190,7 +190,7 @@ impl Tcp {
         quote[lower..lower + TCP_LEN].copy_from_slice(&syn.bytes());
         let quote = &quote[ETHERNET_LEN..lower + TCP_LEN];
         let family = Family::from(key.guest.ip);
-        let from = ctx.core.config.gateway(family);
+        let from = ctx.shared.config.gateway(family);
         icmp::relay(ctx, from, key.guest.ip, why.header(family), quote);
         refusal.reason
     }

@@ -25,7 +25,7 @@ impl Tcp {
     /// A segment that belongs to no connection is answered with a reset, unless it is one
     /// (RFC 9293 §3.10.7.1).
     pub(super) fn answer_stray(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>, h: &Header) {
-        if h.has(RST) || icmp::is_group_traffic(&ctx.core.config, packet) {
+        if h.has(RST) || icmp::is_group_traffic(&ctx.shared.config, packet) {
             return;
         }
         let f = &h.fields;

@@ -170,7 +170,7 @@ impl Flow {
             ecn: false,
         });
         let body = Body::InSlot { len: read, segmentation };
-        envelope.send(slot, ctx.core.link.mac, &header, body);
+        envelope.send(slot, ctx.shared.link.mac, &header, body);
         self.down.peek_at = self.down.nxt.wrapping_add(read as u32);
         self.sent(ctx, read);
         Ok(Turn::Sent(read))
@@ -216,7 +216,7 @@ impl Flow {
         let headers = envelope.header_len() + TCP_LEN;
         let Some(slot) = RxSlot::reserve(ctx.io.rx, headers + payload.len()) else { return false };
         let header = self.fields(self.down.nxt, ACK | PSH).bytes();
-        envelope.send(slot, ctx.core.link.mac, &header, Body::Bytes(payload));
+        envelope.send(slot, ctx.shared.link.mac, &header, Body::Bytes(payload));
         self.sent(ctx, payload.len());
         true
     }

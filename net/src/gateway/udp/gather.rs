@@ -65,10 +65,10 @@ impl Udp {
         };
         let Some(why) = why else { return Err(reason) };
         let (guest, remote) = (flow.guest, flow.remote);
-        let from = ctx.core.config.gateway(guest.into());
+        let from = ctx.shared.config.gateway(guest.into());
         let envelope = Envelope {
             traffic_class: header.traffic_class,
-            ..Envelope::new(ctx.core.link.mac, guest.ip(), remote.ip(), protocol::UDP)
+            ..Envelope::new(ctx.shared.link.mac, guest.ip(), remote.ip(), protocol::UDP)
         };
         let ports = UdpHeader {
             src_port: guest.port(),

@@ -551,7 +551,7 @@ fn out_of_descriptors_the_idlest_endpoint_gives_its_own() {
     let (remote, other) = (addr("192.0.2.1:7"), addr("192.0.2.2:7"));
     let second = peer("127.0.0.1:0");
     let to = second.local_addr().unwrap();
-    let redirects = &mut bed.gateway.core.config.redirects;
+    let redirects = &mut bed.gateway.shared.config.redirects;
     redirects.push(Redirect { transport: Transport::Udp, from: other, to });
     let (idle, busy, new) = (addr("10.0.2.2:4000"), addr("10.0.2.2:4001"), addr("10.0.2.2:4002"));
     for (guest, to) in [(busy, remote), (idle, remote), (idle, other), (busy, other)] {
@@ -607,7 +607,7 @@ fn a_client_is_served_on_in_the_family_that_it_began_in() {
     let (early, late) = (peer("[::1]:0"), peer("[::1]:0"));
     assert_eq!(ask(&mut bed, &early, at), addr("10.0.2.2:80"));
     let v6 = "fd00:2::2".parse().unwrap();
-    bed.gateway.core.link.learn(v6, crate::gateway::testing::GUEST_MAC);
+    bed.gateway.shared.link.learn(v6, crate::gateway::testing::GUEST_MAC);
     assert_eq!(ask(&mut bed, &late, at), SocketAddr::new(v6, 80));
     assert_eq!(ask(&mut bed, &early, at), addr("10.0.2.2:80"));
     bed.detach();

@@ -8,7 +8,7 @@ use super::sockets::{Owner, Socket};
 use super::table::{Class, FlowTable, UdpFlow};
 use super::{BUDGET, Udp, without_label};
 use crate::gateway::client::{published_guest, seen_by_guest};
-use crate::gateway::context::{Core, Ctx};
+use crate::gateway::context::{Ctx, Shared};
 use crate::gateway::emit::{Body, Envelope, LOWER_MAX};
 use crate::rx::RxSlot;
 use crate::stats::DropReason;
@@ -100,9 +100,9 @@ impl Udp {
     ) -> Result<(Addressee, Envelope), DropReason> {
         let index = self.inbox.socket;
         let Some(socket) = self.sockets.get(index) else { return Err(DropReason::Unsolicited) };
-        let to = addressee(&self.table, ctx.core, index, socket, without_label(arrival.from))?;
+        let to = addressee(&self.table, ctx.shared, index, socket, without_label(arrival.from))?;
         let (from, guest) = (to.remote.ip(), to.guest.ip());
-        let mac = ctx.core.link.neighbor(guest).ok_or(DropReason::NoNeighbor)?;
+        let mac = ctx.shared.link.neighbor(guest).ok_or(DropReason::NoNeighbor)?;
         let envelope = Envelope {
             traffic_class: arrival.traffic_class,
             ..Envelope::new(mac, from, guest, protocol::UDP)
@@ -121,7 +121,7 @@ impl Udp {
         let (src_port, dst_port) = (to.remote.port(), to.guest.port());
         let header = UdpHeader { src_port, dst_port, payload_len: arrival.len }.emit();
         let len = envelope.header_len() - ETHERNET_LEN + UDP_LEN + arrival.len;
-        if len <= ctx.core.config.mtu.into() {
+        if len <= ctx.shared.config.mtu.into() {
             self.deliver_whole(ctx, envelope, header)?;
             self.record(ctx, to, arrival);
             Ok(())
@@ -142,7 +142,7 @@ impl Udp {
         let payload = self.inbox.batch.payload();
         let total = envelope.header_len() + UDP_LEN + payload.len();
         let slot = RxSlot::reserve(ctx.io.rx, total).ok_or(NoRoom)?;
-        envelope.send(slot, ctx.core.link.mac, &header, Body::Bytes(payload));
+        envelope.send(slot, ctx.shared.link.mac, &header, Body::Bytes(payload));
         Ok(())
     }
 
@@ -192,7 +192,7 @@ struct Addressee {
 /// Whom a datagram is for that came to `socket`, the one at `index`.
 fn addressee(
     table: &FlowTable,
-    core: &mut Core,
+    shared: &mut Shared,
     index: u32,
     socket: &Socket,
     from: SocketAddr,
@@ -211,9 +211,9 @@ fn addressee(
             (guest, solicited.then_some(from).ok_or(DropReason::Unsolicited)?)
         }
         Owner::Published { port, .. } => {
-            let guest = SocketAddr::new(published_guest(core, socket.dgram.family()), port);
+            let guest = SocketAddr::new(published_guest(shared, socket.dgram.family()), port);
             let free = |remote| table.find(guest, remote).is_none();
-            (guest, seen_by_guest(core, guest, from, free).ok_or(DropReason::FlowTableFull)?)
+            (guest, seen_by_guest(shared, guest, from, free).ok_or(DropReason::FlowTableFull)?)
         }
     };
     Ok(Addressee { guest, remote, flow: None, published })

@@ -104,7 +104,7 @@ impl Udp {
             if again && is_pending(&error, mtu) {
                 again = false;
             } else {
-                return Err(Refusal::of(&error, mtu.unwrap_or(ctx.core.config.mtu.into())));
+                return Err(Refusal::of(&error, mtu.unwrap_or(ctx.shared.config.mtu.into())));
             }
         }
     }
@@ -122,7 +122,7 @@ impl Udp {
         let family = host.into();
         // What the guest sends from a published port leaves from there, whoever it goes to: it is
         // one endpoint, with one port of the host (RFC 4787 §4.1).
-        let published = (guest.ip() == published_guest(ctx.core, family))
+        let published = (guest.ip() == published_guest(ctx.shared, family))
             .then(|| self.sockets.find_published(guest.port(), host))
             .flatten();
         let socket = match published.or_else(|| self.sockets.find(guest, family)) {
@@ -131,7 +131,7 @@ impl Udp {
                 Ok(socket) => socket,
                 Err(error) => {
                     tracing::debug!("no socket for UDP flow of {guest}: {error}");
-                    ctx.core.no_socket(&error);
+                    ctx.shared.no_socket(&error);
                     return Err(Refusal::of_socket(&error).tell(ctx, packet));
                 }
             },
@@ -149,7 +149,7 @@ impl Udp {
     ) -> io::Result<u32> {
         let dgram = match Dgram::udp(family) {
             Err(error) if is_exhausted(&error) => {
-                ctx.core.no_socket(&error);
+                ctx.shared.no_socket(&error);
                 if !self.free_socket(ctx.io.poll) {
                     return Err(error);
                 }
@@ -211,7 +211,7 @@ impl Udp {
             UdpHeader { src_port: guest.port(), dst_port: remote.port(), payload_len: data.len() }
                 .emit();
         let (guest, remote) = (guest.ip(), remote.ip());
-        let envelope = Envelope::new(ctx.core.link.mac, guest, remote, protocol::UDP);
+        let envelope = Envelope::new(ctx.shared.link.mac, guest, remote, protocol::UDP);
         icmp::relay_sent(ctx, from, &envelope, message, &header, data);
     }
 }
