@@ -8,7 +8,7 @@ use crate::addr::MacAddr;
 use crate::frame::TxOutcome;
 use crate::stats::DropReason;
 use crate::wire::udp::UdpHeader;
-use crate::wire::{protocol, u16_at};
+use crate::wire::{names, protocol, u16_at};
 
 const REPLY: u8 = 7;
 const INFORMATION_REQUEST: u8 = 11;
@@ -105,7 +105,10 @@ pub fn input(ctx: &mut Ctx<'_, '_>, src_mac: MacAddr, datagram: &Datagram<'_>) -
         put(option::DNS_SERVERS, &config.gateway6.octets());
     }
     if request.wants(option::DOMAIN_LIST) {
-        put(option::DOMAIN_LIST, &ctx.shared.resolvers.conf().search_wire(SEARCH_MAX));
+        put(
+            option::DOMAIN_LIST,
+            &names::emit_list(&ctx.shared.resolvers.conf().search, SEARCH_MAX),
+        );
     }
     if request.wants(option::REFRESH_TIME) {
         put(option::REFRESH_TIME, &REFRESH_TIME.to_be_bytes());

@@ -15,7 +15,7 @@ use crate::frame::TxOutcome;
 use crate::stats::DropReason;
 use crate::wire::icmp::ICMP_LEN;
 use crate::wire::ndp::{NdpMessage, RouterAdvertisement, SEARCH_MAX, kind, neighbor_advertisement};
-use crate::wire::protocol;
+use crate::wire::{names, protocol};
 
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// All of these messages come from the link itself (RFC 4861 §6.1, §7.1).
@@ -183,7 +183,7 @@ fn advertise(ctx: &mut Ctx<'_, '_>, mac: MacAddr, dst: Ipv6Addr) -> Result<(), D
     ctx.shared.resolvers.refresh(ctx.io.now);
     let config = &ctx.shared.config;
     let src = config.link_local6();
-    let search = ctx.shared.resolvers.conf().search_wire(SEARCH_MAX);
+    let search = names::emit_list(&ctx.shared.resolvers.conf().search, SEARCH_MAX);
     let message = RouterAdvertisement {
         mac: config.mac,
         mtu: config.mtu,

@@ -10,6 +10,7 @@ pub mod checksum;
 pub mod ethernet;
 pub mod icmp;
 pub mod ip;
+pub mod names;
 pub mod ndp;
 pub mod port;
 pub mod tcp;

@@ -19,7 +19,7 @@ use crate::addr::MacAddr;
 use crate::frame::TxOutcome;
 use crate::stats::DropReason;
 use crate::wire::udp::UdpHeader;
-use crate::wire::{port, protocol};
+use crate::wire::{names, port, protocol};
 
 /// How long a lease lasts. A guest that has lost its network's changes finds them by half of it.
 const LEASE_TIME: Duration = Duration::from_secs(3600);
@@ -217,7 +217,10 @@ fn parameters(ctx: &Ctx<'_, '_>, request: &DhcpRequest<'_>, reply: &mut DhcpRepl
     }
     if request.wants(option::DOMAIN_SEARCH) {
         let id = request.client_id.map_or(0, |id| 2 + id.len());
-        reply.put(option::DOMAIN_SEARCH, &resolvers.search_wire(reply.room().saturating_sub(id)));
+        reply.put(
+            option::DOMAIN_SEARCH,
+            &names::emit_list(&resolvers.search, reply.room().saturating_sub(id)),
+        );
     }
 }
 

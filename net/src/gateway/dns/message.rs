@@ -220,14 +220,3 @@ pub fn bare_response(request: &[u8], rcode: Rcode) -> [u8; HEADER_LEN] {
     bytes[2..4].copy_from_slice(&(flags | u16::from(rcode as u8)).to_be_bytes());
     bytes
 }
-
-/// The wire form of a name in text, which is one of ours.
-pub fn wire_name(text: &str) -> Vec<u8> {
-    let mut name = Vec::with_capacity(text.len() + 2);
-    for label in text.split('.') {
-        name.push(label.len() as u8);
-        name.extend(label.bytes());
-    }
-    name.push(0);
-    name
-}
