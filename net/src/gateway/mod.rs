@@ -175,7 +175,7 @@ impl Backend for Gateway {
 
     fn detached(&mut self, _now: Instant, poll: &Poller) {
         self.services.detached();
-        self.tcp.detached(poll);
+        self.tcp.detached();
         self.udp.detached(poll);
         self.ping.detached(poll);
         self.fragments.detached();

@@ -13,6 +13,7 @@ pub mod ip;
 pub mod names;
 pub mod ndp;
 pub mod port;
+pub mod seq;
 pub mod tcp;
 pub mod transport;
 pub mod udp;

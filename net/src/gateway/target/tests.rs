@@ -5,6 +5,7 @@ use crate::gateway::config::{Ipv6Mode, Redirect};
 use crate::gateway::emit::Envelope;
 use crate::gateway::testing::{Bed, GATEWAY_MAC, GUEST_MAC, config};
 use crate::wire::protocol;
+use crate::wire::seq::Seq;
 use crate::wire::tcp::{Fields, TCP_LEN};
 
 const FORBIDDEN: Result<SocketAddr, DropReason> = Err(DropReason::DestinationForbidden);
@@ -243,7 +244,8 @@ fn the_hosts_resolvers_are_looked_at_for_dns_and_for_nothing_else() {
 fn segment(dst_port: u16, flags: u8) -> Vec<u8> {
     let (src, dst) = ([10, 0, 2, 2].into(), [10, 0, 2, 1].into());
     let envelope = Envelope::new(GATEWAY_MAC, src, dst, protocol::TCP);
-    let fields = Fields { src_port: 4000, dst_port, seq: 1, ack: 1, flags, window: 100 };
+    let fields =
+        Fields { src_port: 4000, dst_port, seq: Seq::new(1), ack: Seq::new(1), flags, window: 100 };
     let mut frame = vec![0; envelope.header_len()];
     let at = envelope.write(GUEST_MAC, TCP_LEN, &mut frame);
     frame.extend(fields.bytes());

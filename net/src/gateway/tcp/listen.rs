@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::Tcp;
 use super::flow::Flow;
+use super::flows::Flows;
 use super::key::Key;
 use crate::gateway::client::{published_guest, seen_by_guest};
 use crate::gateway::config::{GatewayConfig, Publish, Transport};
@@ -83,73 +83,73 @@ impl Listeners {
     }
 }
 
-impl Tcp {
+impl Listeners {
     /// Clients are at a published port.
-    pub(super) fn accept(&mut self, ctx: &mut Ctx<'_, '_>, index: u32) {
+    pub fn accept(&mut self, ctx: &mut Ctx<'_, '_>, flows: &mut Flows, index: u32) {
         for _ in 0..ACCEPTS {
-            let Some(listener) = self.listeners.list.get(index as usize) else { return };
+            let Some(listener) = self.list.get(index as usize) else { return };
             let guest_port = listener.guest_port;
             match stream::accept(&listener.socket) {
-                Ok((socket, client)) => self.publish(ctx, socket, client, guest_port),
+                Ok((socket, client)) => publish(ctx, flows, socket, client, guest_port),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) if is_exhausted(&e) => {
                     ctx.io.stats.dropped(DropReason::SocketFailed);
                     ctx.shared.no_socket(&e);
-                    if !self.evict(ctx, true) {
-                        return self.listeners.pause(ctx.io.now, ctx.io.poll);
+                    if !flows.evict(ctx, true) {
+                        return self.pause(ctx.io.now, ctx.io.poll);
                     }
                 }
                 Err(e) if failed_before(&e) => {}
                 // It would come again at once: of memory, or of a policy of the host.
                 Err(e) => {
                     tracing::debug!("cannot accept a connection: {e}");
-                    return self.listeners.pause(ctx.io.now, ctx.io.poll);
+                    return self.pause(ctx.io.now, ctx.io.poll);
                 }
             }
         }
     }
+}
 
-    /// Begins a flow to the guest for a client.
-    fn publish(
-        &mut self,
-        ctx: &mut Ctx<'_, '_>,
-        socket: OwnedFd,
-        client: SocketAddr,
-        guest_port: u16,
-    ) {
-        if let Err((socket, reason)) = self.try_publish(ctx, socket, client, guest_port) {
-            ctx.io.stats.dropped(reason);
-            stream::abort(socket);
-        }
+/// Begins a flow to the guest for a client.
+fn publish(
+    ctx: &mut Ctx<'_, '_>,
+    flows: &mut Flows,
+    socket: OwnedFd,
+    client: SocketAddr,
+    guest_port: u16,
+) {
+    if let Err((socket, reason)) = try_publish(ctx, flows, socket, client, guest_port) {
+        ctx.io.stats.dropped(reason);
+        stream::abort(socket);
     }
+}
 
-    fn try_publish(
-        &mut self,
-        ctx: &mut Ctx<'_, '_>,
-        socket: OwnedFd,
-        client: SocketAddr,
-        guest_port: u16,
-    ) -> Result<(), (OwnedFd, DropReason)> {
-        let guest = SocketAddr::new(published_guest(ctx.shared, client.into()), guest_port);
-        let Some(mac) = ctx.shared.link.neighbor(guest.ip()) else {
-            return Err((socket, DropReason::NoNeighbor));
-        };
-        if !self.make_room(ctx) {
-            return Err((socket, DropReason::FlowTableFull));
-        }
-        let key = |peer: SocketAddr| Key { guest: guest.into(), peer: peer.into() };
-        let free = |peer| !self.table.contains(&key(peer));
-        let Some(peer) = seen_by_guest(ctx.shared, guest, client, free) else {
-            return Err((socket, DropReason::FlowTableFull));
-        };
-        let key = key(peer);
-        let seed = self.seed(ctx, key, mac, socket);
-        let flow = Box::new(Flow::from_client(seed));
-        if self.add(ctx, flow).is_none() {
-            ctx.io.stats.dropped(DropReason::SocketFailed);
-        }
-        Ok(())
+fn try_publish(
+    ctx: &mut Ctx<'_, '_>,
+    flows: &mut Flows,
+    socket: OwnedFd,
+    client: SocketAddr,
+    guest_port: u16,
+) -> Result<(), (OwnedFd, DropReason)> {
+    let guest = SocketAddr::new(published_guest(ctx.shared, client.into()), guest_port);
+    let Some(mac) = ctx.shared.link.neighbor(guest.ip()) else {
+        return Err((socket, DropReason::NoNeighbor));
+    };
+    if !flows.make_room(ctx) {
+        return Err((socket, DropReason::FlowTableFull));
     }
+    let key = |peer: SocketAddr| Key { guest: guest.into(), peer: peer.into() };
+    let free = |peer| !flows.table.contains(&key(peer));
+    let Some(peer) = seen_by_guest(ctx.shared, guest, client, free) else {
+        return Err((socket, DropReason::FlowTableFull));
+    };
+    let key = key(peer);
+    let seed = flows.seed(ctx, key, mac, socket);
+    let flow = Box::new(Flow::from_client(seed));
+    if flows.add(ctx, flow).is_none() {
+        ctx.io.stats.dropped(DropReason::SocketFailed);
+    }
+    Ok(())
 }
 
 /// It is a connection's own error, of one that failed before we took it (accept(2)).

@@ -63,7 +63,7 @@ fn a_closed_port_refuses() {
         let mut guest = Guest::new(redirected(remote, closed), local, remote);
         guest.syn();
         let got = guest.next();
-        assert_eq!((got.flags(), got.h.fields.seq), (RST | ACK, 0), "{i}");
+        assert_eq!((got.flags(), got.h.fields.seq), (RST | ACK, Seq::new(0)), "{i}");
         assert_eq!(got.h.fields.ack, guest.seq);
         assert_eq!(guest.flows(), 0);
     }
@@ -127,7 +127,7 @@ fn a_lost_syn_ack_comes_again() {
     guest.syn();
     let first = guest.next();
     // The guest asks again.
-    guest.seq = guest.seq.wrapping_sub(1);
+    guest.seq -= 1;
     guest.syn();
     let second = guest.next();
     assert_eq!(first.h, second.h);
@@ -173,17 +173,17 @@ fn while_the_host_connects_the_guest_waits() {
     let mut guest = Guest::new(redirected(remote, at), "10.0.2.2:1000", remote);
     for _ in 0..3 {
         assert_eq!(guest.syn(), TxOutcome::Sent);
-        guest.seq = guest.seq.wrapping_sub(1);
+        guest.seq -= 1;
         guest.silence();
     }
     assert_eq!(guest.flows(), 1);
     // Another SYN from the same port is another connection.
-    guest.seq = guest.seq.wrapping_add(100_000);
+    guest.seq += 100_000;
     assert_eq!(guest.syn(), TxOutcome::Sent);
-    assert_eq!((guest.flows(), guest.bed.gateway.tcp.connecting), (1, 1));
+    assert_eq!((guest.flows(), guest.bed.gateway.tcp.flows.pending().connecting), (1, 1));
     // The guest gives up.
     guest.raw(guest.fields(RST), &[], b"");
-    assert_eq!((guest.flows(), guest.bed.gateway.tcp.connecting), (0, 0));
+    assert_eq!((guest.flows(), guest.bed.gateway.tcp.flows.pending().connecting), (0, 0));
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn connections_that_nobody_answers_are_limited() {
     let (at, _filled, _fd) = busy_listener();
     let remote = "198.51.100.1:80";
     let mut guest = Guest::new(redirected(remote, at), "10.0.2.2:1000", remote);
-    guest.bed.gateway.tcp.table = Table::new(64);
+    guest.bed.gateway.tcp.flows = Flows::new(64);
     for port in 1000..1100 {
         guest.local.set_port(port);
         assert_eq!(guest.syn(), TxOutcome::Sent);
@@ -202,15 +202,15 @@ fn connections_that_nobody_answers_are_limited() {
 #[test]
 fn what_belongs_to_no_connection_is_reset() {
     let mut guest = Guest::new(config(), "10.0.2.2:1000", "198.51.100.1:80");
-    guest.ack = 77;
+    guest.ack = Seq::new(77);
     assert_eq!(guest.send(ACK, b"abc"), TxOutcome::Dropped(DropReason::NoConnection));
     let got = guest.next();
-    assert_eq!((got.flags(), got.h.fields.seq), (RST, 77));
+    assert_eq!((got.flags(), got.h.fields.seq), (RST, Seq::new(77)));
     let (seq, fin) = (guest.seq, guest.fields(FIN));
     guest.raw(fin, &[], b"abc");
     let got = guest.next();
-    assert_eq!((got.flags(), got.h.fields.seq), (RST | ACK, 0));
-    assert_eq!(got.h.fields.ack, seq.wrapping_add(4));
+    assert_eq!((got.flags(), got.h.fields.seq), (RST | ACK, Seq::new(0)));
+    assert_eq!(got.h.fields.ack, seq + 4);
     assert_eq!(guest.send(RST, b""), TxOutcome::Dropped(DropReason::NoConnection));
     guest.silence();
 }
@@ -268,7 +268,7 @@ fn a_wrong_checksum_is_dropped() {
 #[test]
 fn a_full_table_lets_the_idlest_go() {
     let (mut guest, server) = Guest::with_server(0);
-    guest.bed.gateway.tcp.table = Table::new(2);
+    guest.bed.gateway.tcp.flows = Flows::new(2);
     let mut streams = Vec::new();
     for port in [1001, 1002] {
         guest.local.set_port(port);

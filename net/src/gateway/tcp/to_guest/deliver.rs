@@ -8,9 +8,11 @@
 use std::io;
 
 use libc::MSG_PEEK;
-use rustix::net::sockopt::socket_error;
 
-use super::flow::{End, Flow, READ_MIN};
+use super::super::due::{Due, End};
+use super::super::socket::Socket;
+use super::super::template::Template;
+use super::{READ_MIN, ToGuest, UNACKED_MAX, fail};
 use crate::frame::{SegmentKind, Segmentation};
 use crate::gateway::context::Ctx;
 use crate::gateway::emit::Body;
@@ -21,9 +23,6 @@ use crate::wire::tcp::{ACK, FIN, PSH};
 
 /// The largest payload of a frame: a 64 KiB packet less the headers of IPv6 and TCP.
 pub const PAYLOAD_MAX: usize = 65535 - 60;
-
-/// Bytes under way at most without `SO_PEEK_OFF`: they are copied again with each read.
-pub const UNACKED_MAX: u32 = 128 * 1024;
 
 /// What is read before the bytes that are wanted, at most.
 const SKIPPED_MAX: usize = 2 * UNACKED_MAX as usize;
@@ -56,39 +55,57 @@ impl Scratch {
     }
 }
 
-impl Flow {
+/// What a delivery takes bytes from, and what it puts around them.
+#[derive(Debug)]
+pub struct Outward<'a> {
+    /// The host's socket.
+    pub socket: &'a Socket,
+    /// The headers.
+    pub template: Template,
+    /// The guest has ended its stream.
+    pub guest_ended: bool,
+    /// What is to be done because of it.
+    pub due: &'a mut Due,
+}
+
+impl ToGuest {
     /// Delivers one frame, or a few small ones.
-    pub fn deliver(&mut self, ctx: &mut Ctx<'_, '_>, scratch: &mut Scratch) -> Turn {
-        if self.down.fin == Some(self.down.nxt) && self.down.readable {
-            return self.send_fin(ctx);
+    pub fn deliver(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        scratch: &mut Scratch,
+        out: &mut Outward<'_>,
+    ) -> Turn {
+        if self.fin == Some(self.nxt) && self.readable {
+            return self.send_fin(ctx, out);
         }
         if !self.wants_delivery() {
             return Turn::Idle;
         }
-        let mut len = (self.usable() as usize).min(self.down.read_size);
-        if self.down.urgent {
-            self.find_mark(&mut len);
+        let mut len = (self.usable() as usize).min(self.read_size);
+        if self.urgent {
+            self.find_mark(out.socket, &mut len);
         }
-        let Some(skip) = self.seek(scratch, &mut len) else { return Turn::Idle };
+        let Some(skip) = self.seek(scratch, out, &mut len) else { return Turn::Idle };
         let offloads = ctx.io.rx.offloads();
-        let tso = if self.is_ipv4() { offloads.tso4 } else { offloads.tso6 };
-        let turn = if (tso && offloads.checksum) || len <= self.down.mss.into() {
-            self.read_into_guest(ctx, scratch, skip, len)
+        let tso = if out.template.envelope.src.is_ipv4() { offloads.tso4 } else { offloads.tso6 };
+        let turn = if (tso && offloads.checksum) || len <= self.mss.into() {
+            self.read_into_guest(ctx, scratch, out, skip, len)
         } else {
-            self.read_and_cut(ctx, scratch, skip, len)
+            self.read_and_cut(ctx, scratch, out, skip, len)
         };
         match turn {
             Ok(turn) => turn,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 // Without an offset to peek at, this is how a failure shows.
-                if self.down.failed {
-                    self.fail();
+                if self.failed {
+                    fail(out.socket, out.due);
                 }
-                self.down.readable = false;
+                self.readable = false;
                 Turn::Idle
             }
             Err(_) => {
-                self.end = Some(End::ByHost);
+                out.due.end = Some(End::ByHost);
                 Turn::Idle
             }
         }
@@ -96,24 +113,28 @@ impl Flow {
 
     /// Makes the kernel peek at `nxt`; where it can't, returns how many bytes before that will
     /// come first.
-    fn seek(&mut self, scratch: &mut Scratch, len: &mut usize) -> Option<usize> {
-        let down = &mut self.down;
-        let before = down.nxt.wrapping_sub(down.base) as usize;
-        let (down, socket) = (down, self.socket.as_ref()?);
-        if down.peeks {
-            if down.peek_at != down.nxt {
-                if stream::set_peek_offset(socket, before as u32).is_err() {
-                    self.end = Some(End::Both);
+    fn seek(
+        &mut self,
+        scratch: &mut Scratch,
+        out: &mut Outward<'_>,
+        len: &mut usize,
+    ) -> Option<usize> {
+        let before = self.nxt - self.base;
+        if self.peeks {
+            if self.peek_at != self.nxt {
+                if stream::set_peek_offset(&out.socket.fd, before).is_err() {
+                    out.due.end = Some(End::Both);
                     return None;
                 }
-                down.peek_at = down.nxt;
+                self.peek_at = self.nxt;
             }
             return Some(0);
         }
         // The flow's limit keeps what is under way well below this, so the socket will not give
         // up what was acknowledged.
+        let before = before as usize;
         if before >= SKIPPED_MAX {
-            self.end = Some(End::Both);
+            out.due.end = Some(End::Both);
             return None;
         }
         scratch.skipped.resize(SKIPPED_MAX, 0);
@@ -123,12 +144,11 @@ impl Flow {
 
     /// After `read` bytes came where `asked` were asked for: false if this was the end.
     fn learn_read(&mut self, read: usize, asked: usize) -> bool {
-        let down = &mut self.down;
-        down.readable = read == asked || down.hup || down.urgent;
+        self.readable = read == asked || self.hup || self.urgent;
         if read == asked {
-            down.read_size = (down.read_size * 4).min(PAYLOAD_MAX);
-        } else if read < down.read_size / 4 {
-            down.read_size = (down.read_size / 2).max(READ_MIN);
+            self.read_size = (self.read_size * 4).min(PAYLOAD_MAX);
+        } else if read < self.read_size / 4 {
+            self.read_size = (self.read_size / 2).max(READ_MIN);
         }
         read > 0
     }
@@ -137,42 +157,37 @@ impl Flow {
         &mut self,
         ctx: &mut Ctx<'_, '_>,
         scratch: &mut Scratch,
+        out: &mut Outward<'_>,
         skip: usize,
         len: usize,
     ) -> io::Result<Turn> {
-        let mss = usize::from(self.down.mss);
-        let envelope = self.envelope();
+        let mss = usize::from(self.mss);
+        let envelope = &out.template.envelope;
         let headers = envelope.header_len() + TCP_LEN;
         let least = headers + len.min(mss);
         let Some(slot) = RxSlot::reserve_most(ctx.io.rx, headers + len, least) else {
             return Ok(Turn::NoRoom);
         };
         let len = slot.len() - headers;
-        let Some(socket) = &self.socket else { return Ok(Turn::Idle) };
         let skipped = &mut scratch.skipped[..skip];
-        let got = sys::recv(socket, skipped, slot.slices(), headers, len, MSG_PEEK)?;
-        let Some(read) = self.past(got, skip)? else {
+        let got = sys::recv(&out.socket.fd, skipped, slot.slices(), headers, len, MSG_PEEK)?;
+        let Some(read) = self.past(got, skip)?.filter(|&read| self.learn_read(read, len)) else {
             drop(slot);
-            return Ok(self.ended(ctx));
+            return Ok(self.ended(ctx, out));
         };
-        if !self.learn_read(read, len) {
-            drop(slot);
-            return Ok(self.ended(ctx));
-        }
-        let mut header = self.fields(self.down.nxt, ACK | PSH).bytes();
-        if self.down.urgent {
-            self.mark(&mut header);
-        }
-        let segmentation = (read > mss).then(|| Segmentation {
-            kind: if self.is_ipv4() { SegmentKind::Tcp4 } else { SegmentKind::Tcp6 },
-            size: self.down.mss,
+        let mut header = out.template.header(self.nxt, ACK | PSH);
+        self.mark(&mut header);
+        let ipv4 = envelope.src.is_ipv4();
+        let segmentation = (read > mss).then_some(Segmentation {
+            kind: if ipv4 { SegmentKind::Tcp4 } else { SegmentKind::Tcp6 },
+            size: self.mss,
             header_len: headers as u16,
             ecn: false,
         });
         let body = Body::InSlot { len: read, segmentation };
         envelope.send(slot, ctx.shared.link.mac, &header, body);
-        self.down.peek_at = self.down.nxt.wrapping_add(read as u32);
-        self.sent(ctx, read);
+        self.peek_at = self.nxt + read as u32;
+        self.sent_acked(ctx, out, read);
         Ok(Turn::Sent(read))
     }
 
@@ -180,29 +195,28 @@ impl Flow {
         &mut self,
         ctx: &mut Ctx<'_, '_>,
         scratch: &mut Scratch,
+        out: &mut Outward<'_>,
         skip: usize,
         len: usize,
     ) -> io::Result<Turn> {
-        let mss = usize::from(self.down.mss);
-        let headers = self.envelope().header_len() + TCP_LEN;
+        let mss = usize::from(self.mss);
+        let headers = out.template.envelope.header_len() + TCP_LEN;
         // Read only what there is room for: the first frame at least.
         match RxSlot::reserve(ctx.io.rx, headers + mss) {
             Some(slot) => drop(slot),
             None => return Ok(Turn::NoRoom),
         }
-        let Some(socket) = &self.socket else { return Ok(Turn::Idle) };
         let skipped = &mut scratch.skipped[..skip];
         let pieces = [vm_memory::VolatileSlice::from(&mut scratch.payload[..])];
-        let got = sys::recv(socket, skipped, &pieces, 0, len, MSG_PEEK)?;
-        let Some(read) = self.past(got, skip)? else { return Ok(self.ended(ctx)) };
-        if !self.learn_read(read, len) {
-            return Ok(self.ended(ctx));
-        }
-        self.down.peek_at = self.down.nxt.wrapping_add(read as u32);
+        let got = sys::recv(&out.socket.fd, skipped, &pieces, 0, len, MSG_PEEK)?;
+        let Some(read) = self.past(got, skip)?.filter(|&read| self.learn_read(read, len)) else {
+            return Ok(self.ended(ctx, out));
+        };
+        self.peek_at = self.nxt + read as u32;
         let mut sent = 0;
         for payload in scratch.payload[..read].chunks(mss) {
-            if !self.send_piece(ctx, payload) {
-                self.down.readable = true;
+            if !self.send_piece(ctx, out, payload) {
+                self.readable = true;
                 return Ok(Turn::NoRoom);
             }
             sent += payload.len();
@@ -211,13 +225,13 @@ impl Flow {
     }
 
     /// Delivers `payload` in a frame of its own.
-    fn send_piece(&mut self, ctx: &mut Ctx<'_, '_>, payload: &[u8]) -> bool {
-        let envelope = self.envelope();
+    fn send_piece(&mut self, ctx: &mut Ctx<'_, '_>, out: &mut Outward<'_>, payload: &[u8]) -> bool {
+        let envelope = &out.template.envelope;
         let headers = envelope.header_len() + TCP_LEN;
         let Some(slot) = RxSlot::reserve(ctx.io.rx, headers + payload.len()) else { return false };
-        let header = self.fields(self.down.nxt, ACK | PSH).bytes();
+        let header = out.template.header(self.nxt, ACK | PSH);
         envelope.send(slot, ctx.shared.link.mac, &header, Body::Bytes(payload));
-        self.sent(ctx, payload.len());
+        self.sent_acked(ctx, out, payload.len());
         true
     }
 
@@ -227,68 +241,39 @@ impl Flow {
             return Ok(Some(got - skip));
         }
         // Peeking from the start, the end looks just like nothing new.
-        if skip == 0 || self.down.hup {
+        if skip == 0 || self.hup {
             return Ok(None);
         }
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    fn sent(&mut self, ctx: &Ctx<'_, '_>, len: usize) {
-        let (down, now) = (&mut self.down, ctx.io.now);
-        down.nxt = down.nxt.wrapping_add(len as u32);
-        if crate::wire::tcp::before(down.max, down.nxt) {
-            down.max = down.nxt;
-            self.rto.time(down.nxt, now);
-        }
-        self.rto.start(now);
-        // The frame says it too.
-        self.ack_due = false;
+    /// A frame went whose sequence numbers are `len`, which acknowledged what the guest has sent.
+    fn sent_acked(&mut self, ctx: &Ctx<'_, '_>, out: &mut Outward<'_>, len: usize) {
+        out.due.ack = false;
+        self.sent(ctx.io.now, len as u32);
     }
 
     /// The host's stream ends at `nxt`.
-    fn ended(&mut self, ctx: &mut Ctx<'_, '_>) -> Turn {
-        if self.down.failed {
-            self.fail();
-            if self.end.is_some() {
+    fn ended(&mut self, ctx: &mut Ctx<'_, '_>, out: &mut Outward<'_>) -> Turn {
+        if self.failed {
+            fail(out.socket, out.due);
+            if out.due.end.is_some() {
                 return Turn::Idle;
             }
         }
-        self.down.fin = Some(self.down.nxt);
-        self.down.hup = true;
-        self.send_fin(ctx)
+        self.fin = Some(self.nxt);
+        self.hup = true;
+        self.send_fin(ctx, out)
     }
 
-    fn send_fin(&mut self, ctx: &mut Ctx<'_, '_>) -> Turn {
-        self.down.readable = true;
-        if !self.bare(ctx, self.down.nxt, FIN | ACK) {
+    fn send_fin(&mut self, ctx: &mut Ctx<'_, '_>, out: &mut Outward<'_>) -> Turn {
+        self.readable = true;
+        if !out.template.send_empty(ctx, self.nxt, FIN | ACK) {
             return Turn::NoRoom;
         }
-        self.down.first |= !self.up.fin;
-        self.down.readable = false;
-        self.sent(ctx, 1);
+        self.first |= !out.guest_ended;
+        self.readable = false;
+        self.sent_acked(ctx, out, 1);
         Turn::Sent(1)
-    }
-
-    /// The socket has failed: so has the flow, if it still says so.
-    fn fail(&mut self) {
-        let error = self.socket.as_ref().map(socket_error);
-        if !matches!(error, Some(Ok(Ok(())))) {
-            self.end = Some(End::ByHost);
-        }
-    }
-
-    /// The socket has something to say.
-    pub fn note(&mut self, failed: bool) {
-        let down = &mut self.down;
-        down.failed |= failed;
-        match down.fin {
-            None => down.readable = true,
-            Some(_) if failed => self.fail(),
-            Some(_) => {}
-        }
-        // What there is to read can't be delivered: then the failure is told without it.
-        if failed && self.usable() == 0 {
-            self.fail();
-        }
     }
 }
