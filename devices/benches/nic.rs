@@ -9,10 +9,8 @@ use minivmm_devices::virtio::net::testing::NetDriver;
 use minivmm_devices::virtio::net::{NicPort, features};
 use minivmm_devices::virtio::spec::feature::RING_EVENT_IDX;
 use minivmm_devices::virtio::testing::Buffer;
-use minivmm_net::frame::{FRAME_MAX, Offload, TxOutcome};
-use minivmm_net::port::Port;
-use minivmm_net::rx::RxSlot;
-use minivmm_net::stats::Stats;
+use minivmm_net::Stats;
+use minivmm_net::nic::{FRAME_MAX, Offload, Port, RxSlot, TxOutcome};
 
 const FEATURES: u64 = RING_EVENT_IDX
     | features::MRG_RXBUF

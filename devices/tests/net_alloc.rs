@@ -8,10 +8,8 @@ use minivmm_devices::virtio::net::testing::NetDriver;
 use minivmm_devices::virtio::net::{NicPort, features};
 use minivmm_devices::virtio::spec::feature::RING_EVENT_IDX;
 use minivmm_devices::virtio::testing::Buffer;
-use minivmm_net::frame::{Offload, TxOutcome};
-use minivmm_net::port::{Drained, Port};
-use minivmm_net::rx::RxSlot;
-use minivmm_net::stats::Stats;
+use minivmm_net::Stats;
+use minivmm_net::nic::{Drained, Offload, Port, RxSlot, TxOutcome};
 
 thread_local! {
     /// Allocations while counting; `None` while not.

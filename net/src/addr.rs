@@ -1,7 +1,29 @@
-//! Link-layer addresses.
+//! Link-layer addresses, and the two families of those above.
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
+
+/// A family of IP addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl From<IpAddr> for Family {
+    fn from(ip: IpAddr) -> Self {
+        if ip.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+impl From<SocketAddr> for Family {
+    fn from(addr: SocketAddr) -> Self {
+        addr.ip().into()
+    }
+}
 
 /// An EUI-48 address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]

@@ -7,6 +7,7 @@
 use vm_memory::VolatileSlice;
 
 use crate::stats::DropReason;
+use crate::wire::ETHERNET_LEN;
 
 /// Bytes of the virtio-net header, `num_buffers` included (Virtio 1.2 §5.1.6).
 pub const VNET_HEADER_LEN: usize = 12;
@@ -15,7 +16,7 @@ pub const VNET_HEADER_LEN: usize = 12;
 pub const HEAD_MAX: usize = 192 - VNET_HEADER_LEN;
 
 /// The longest frame: a 64 KiB IP packet behind an Ethernet header.
-pub const FRAME_MAX: usize = 65535 + 14;
+pub const FRAME_MAX: usize = 65535 + ETHERNET_LEN;
 
 /// A checksum left to be completed (Virtio 1.2 §5.1.6.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +82,7 @@ impl Offload {
 
         let checksum = if flags & F_NEEDS_CSUM != 0 {
             let end = usize::from(start) + usize::from(offset) + 2;
-            if usize::from(start) < 14 || end > frame_len {
+            if usize::from(start) < ETHERNET_LEN || end > frame_len {
                 return Err(DropReason::BadOffload);
             }
             Some(PartialChecksum { start, offset })
@@ -129,7 +130,7 @@ impl Offload {
     }
 
     /// Whether no more is left to the link than was negotiated.
-    pub fn is_within(&self, checksum: bool, tso4: bool, tso6: bool) -> bool {
+    pub fn is_within(&self, Offloads { checksum, tso4, tso6 }: Offloads) -> bool {
         let segmentation = match self.segmentation.map(|s| s.kind) {
             None => true,
             Some(SegmentKind::Tcp4) => tso4,
@@ -137,6 +138,17 @@ impl Offload {
         };
         segmentation && (checksum || self.checksum.is_none())
     }
+}
+
+/// What one side of a link takes of what the other leaves to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Offloads {
+    /// Frames with an open checksum (`VIRTIO_NET_F_CSUM`, and `_GUEST_CSUM` the other way).
+    pub checksum: bool,
+    /// TCP/IPv4 segments up to 64 KiB (`VIRTIO_NET_F_HOST_TSO4`, `_GUEST_TSO4`).
+    pub tso4: bool,
+    /// TCP/IPv6 segments up to 64 KiB (`VIRTIO_NET_F_HOST_TSO6`, `_GUEST_TSO6`).
+    pub tso6: bool,
 }
 
 /// A frame that a station sent.

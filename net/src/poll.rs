@@ -7,77 +7,70 @@ use std::time::Duration;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
-/// Who is to be told of an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Owner {
+/// What kind of source an event is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Source {
     /// The segment's own control messages.
-    Control = 0,
+    Control,
     /// The port; what `id` means is its own affair.
     Port,
-    /// A TAP device.
-    Tap,
-    /// The watch over the host's routes, addresses and resolvers.
-    Environment,
-    /// A TCP flow.
-    Tcp,
-    /// A published TCP port.
-    TcpListener,
-    /// A UDP flow.
-    Udp,
-    /// A published UDP port.
-    UdpListener,
-    /// An ICMP echo socket.
-    Ping,
-    /// A socket of the DNS forwarder.
-    Dns,
+    /// The backend; the tag, below 128, is its own affair.
+    Backend(u8),
 }
 
-impl Owner {
-    const ALL: [Self; 10] = [
-        Self::Control,
-        Self::Port,
-        Self::Tap,
-        Self::Environment,
-        Self::Tcp,
-        Self::TcpListener,
-        Self::Udp,
-        Self::UdpListener,
-        Self::Ping,
-        Self::Dns,
-    ];
+impl Source {
+    const BACKEND: u8 = 0x80;
+
+    const fn pack(self) -> u8 {
+        match self {
+            Self::Control => 0,
+            Self::Port => 1,
+            Self::Backend(tag) => {
+                debug_assert!(tag < Self::BACKEND);
+                Self::BACKEND | tag
+            }
+        }
+    }
+
+    const fn unpack(raw: u8) -> Self {
+        match raw {
+            0 => Self::Control,
+            1..Self::BACKEND => Self::Port,
+            Self::BACKEND.. => Self::Backend(raw & !Self::BACKEND),
+        }
+    }
 }
 
-/// An event source's name: its owner, an index of the owner's, and a generation that tells a
-/// reused index from the one an old event was for.
+/// An event source's name: its kind, an index among these, and a generation that tells a reused
+/// index from the one an old event was for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Token {
-    /// Who is told.
-    pub owner: Owner,
+    /// Its kind.
+    pub source: Source,
     /// Counts the uses of `id`; only the low 24 bits are kept.
     pub generation: u32,
-    /// The owner's index.
+    /// The index.
     pub id: u32,
 }
 
 impl Token {
     /// A token of generation 0.
-    pub const fn new(owner: Owner, id: u32) -> Self {
-        Self { owner, generation: 0, id }
+    pub const fn new(source: Source, id: u32) -> Self {
+        Self { source, generation: 0, id }
     }
 
     /// A token whose `id` is used again and again.
-    pub const fn with_generation(owner: Owner, id: u32, generation: u32) -> Self {
-        Self { owner, generation: generation & 0xff_ffff, id }
+    pub const fn with_generation(source: Source, id: u32, generation: u32) -> Self {
+        Self { source, generation: generation & 0xff_ffff, id }
     }
 
     const fn pack(self) -> u64 {
-        (self.owner as u64) << 56 | (self.generation as u64) << 32 | self.id as u64
+        (self.source.pack() as u64) << 56 | (self.generation as u64) << 32 | self.id as u64
     }
 
     fn unpack(raw: u64) -> Self {
         Self {
-            owner: Owner::ALL[(raw >> 56) as usize],
+            source: Source::unpack((raw >> 56) as u8),
             generation: (raw >> 32) as u32 & 0xff_ffff,
             id: raw as u32,
         }
@@ -164,8 +157,8 @@ mod tests {
 
     #[test]
     fn tokens_round_trip() {
-        for owner in Owner::ALL {
-            let token = Token::with_generation(owner, u32::MAX - 1, 0x12_3456);
+        for source in [Source::Control, Source::Port, Source::Backend(0), Source::Backend(127)] {
+            let token = Token::with_generation(source, u32::MAX - 1, 0x12_3456);
             assert_eq!(Token::unpack(token.pack()), token);
         }
     }
@@ -174,7 +167,7 @@ mod tests {
     fn a_ready_source_is_named() {
         let mut poller = Poller::new().unwrap();
         let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
-        let token = Token::new(Owner::Dns, 7);
+        let token = Token::new(Source::Backend(1), 7);
         poller.add(&a, token, Ready::IN).unwrap();
         assert_eq!(poller.wait(Some(Duration::ZERO)).unwrap(), 0);
         rustix::io::write(&b, b"x").unwrap();

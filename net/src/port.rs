@@ -5,21 +5,10 @@
 use std::io;
 use std::time::Instant;
 
-use crate::frame::{TxFrame, TxOutcome};
+use crate::frame::{Offloads, TxFrame, TxOutcome};
 use crate::poll::{Poller, Ready, Token};
-use crate::rx::{RxOffloads, RxRing};
+use crate::rx::RxRing;
 use crate::stats::Stats;
-
-/// Which offloads a backend takes in frames from the station; decides the features a NIC offers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct TxOffloads {
-    /// Frames with an open checksum (`VIRTIO_NET_F_CSUM`).
-    pub checksum: bool,
-    /// TCP/IPv4 segments up to 64 KiB (`VIRTIO_NET_F_HOST_TSO4`).
-    pub tso4: bool,
-    /// TCP/IPv6 segments up to 64 KiB (`VIRTIO_NET_F_HOST_TSO6`).
-    pub tso6: bool,
-}
 
 /// What an event at a port means for the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,7 +38,7 @@ pub type FrameSink<'s> = dyn FnMut(&TxFrame<'_>, &mut dyn RxRing) -> TxOutcome +
 
 /// A station: a guest's NIC, or a TAP device whose other side is a network stack.
 pub trait Port: Send {
-    /// Registers its event sources, with [`Owner::Port`](crate::poll::Owner::Port) tokens.
+    /// Registers its event sources, with [`Source::Port`](crate::poll::Source::Port) tokens.
     ///
     /// # Errors
     /// Those of `epoll_ctl(2)`.
@@ -74,7 +63,7 @@ pub trait Port: Send {
 }
 
 /// What a backend may use while it handles an event.
-pub struct Cx<'a> {
+pub struct Io<'a> {
     /// The time; one reading serves a whole batch.
     pub now: Instant,
     /// The station's receive side.
@@ -85,16 +74,16 @@ pub struct Cx<'a> {
     pub stats: &'a Stats,
 }
 
-impl std::fmt::Debug for Cx<'_> {
+impl std::fmt::Debug for Io<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cx").field("now", &self.now).finish_non_exhaustive()
+        f.debug_struct("Io").field("now", &self.now).finish_non_exhaustive()
     }
 }
 
 /// What a station is wired to.
 pub trait Backend: Send {
     /// The offloads it takes in frames from the station.
-    fn tx_offloads(&self) -> TxOffloads;
+    fn tx_offloads(&self) -> Offloads;
 
     /// The largest IP packet it takes, in bytes, without segmentation.
     fn mtu(&self) -> u16;
@@ -109,27 +98,27 @@ pub trait Backend: Send {
     ///
     /// # Errors
     /// Where the host refuses the offloads; the station then stays detached.
-    fn attached(&mut self, cx: &mut Cx<'_>, offloads: RxOffloads) -> io::Result<()>;
+    fn attached(&mut self, io: &mut Io<'_>, offloads: Offloads) -> io::Result<()>;
 
     /// The station is gone: what was in flight for it is to be dropped.
     fn detached(&mut self, now: Instant, poll: &Poller);
 
     /// A frame from the station.
-    fn send(&mut self, cx: &mut Cx<'_>, frame: &TxFrame<'_>) -> TxOutcome;
+    fn send(&mut self, io: &mut Io<'_>, frame: &TxFrame<'_>) -> TxOutcome;
 
     /// The batch of frames is over: answers that were put off are due.
-    fn batch_end(&mut self, cx: &mut Cx<'_>);
+    fn batch_end(&mut self, io: &mut Io<'_>);
 
     /// One of its sources is ready. True when frames that were [`TxOutcome::Busy`] can be
     /// offered again.
-    fn ready(&mut self, cx: &mut Cx<'_>, token: Token, ready: Ready) -> bool;
+    fn ready(&mut self, io: &mut Io<'_>, token: Token, ready: Ready) -> bool;
 
     /// The station has receive buffers again.
-    fn rx_available(&mut self, cx: &mut Cx<'_>);
+    fn rx_available(&mut self, io: &mut Io<'_>);
 
     /// When [`expire`](Self::expire) is to be called next.
     fn deadline(&self) -> Option<Instant>;
 
-    /// Does what is due at `cx.now`.
-    fn expire(&mut self, cx: &mut Cx<'_>);
+    /// Does what is due at `io.now`.
+    fn expire(&mut self, io: &mut Io<'_>);
 }

@@ -5,23 +5,13 @@
 
 use vm_memory::VolatileSlice;
 
-use crate::frame::Offload;
-
-/// What a station can take from the link, as negotiated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct RxOffloads {
-    /// Frames with an open checksum (`VIRTIO_NET_F_GUEST_CSUM`).
-    pub checksum: bool,
-    /// TCP/IPv4 segments up to 64 KiB (`VIRTIO_NET_F_GUEST_TSO4`).
-    pub tso4: bool,
-    /// TCP/IPv6 segments up to 64 KiB (`VIRTIO_NET_F_GUEST_TSO6`).
-    pub tso6: bool,
-}
+use crate::frame::{Offload, Offloads};
+use crate::scatter::Scatter;
 
 /// The receive side of a station. Use it through [`RxSlot`].
 pub trait RxRing {
     /// What the station can take.
-    fn offloads(&self) -> RxOffloads;
+    fn offloads(&self) -> Offloads;
 
     /// Reserves room for a frame, Ethernet header on: for as much of `most` bytes as the station
     /// has buffers for now, if that is `least` or more, and returns how much. At most one
@@ -76,6 +66,11 @@ impl<'a> RxSlot<'a> {
         self.len == 0
     }
 
+    /// What the station can take.
+    pub fn offloads(&self) -> Offloads {
+        self.ring.offloads()
+    }
+
     /// The memory to fill.
     pub fn slices(&self) -> &[VolatileSlice<'_>] {
         self.ring.slices()
@@ -86,22 +81,8 @@ impl<'a> RxSlot<'a> {
     /// # Panics
     /// If they do not fit the reservation: a mistake of the caller, never of a guest.
     pub fn write_at(&self, offset: usize, bytes: &[u8]) {
-        let (mut offset, mut rest) = (offset, bytes);
-        for slice in self.slices() {
-            if rest.is_empty() {
-                return;
-            }
-            if offset >= slice.len() {
-                offset -= slice.len();
-                continue;
-            }
-            let n = rest.len().min(slice.len() - offset);
-            let part = slice.subslice(offset, n).expect("the range was checked against the slice");
-            part.copy_from(&rest[..n]);
-            rest = &rest[n..];
-            offset = 0;
-        }
-        assert!(rest.is_empty(), "write beyond the reservation");
+        let written = Scatter::new(self.slices()).copy_from(offset, bytes);
+        assert!(written == bytes.len(), "write beyond the reservation");
     }
 
     /// Delivers the first `len` bytes.

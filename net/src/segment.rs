@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, eventfd};
 use vm_memory::VolatileSlice;
 
-use crate::frame::{Offload, TxOutcome};
-use crate::poll::{Owner, Poller, Ready, Token};
-use crate::port::{Backend, Cx, Drained, Port, TxOffloads};
-use crate::rx::{RxOffloads, RxRing};
+use crate::frame::{Offload, Offloads, TxOutcome};
+use crate::poll::{Poller, Ready, Source, Token};
+use crate::port::{Backend, Drained, Io, Port};
+use crate::rx::RxRing;
 use crate::stats::Stats;
 
 /// Frames taken from the station before the backend's events get their turn, and the station its
@@ -47,7 +47,7 @@ pub enum AttachError {
 }
 
 enum Control {
-    Attach(Box<dyn Port>, RxOffloads, SyncSender<Result<(), AttachError>>),
+    Attach(Box<dyn Port>, Offloads, SyncSender<Result<(), AttachError>>),
     Detach(SyncSender<Option<Box<dyn Port>>>),
     Stop,
 }
@@ -56,7 +56,7 @@ struct Shared {
     control: Sender<Control>,
     wake: Arc<OwnedFd>,
     stats: Arc<Stats>,
-    tx_offloads: TxOffloads,
+    tx_offloads: Offloads,
     mtu: u16,
 }
 
@@ -75,7 +75,7 @@ impl SegmentHandle {
     ///
     /// # Errors
     /// [`AttachError`]; the port is then dropped.
-    pub fn attach(&self, port: Box<dyn Port>, offloads: RxOffloads) -> Result<(), AttachError> {
+    pub fn attach(&self, port: Box<dyn Port>, offloads: Offloads) -> Result<(), AttachError> {
         let (reply, answer) = mpsc::sync_channel(1);
         self.send(Control::Attach(port, offloads, reply));
         answer.recv().unwrap_or(Err(AttachError::Ended))
@@ -96,7 +96,7 @@ impl SegmentHandle {
     }
 
     /// The offloads that the backend takes.
-    pub fn tx_offloads(&self) -> TxOffloads {
+    pub fn tx_offloads(&self) -> Offloads {
         self.0.tx_offloads
     }
 
@@ -205,8 +205,8 @@ impl Drop for Segment {
 struct NullRing;
 
 impl RxRing for NullRing {
-    fn offloads(&self) -> RxOffloads {
-        RxOffloads::default()
+    fn offloads(&self) -> Offloads {
+        Offloads::default()
     }
 
     fn reserve(&mut self, _most: usize, _least: usize) -> Option<usize> {
@@ -249,10 +249,10 @@ impl Side {
         &mut self,
         now: Instant,
         rx: &mut dyn RxRing,
-        f: impl FnOnce(&mut dyn Backend, &mut Cx<'_>) -> R,
+        f: impl FnOnce(&mut dyn Backend, &mut Io<'_>) -> R,
     ) -> R {
-        let mut cx = Cx { now, rx, poll: &self.poll, stats: &self.stats };
-        f(&mut *self.backend, &mut cx)
+        let mut io = Io { now, rx, poll: &self.poll, stats: &self.stats };
+        f(&mut *self.backend, &mut io)
     }
 }
 
@@ -280,7 +280,7 @@ impl Worker {
         messages: Receiver<Control>,
     ) -> io::Result<Self> {
         let poll = Poller::new()?;
-        poll.add(&*wake, Token::new(Owner::Control, 0), Ready::IN)?;
+        poll.add(&*wake, Token::new(Source::Control, 0), Ready::IN)?;
         backend.start(&poll)?;
         Ok(Self {
             port: None,
@@ -321,7 +321,7 @@ impl Worker {
     /// One round after a wait that saw `events` events. False when the worker is to end.
     fn turn(&mut self, now: Instant, events: usize) -> bool {
         let mut stale = false;
-        if (0..events).any(|i| self.side.poll.event(i).0.owner == Owner::Control) {
+        if (0..events).any(|i| self.side.poll.event(i).0.source == Source::Control) {
             match self.control(now) {
                 Some(changed) => stale = changed,
                 None => return false,
@@ -333,12 +333,12 @@ impl Worker {
             self.port_events(events);
         }
         if std::mem::take(&mut self.rx) {
-            self.backend(now, |backend, cx| backend.rx_available(cx));
+            self.backend(now, |backend, io| backend.rx_available(io));
         }
         for i in 0..events {
             let (token, ready) = self.side.poll.event(i);
-            if !matches!(token.owner, Owner::Control | Owner::Port) {
-                let writable = self.backend(now, |backend, cx| backend.ready(cx, token, ready));
+            if !matches!(token.source, Source::Control | Source::Port) {
+                let writable = self.backend(now, |backend, io| backend.ready(io, token, ready));
                 if writable && self.tx == Tx::Blocked {
                     self.tx = Tx::Pending;
                 }
@@ -348,7 +348,7 @@ impl Worker {
             self.drain(now);
         }
         if self.side.backend.deadline().is_some_and(|due| due <= now) {
-            self.backend(now, |backend, cx| backend.expire(cx));
+            self.backend(now, |backend, io| backend.expire(io));
         }
         if let Some(port) = &mut self.port {
             port.flush(&self.side.stats);
@@ -360,7 +360,7 @@ impl Worker {
         let Some(port) = &mut self.port else { return };
         for i in 0..events {
             let (token, ready) = self.side.poll.event(i);
-            if token.owner == Owner::Port {
+            if token.source == Source::Port {
                 let ready = port.ready(token.id, ready);
                 if ready.tx && self.tx == Tx::Idle {
                     self.tx = Tx::Pending;
@@ -377,7 +377,7 @@ impl Worker {
         let budget = (TX_BYTES / self.frame_len.max(1)).clamp(1, TX_BUDGET);
         let (mut frames, mut bytes) = (0, 0);
         let drained = port.drain(budget, stats, &mut |frame, rx| {
-            let outcome = backend.send(&mut Cx { now, rx, poll, stats }, frame);
+            let outcome = backend.send(&mut Io { now, rx, poll, stats }, frame);
             if outcome != TxOutcome::Busy {
                 frames += 1;
                 bytes += frame.len;
@@ -396,13 +396,13 @@ impl Worker {
             Drained::Blocked => Tx::Blocked,
             Drained::Broken => Tx::Broken,
         };
-        self.backend(now, |backend, cx| backend.batch_end(cx));
+        self.backend(now, |backend, io| backend.batch_end(io));
     }
 
     fn backend<R>(
         &mut self,
         now: Instant,
-        f: impl FnOnce(&mut dyn Backend, &mut Cx<'_>) -> R,
+        f: impl FnOnce(&mut dyn Backend, &mut Io<'_>) -> R,
     ) -> R {
         let rx = match &mut self.port {
             Some(port) => port.rx(),
@@ -437,13 +437,13 @@ impl Worker {
         &mut self,
         now: Instant,
         mut port: Box<dyn Port>,
-        offloads: RxOffloads,
+        offloads: Offloads,
     ) -> Result<(), AttachError> {
         if self.port.is_some() {
             return Err(AttachError::Occupied);
         }
         port.attach(&self.side.poll)?;
-        if let Err(e) = self.side.with(now, port.rx(), |backend, cx| backend.attached(cx, offloads))
+        if let Err(e) = self.side.with(now, port.rx(), |backend, io| backend.attached(io, offloads))
         {
             port.detach(&self.side.poll);
             return Err(e.into());

@@ -9,8 +9,12 @@ use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd};
 
-use libc::{c_int, c_void, iovec, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage};
+use libc::{c_int, iovec, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage};
+use rustix::net::AddressFamily;
 use vm_memory::VolatileSlice;
+
+use crate::addr::Family;
+use crate::scatter::Scatter;
 
 pub mod dgram;
 pub mod stream;
@@ -48,24 +52,13 @@ impl Iov {
     fn push_slices(
         &mut self,
         slices: &[VolatileSlice<'_>],
-        mut offset: usize,
-        mut len: usize,
+        offset: usize,
+        len: usize,
     ) -> io::Result<()> {
-        for slice in slices {
-            if len == 0 {
-                break;
-            }
-            if offset >= slice.len() {
-                offset -= slice.len();
-                continue;
-            }
-            let n = len.min(slice.len() - offset);
+        for piece in Scatter::new(slices).pieces(offset, len) {
             // The guard only keeps lazily mapped (Xen) memory alive; ours is mapped for as long
             // as the slice lives.
-            let base = slice.ptr_guard_mut().as_ptr().wrapping_add(offset);
-            self.push(base, n)?;
-            len -= n;
-            offset = 0;
+            self.push(piece.ptr_guard_mut().as_ptr(), piece.len())?;
         }
         Ok(())
     }
@@ -79,7 +72,7 @@ fn result(n: isize) -> io::Result<usize> {
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
-/// `writev(2)` of `head` and then `tail`: one frame, one call.
+/// `writev(2)` of `parts` and then `tail`: one frame, one call.
 ///
 /// # Errors
 /// Those of `writev(2)`; `InvalidInput` for more than [`IOV_MAX`] pieces.
@@ -119,8 +112,8 @@ pub fn read_frame(
     result(unsafe { libc::readv(fd.as_fd().as_raw_fd(), iov.ptr(), iov.len as c_int) })
 }
 
-/// `sendmsg(2)` of `head` and then `len` bytes of `tail` from `offset` on, to `to` where the
-/// socket isn't connected. `MSG_NOSIGNAL | MSG_DONTWAIT` are always set.
+/// `sendmsg(2)` of `head` and then `len` bytes of `tail` from `offset` on, to a socket that is
+/// connected. `MSG_NOSIGNAL | MSG_DONTWAIT` are always set.
 ///
 /// # Errors
 /// Those of `sendmsg(2)`; `InvalidInput` for more than [`IOV_MAX`] pieces.
@@ -130,39 +123,22 @@ pub fn send(
     tail: &[VolatileSlice<'_>],
     offset: usize,
     len: usize,
-    to: Option<SocketAddr>,
     flags: c_int,
 ) -> io::Result<usize> {
     let mut iov = Iov::new();
     iov.push(head.as_ptr().cast_mut(), head.len())?;
     iov.push_slices(tail, offset, len)?;
-    let mut name = to.map(to_sockaddr);
     // SAFETY: an all-zero msghdr is valid: no name, no data, no control message.
     let mut msg: msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
-    if let Some((storage, len)) = &mut name {
-        msg.msg_name = std::ptr::from_mut(storage).cast();
-        msg.msg_namelen = *len;
-    }
     msg.msg_iov = iov.ptr();
     msg.msg_iovlen = iov.len;
     let flags = flags | libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-    // SAFETY: name and iovecs point to live memory that sendmsg only reads.
+    // SAFETY: the iovecs point to live memory that sendmsg only reads.
     result(unsafe { libc::sendmsg(fd.as_fd().as_raw_fd(), &msg, flags) })
 }
 
-/// What [`recv`] got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Received {
-    /// Bytes; with `MSG_TRUNC` among the flags of a datagram its real length.
-    pub len: usize,
-    /// Who sent it, where the socket isn't connected.
-    pub from: Option<SocketAddr>,
-    /// The datagram was longer than the room.
-    pub truncated: bool,
-}
-
 /// `recvmsg(2)` into `len` bytes of `tail` from `offset` on, after `head` is full.
-/// `MSG_DONTWAIT` is always set.
+/// `MSG_DONTWAIT` is always set. Returns how many bytes came.
 ///
 /// # Errors
 /// Those of `recvmsg(2)`; `InvalidInput` for more than [`IOV_MAX`] pieces.
@@ -173,25 +149,25 @@ pub fn recv(
     offset: usize,
     len: usize,
     flags: c_int,
-) -> io::Result<Received> {
+) -> io::Result<usize> {
     let mut iov = Iov::new();
     iov.push(head.as_mut_ptr(), head.len())?;
     iov.push_slices(tail, offset, len)?;
-    let mut storage = MaybeUninit::<sockaddr_storage>::zeroed();
     // SAFETY: an all-zero msghdr is valid: no name, no data, no control message.
     let mut msg: msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
-    msg.msg_name = storage.as_mut_ptr().cast::<c_void>();
-    msg.msg_namelen = size_of::<sockaddr_storage>() as u32;
     msg.msg_iov = iov.ptr();
     msg.msg_iovlen = iov.len;
     let flags = flags | libc::MSG_DONTWAIT;
-    // SAFETY: name and iovecs point to live, writable memory of the lengths given; nobody holds a
+    // SAFETY: the iovecs point to live, writable memory of the lengths given; nobody holds a
     // reference into it during the call.
-    let len = result(unsafe { libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut msg, flags) })?;
-    // SAFETY: the storage was zeroed, so all of it is initialised.
-    let storage = unsafe { storage.assume_init() };
-    let from = if msg.msg_namelen > 0 { from_sockaddr(&storage) } else { None };
-    Ok(Received { len, from, truncated: msg.msg_flags & libc::MSG_TRUNC != 0 })
+    result(unsafe { libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut msg, flags) })
+}
+
+fn address_family(family: Family) -> AddressFamily {
+    match family {
+        Family::V4 => AddressFamily::INET,
+        Family::V6 => AddressFamily::INET6,
+    }
 }
 
 /// The kernel's form of a socket address, and its length.
@@ -247,36 +223,32 @@ fn from_sockaddr(storage: &sockaddr_storage) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket;
+    use std::os::unix::net::UnixDatagram;
 
     use super::*;
 
     #[test]
     fn a_datagram_crosses_in_pieces() {
-        let a = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let b = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (a, b) = UnixDatagram::pair().unwrap();
         let (mut x, mut y) = (*b"..cde", *b"fgh..");
         let tail = [VolatileSlice::from(&mut x[..]), VolatileSlice::from(&mut y[..])];
-        let to = b.local_addr().unwrap();
-        assert_eq!(send(&a, b"ab", &tail, 2, 6, Some(to), 0).unwrap(), 8);
+        assert_eq!(send(&a, b"ab", &tail, 2, 6, 0).unwrap(), 8);
 
         let (mut head, mut p, mut q) = ([0; 3], [0; 2], [0; 9]);
         let got = {
             let tail = [VolatileSlice::from(&mut p[..]), VolatileSlice::from(&mut q[..])];
             recv(&b, &mut head, &tail, 1, 8, 0).unwrap()
         };
-        assert_eq!(got, Received { len: 8, from: Some(a.local_addr().unwrap()), truncated: false });
-        assert_eq!((&head, p, &q[..5]), (b"abc", [0, b'd'], &b"efgh\0"[..]));
+        assert_eq!((got, &head, p, &q[..5]), (8, b"abc", [0, b'd'], &b"efgh\0"[..]));
     }
 
     #[test]
-    fn a_datagram_longer_than_the_room_is_known_to_be() {
-        let a = UdpSocket::bind("[::1]:0").unwrap();
-        let b = UdpSocket::bind("[::1]:0").unwrap();
-        send(&a, b"abcdef", &[], 0, 0, Some(b.local_addr().unwrap()), 0).unwrap();
-        let mut head = [0; 4];
-        let got = recv(&b, &mut head, &[], 0, 0, libc::MSG_TRUNC).unwrap();
-        assert_eq!((got.len, got.truncated), (6, true));
-        assert_eq!(got.from, Some(a.local_addr().unwrap()));
+    fn a_call_takes_so_many_pieces_and_no_more() {
+        let (a, _b) = UnixDatagram::pair().unwrap();
+        let mut bytes = [0; IOV_MAX + 1];
+        let pieces: Vec<_> = bytes.chunks_mut(1).map(VolatileSlice::from).collect();
+        assert_eq!(send(&a, &[], &pieces, 0, IOV_MAX, 0).unwrap(), IOV_MAX);
+        let error = send(&a, &[], &pieces, 0, IOV_MAX + 1, 0).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 }

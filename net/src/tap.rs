@@ -10,14 +10,15 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::addr::MacAddr;
-use crate::frame::VNET_HEADER_LEN;
-use crate::rx::RxOffloads;
+use crate::frame::{Offloads, VNET_HEADER_LEN};
 
 mod backend;
+#[cfg(feature = "test-utils")]
 mod port;
 mod sys;
 
 pub use backend::TapBackend;
+#[cfg(feature = "test-utils")]
 pub use port::TapPort;
 
 const DEV_NET_TUN: &str = "/dev/net/tun";
@@ -161,7 +162,7 @@ impl Tap {
     ///
     /// # Errors
     /// Those of `TUNSETOFFLOAD`.
-    pub fn set_offloads(&self, offloads: RxOffloads) -> io::Result<()> {
+    pub fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
         let mut flags = 0;
         // The kernel refuses segmentation without checksums.
         if offloads.checksum {

@@ -7,14 +7,12 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
-use minivmm_net::addr::MacAddr;
-use minivmm_net::frame::{FRAME_MAX, HEAD_MAX, Offload, TxFrame, TxOutcome};
-use minivmm_net::gateway::Gateway;
-use minivmm_net::gateway::config::{FlowLimits, GatewayConfig, Ipv6Mode, Redirect, Transport};
-use minivmm_net::poll::Poller;
-use minivmm_net::port::{Backend, Cx};
-use minivmm_net::rx::{RxOffloads, RxRing};
-use minivmm_net::stats::Stats;
+use minivmm_net::nic::{
+    FRAME_MAX, HEAD_MAX, Io, Offload, Offloads, Poller, RxRing, TxFrame, TxOutcome,
+};
+use minivmm_net::{
+    Backend, FlowLimits, Gateway, GatewayConfig, Ipv6Mode, MacAddr, Redirect, Stats, Transport,
+};
 use vm_memory::VolatileSlice;
 
 struct Counting;
@@ -54,8 +52,8 @@ struct Ring {
 }
 
 impl RxRing for Ring {
-    fn offloads(&self) -> RxOffloads {
-        RxOffloads { checksum: true, tso4: true, tso6: true }
+    fn offloads(&self) -> Offloads {
+        Offloads { checksum: true, tso4: true, tso6: true }
     }
 
     fn reserve(&mut self, most: usize, least: usize) -> Option<usize> {
@@ -105,9 +103,9 @@ struct Guest {
 }
 
 impl Guest {
-    fn with<R>(&mut self, f: impl FnOnce(&mut Gateway, &mut Cx<'_>) -> R) -> R {
+    fn with<R>(&mut self, f: impl FnOnce(&mut Gateway, &mut Io<'_>) -> R) -> R {
         let (rx, poll, stats) = (&mut self.ring, &self.poll, &self.stats);
-        f(&mut self.gateway, &mut Cx { now: Instant::now(), rx, poll, stats })
+        f(&mut self.gateway, &mut Io { now: Instant::now(), rx, poll, stats })
     }
 
     fn send(&mut self, flags: u8, len: usize) {
@@ -130,7 +128,7 @@ impl Guest {
         self.seq = self.seq.wrapping_add(len as u32 + u32::from(flags & 2 != 0));
 
         self.give(54 + len);
-        self.with(|gateway, cx| gateway.batch_end(cx));
+        self.with(|gateway, io| gateway.batch_end(io));
     }
 
     /// A datagram, of a batch that goes on.
@@ -157,7 +155,7 @@ impl Guest {
         let (head, tail) = frame[..len].split_at_mut(len.min(HEAD_MAX));
         let tail = [VolatileSlice::from(tail)];
         let frame = TxFrame { head, tail: &tail, len, offload: Offload::default() };
-        assert_eq!(self.with(|gateway, cx| gateway.send(cx, &frame)), TxOutcome::Sent);
+        assert_eq!(self.with(|gateway, io| gateway.send(io, &frame)), TxOutcome::Sent);
     }
 
     /// Handles events until `done`.
@@ -168,7 +166,7 @@ impl Guest {
             let n = self.poll.wait(Some(PATIENCE)).expect("epoll works");
             for i in 0..n {
                 let (token, ready) = self.poll.event(i);
-                self.with(|gateway, cx| gateway.ready(cx, token, ready));
+                self.with(|gateway, io| gateway.ready(io, token, ready));
             }
         }
     }
@@ -252,7 +250,7 @@ fn a_udp_flow_allocates_nothing() {
         for len in [1200, 1200, 1200, 1400] {
             guest.queue_datagram(len);
         }
-        guest.with(|gateway, cx| gateway.batch_end(cx));
+        guest.with(|gateway, io| gateway.batch_end(io));
         let before = guest.ring.datagrams;
         for len in [1200, 1200, 1200, 1400] {
             let (n, from) = server.recv_from(&mut buffer).expect("what the guest sent");

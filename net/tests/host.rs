@@ -9,19 +9,13 @@ mod common;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use minivmm_net::addr::MacAddr;
-use minivmm_net::buffer::HostBuffer;
-use minivmm_net::frame::{FRAME_MAX, Offload};
-use minivmm_net::gateway::config::Ipv6Mode;
-use minivmm_net::gateway::plan::{PlanError, PlanRequest};
-use minivmm_net::gateway::{Gateway, GatewayConfig};
-use minivmm_net::host::network::HostNetwork;
-use minivmm_net::host::reach::{Reach, Watch};
-use minivmm_net::host::subnet::{check_subnet, choose_subnet};
-use minivmm_net::poll::Poller;
-use minivmm_net::port::{Backend, Cx};
-use minivmm_net::rx::{RxOffloads, RxRing};
-use minivmm_net::stats::Stats;
+use minivmm_net::nic::{
+    FRAME_MAX, HostBuffer, Io, Offload, Offloads, Poller, Ready, RxRing, Source, Token,
+};
+use minivmm_net::testing::{Reach, Watch, check_subnet, choose_subnet};
+use minivmm_net::{
+    Backend, Gateway, GatewayConfig, HostNetwork, Ipv6Mode, MacAddr, PlanError, PlanRequest, Stats,
+};
 use vm_memory::VolatileSlice;
 
 const INSIDE: &str = "MINIVMM_TEST_NETNS";
@@ -183,8 +177,8 @@ fn changes_are_told() {
     uplink();
     let watch = Watch::new().unwrap();
     let mut poll = Poller::new().unwrap();
-    let token = minivmm_net::poll::Token::new(minivmm_net::poll::Owner::Environment, 0);
-    poll.add(&watch, token, minivmm_net::poll::Ready::IN).unwrap();
+    let token = Token::new(Source::Backend(0), 0);
+    poll.add(&watch, token, Ready::IN).unwrap();
     assert!(!watch.drain());
     for change in [
         "addr add 192.0.2.1/24 dev up0",
@@ -232,8 +226,8 @@ struct Ring {
 }
 
 impl RxRing for Ring {
-    fn offloads(&self) -> RxOffloads {
-        RxOffloads::default()
+    fn offloads(&self) -> Offloads {
+        Offloads::default()
     }
 
     fn reserve(&mut self, most: usize, least: usize) -> Option<usize> {
@@ -267,8 +261,8 @@ fn the_guest_learns_what_the_host_can_route() {
     let (mut poll, stats) = (Poller::new().unwrap(), Stats::default());
     gateway.start(&poll).unwrap();
     let start = Instant::now();
-    let mut cx = Cx { now: start, rx: &mut ring, poll: &poll, stats: &stats };
-    gateway.attached(&mut cx, RxOffloads::default()).unwrap();
+    let mut io = Io { now: start, rx: &mut ring, poll: &poll, stats: &stats };
+    gateway.attached(&mut io, Offloads::default()).unwrap();
 
     // Each change is told within the time in which the routes settle and no two advertisements
     // may follow each other.
@@ -283,11 +277,11 @@ fn the_guest_learns_what_the_host_can_route() {
             let now = Instant::now();
             for i in 0..events {
                 let (token, ready) = poll.event(i);
-                let mut cx = Cx { now, rx: &mut ring, poll: &poll, stats: &stats };
-                gateway.ready(&mut cx, token, ready);
+                let mut io = Io { now, rx: &mut ring, poll: &poll, stats: &stats };
+                gateway.ready(&mut io, token, ready);
             }
-            let mut cx = Cx { now, rx: &mut ring, poll: &poll, stats: &stats };
-            gateway.expire(&mut cx);
+            let mut io = Io { now, rx: &mut ring, poll: &poll, stats: &stats };
+            gateway.expire(&mut io);
             let advertisement = ring.frames.drain(..).find(|f| f[20] == 58 && f[54] == 134);
             if let Some(frame) = advertisement {
                 break u16::from_be_bytes([frame[60], frame[61]]);

@@ -16,20 +16,17 @@ use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use minivmm_net::buffer::HostBuffer;
-use minivmm_net::frame::{
-    FRAME_MAX, HEAD_MAX, Offload, PartialChecksum, SegmentKind, Segmentation, TxFrame, TxOutcome,
+use minivmm_net::nic::{
+    Drained, FRAME_MAX, FrameSink, HEAD_MAX, HostBuffer, Offload, Offloads, PartialChecksum,
+    Poller, Port, PortReady, Ready, RxRing, SegmentKind, Segmentation, Source, Token, TxFrame,
+    TxOutcome,
 };
-use minivmm_net::poll::{Owner, Poller, Ready, Token};
-use minivmm_net::port::{Backend, Drained, FrameSink, Port, PortReady};
-use minivmm_net::rx::{RxOffloads, RxRing};
-use minivmm_net::segment::Segment;
-use minivmm_net::stats::{DropReason, Stats};
-use minivmm_net::tap::{Tap, TapBackend, TapError, TapPort};
+use minivmm_net::testing::TapPort;
+use minivmm_net::{Backend, DropReason, Segment, Stats, Tap, TapBackend, TapError};
 use rustix::event::{EventfdFlags, eventfd};
 use vm_memory::VolatileSlice;
 
-const ALL: RxOffloads = RxOffloads { checksum: true, tso4: true, tso6: true };
+const ALL: Offloads = Offloads { checksum: true, tso4: true, tso6: true };
 const MTU: usize = 1500;
 
 fn main() -> ExitCode {
@@ -280,7 +277,7 @@ struct StationRing {
     desk: Arc<Mutex<Desk>>,
     buffer: HostBuffer,
     reserved: usize,
-    offloads: RxOffloads,
+    offloads: Offloads,
 }
 
 impl Station {
@@ -290,7 +287,7 @@ impl Station {
         Self { desk: Arc::new(Mutex::new(desk)), kick: Arc::new(kick) }
     }
 
-    fn port(&self, offloads: RxOffloads) -> Box<dyn Port> {
+    fn port(&self, offloads: Offloads) -> Box<dyn Port> {
         let ring = StationRing {
             desk: Arc::clone(&self.desk),
             buffer: HostBuffer::new(FRAME_MAX),
@@ -320,7 +317,7 @@ impl Station {
 
 impl Port for StationPort {
     fn attach(&mut self, poll: &Poller) -> io::Result<()> {
-        poll.add(&*self.kick, Token::new(Owner::Port, 0), Ready::IN | Ready::ET)
+        poll.add(&*self.kick, Token::new(Source::Port, 0), Ready::IN | Ready::ET)
     }
 
     fn detach(&mut self, poll: &Poller) {
@@ -354,7 +351,7 @@ impl Port for StationPort {
 }
 
 impl RxRing for StationRing {
-    fn offloads(&self) -> RxOffloads {
+    fn offloads(&self) -> Offloads {
         self.offloads
     }
 
@@ -484,7 +481,7 @@ fn without_offloads_the_host_cuts_and_sums() {
     let socket = ns.run(|| packet_socket("cut0"));
     let segment = bridge(tap);
     let station = Station::new(FRAME_MAX);
-    segment.handle().attach(station.port(RxOffloads::default()), RxOffloads::default()).unwrap();
+    segment.handle().attach(station.port(Offloads::default()), Offloads::default()).unwrap();
     let frame = segment_frame(14_480);
     let mut bytes = tso().encode(0)[..10].to_vec();
     bytes.extend_from_slice(&frame);
@@ -573,7 +570,7 @@ fn a_frame_too_large() {
 }
 
 /// Two stacks, the first a station, the second behind what it is wired to.
-fn two_stacks(offloads: RxOffloads) -> (Netns, Netns, Segment) {
+fn two_stacks(offloads: Offloads) -> (Netns, Netns, Segment) {
     let (left, right) = (Netns::new(), Netns::new());
     let a = left.tap("left0", Ipv4Addr::new(10, 9, 0, 1));
     let b = right.tap("right0", Ipv4Addr::new(10, 9, 0, 2));
@@ -627,7 +624,7 @@ fn transfer(from: &Netns, to: &Netns, address: Ipv4Addr, len: usize) -> Duration
 
 fn tcp_runs_between_two_stacks() {
     const LEN: usize = 64 << 20;
-    for (offloads, large) in [(ALL, true), (RxOffloads::default(), false)] {
+    for (offloads, large) in [(ALL, true), (Offloads::default(), false)] {
         let (left, right, segment) = two_stacks(offloads);
         let stats = segment.stats();
         let up = transfer(&left, &right, Ipv4Addr::new(10, 9, 0, 2), LEN);

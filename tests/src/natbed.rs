@@ -25,13 +25,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use minivmm_net::addr::MacAddr;
-use minivmm_net::gateway::Gateway;
-use minivmm_net::gateway::config::{FlowLimits, GatewayConfig, Ipv6Mode};
-use minivmm_net::port::Backend;
-use minivmm_net::segment::Segment;
-use minivmm_net::stats::{DropReason, Stats};
-use minivmm_net::tap::{Tap, TapPort};
+use minivmm_net::testing::TapPort;
+use minivmm_net::{
+    Backend, DropReason, FlowLimits, Gateway, GatewayConfig, Ipv6Mode, MacAddr, Segment, Stats, Tap,
+};
 
 pub use self::netns::Netns;
 pub use self::outside::{Run, isolated, test, test_for};

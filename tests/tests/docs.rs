@@ -9,7 +9,7 @@ use std::process::Command;
 
 use minivmm::config::{MachineConfig, NetConfig, PublishConfig};
 use minivmm::exit;
-use minivmm_net::stats::DropReason;
+use minivmm_net::DropReason;
 use minivmm_tests::cli::{self, Minivmm, Outcome};
 use rustix::process::Signal;
 use serde_json::Value;

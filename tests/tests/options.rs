@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use minivmm::probe::{self, Peer};
-use minivmm_net::tap::Tap;
+use minivmm_net::Tap;
 use minivmm_tests::cli::{Minivmm, Outcome};
 use minivmm_tests::natbed::{Netns, test};
 use rustix::process::Signal;

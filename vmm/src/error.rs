@@ -4,10 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use minivmm_boot::{BootError, CmdlineError};
-use minivmm_net::gateway::GatewayError;
-use minivmm_net::gateway::plan::PlanError;
-use minivmm_net::host::network::ListError;
-use minivmm_net::tap::TapError;
+use minivmm_net::{GatewayError, ListError, PlanError, TapError};
 
 use crate::config::ConfigError;
 use crate::cure::{limit_cure, limit_cure_of};

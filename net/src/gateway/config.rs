@@ -1,12 +1,15 @@
 //! What a gateway is told when it is made. Checked values only; the words of users are turned
 //! into these by the machine's configuration.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::addr::MacAddr;
+use crate::addr::{Family, MacAddr};
+
+/// The least MTU of a link with IPv6 (RFC 8200 §5).
+pub const MTU_MIN6: u16 = 1280;
 
 /// A transport protocol that can be published or redirected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -104,6 +107,14 @@ pub struct GatewayConfig {
 }
 
 impl GatewayConfig {
+    /// True for the addresses that a station may have, all of them on its own link.
+    pub fn is_guest(&self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(ip) => self.is_guest4(ip),
+            IpAddr::V6(ip) => self.is_guest6(ip),
+        }
+    }
+
     /// True for the addresses of the guest's IPv4 network that a station of its own may have.
     pub fn is_guest4(&self, ip: Ipv4Addr) -> bool {
         self.subnet4.contains(&ip)
@@ -119,6 +130,14 @@ impl GatewayConfig {
             && ip != self.link_local6()
             // The subnet-router anycast address (RFC 4291 §2.6.1) is the gateway's.
             && ip != self.prefix6.network()
+    }
+
+    /// The gateway's address of a family.
+    pub fn gateway(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.gateway4.into(),
+            Family::V6 => self.gateway6.into(),
+        }
     }
 
     /// The gateway's link-local address (RFC 4862 §5.3).

@@ -1,13 +1,14 @@
 //! Stateless DHCPv6 (RFC 8415 §6.1): a client that has its address from the advertised prefix
 //! asks for the rest.
 
+use super::context::{Ctx, Handled};
+use super::datagram::Datagram;
 use super::emit::Envelope;
-use super::services::{Datagram, udp_header};
-use super::{Ctx, Handled};
 use crate::addr::MacAddr;
 use crate::frame::TxOutcome;
 use crate::stats::DropReason;
-use crate::wire::{protocol, u16_at};
+use crate::wire::udp::UdpHeader;
+use crate::wire::{names, protocol, u16_at};
 
 const REPLY: u8 = 7;
 const INFORMATION_REQUEST: u8 = 11;
@@ -35,13 +36,13 @@ const REPLY_MAX: usize = 1024;
 
 /// An Information-request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Request<'a> {
+struct Dhcp6Request<'a> {
     transaction: [u8; 3],
     client: Option<&'a [u8]>,
     wanted: Option<&'a [u8]>,
 }
 
-impl<'a> Request<'a> {
+impl<'a> Dhcp6Request<'a> {
     /// RFC 8415 §16.12. `duid` is this server's.
     fn parse(bytes: &'a [u8], duid: &[u8]) -> Result<Self, DropReason> {
         let [kind, a, b, c, rest @ ..] = bytes else { return Err(DropReason::Truncated) };
@@ -79,12 +80,12 @@ impl<'a> Request<'a> {
 /// A datagram to the servers' port.
 pub fn input(ctx: &mut Ctx<'_, '_>, src_mac: MacAddr, datagram: &Datagram<'_>) -> Handled {
     // For its search domains.
-    ctx.core.resolvers.refresh(ctx.io.now);
-    let config = &ctx.core.config;
+    ctx.shared.resolvers.refresh(ctx.io.now);
+    let config = &ctx.shared.config;
     // DUID-LL (§11.4) of Ethernet.
     let mut duid = [0, 3, 0, 1, 0, 0, 0, 0, 0, 0];
     duid[4..].copy_from_slice(&config.mac.0);
-    let request = Request::parse(datagram.payload, &duid)?;
+    let request = Dhcp6Request::parse(datagram.payload, &duid)?;
 
     let mut reply = Vec::with_capacity(REPLY_MAX);
     reply.push(REPLY);
@@ -104,15 +105,23 @@ pub fn input(ctx: &mut Ctx<'_, '_>, src_mac: MacAddr, datagram: &Datagram<'_>) -
         put(option::DNS_SERVERS, &config.gateway6.octets());
     }
     if request.wants(option::DOMAIN_LIST) {
-        put(option::DOMAIN_LIST, &ctx.core.resolvers.conf().search_wire(SEARCH_MAX));
+        put(
+            option::DOMAIN_LIST,
+            &names::emit_list(&ctx.shared.resolvers.conf().search, SEARCH_MAX),
+        );
     }
     if request.wants(option::REFRESH_TIME) {
         put(option::REFRESH_TIME, &REFRESH_TIME.to_be_bytes());
     }
 
-    let src = ctx.core.config.link_local6();
+    let src = ctx.shared.config.link_local6();
     let envelope = Envelope::new(src_mac, src.into(), datagram.src.ip(), protocol::UDP);
-    let header = udp_header(datagram.dst.port(), datagram.src.port(), reply.len());
+    let header = UdpHeader {
+        src_port: datagram.dst.port(),
+        dst_port: datagram.src.port(),
+        payload_len: reply.len(),
+    }
+    .emit();
     ctx.deliver_packet(&envelope, &header, &reply)?;
     Ok(TxOutcome::Sent)
 }
@@ -155,7 +164,7 @@ mod tests {
         assert_eq!(send(&mut bed, &bytes), TxOutcome::Sent);
         let frame = bed.received().remove(0);
         assert_eq!(frame[..6], GUEST_MAC.0);
-        assert_eq!(frame[22..38], bed.core().config.link_local6().octets());
+        assert_eq!(frame[22..38], bed.shared().config.link_local6().octets());
         assert_eq!(frame[54..58], [2, 35, 2, 34]);
         let reply = Message::from_bytes(&frame[62..]).unwrap();
         assert_eq!((reply.msg_type(), reply.xid()), (MessageType::Reply, [1, 2, 3]));
@@ -191,7 +200,7 @@ mod tests {
         fn no_bytes_make_it_panic(options: Vec<u8>) {
             let mut bytes = vec![INFORMATION_REQUEST, 1, 2, 3];
             bytes.extend(options);
-            let _ = Request::parse(&bytes, &SERVER_DUID);
+            let _ = Dhcp6Request::parse(&bytes, &SERVER_DUID);
             let mut bed = Bed::new();
             let sent = send(&mut bed, &bytes);
             prop_assert_eq!(sent == TxOutcome::Sent, bed.received().len() == 1);

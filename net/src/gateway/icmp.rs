@@ -1,36 +1,28 @@
 //! ICMP and ICMPv6 towards the guest: errors (RFC 792, RFC 1812 §4.3, RFC 4443 §3) and the
 //! gateway's own echo replies.
 
-use std::io;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
 
+use super::config::{GatewayConfig, MTU_MIN6};
+use super::context::{Ctx, Handled};
 use super::emit::Envelope;
-use super::frag::Outgoing;
+use super::outgoing::Outgoing;
 use super::packet::{Packet, Payload};
-use super::{Ctx, GatewayConfig, Handled};
-use crate::addr::MacAddr;
+use super::target::Destination;
+use crate::addr::{Family, MacAddr};
 use crate::frame::TxOutcome;
 use crate::stats::DropReason;
-use crate::wire::checksum::{Sum, checksum};
+use crate::wire::checksum::checksum;
+use crate::wire::icmp::{
+    ICMP_LEN, IcmpHeader, UNKNOWN_NEXT_HEADER, echo_id, exceeded, kind4, kind6, put_checksum,
+    rewrite_echo, unreachable4, unreachable6,
+};
 use crate::wire::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, protocol};
-
-/// Bytes of an ICMP header.
-pub const ICMP_LEN: usize = 8;
 
 /// The longest error over IPv4, IP header on (RFC 1812 §4.3.2.3).
 const ERROR4_MAX: usize = 576;
 /// The longest error over IPv6, IP header on (RFC 4443 §2.4 (c)).
 const ERROR6_MAX: usize = 1280;
-
-/// Errors that may come at once, and the time after which one more may come.
-const BURST: u32 = 50;
-const INTERVAL: Duration = Duration::from_millis(5);
-
-pub(super) const ECHO_REPLY: u8 = 0;
-pub(super) const ECHO_REQUEST: u8 = 8;
-pub(super) const ECHO_REQUEST6: u8 = 128;
-pub(super) const ECHO_REPLY6: u8 = 129;
 
 /// What is wrong with a packet of the guest's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,73 +45,57 @@ pub enum Why {
     Reassembly,
 }
 
-/// An ICMP error: type, code and the four bytes behind the checksum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Message {
-    kind: u8,
-    code: u8,
-    rest: u32,
-}
-
-impl Message {
-    /// The message that says `why`.
-    pub fn new(why: Why, ipv4: bool) -> Self {
-        let (kind, code, rest) = match (why, ipv4) {
-            (Why::Network, true) => (3, 0, 0),
-            (Why::Network, false) => (1, 0, 0),
-            (Why::Host, true) => (3, 1, 0),
-            (Why::Host, false) => (1, 3, 0),
-            (Why::Protocol(_), true) => (3, 2, 0),
-            // A parameter problem: the Next Header field that names it.
-            (Why::Protocol(at), false) => (4, 1, at as u32),
-            (Why::Port, true) => (3, 3, 0),
-            (Why::Port, false) => (1, 4, 0),
-            (Why::Prohibited, true) => (3, 13, 0),
-            (Why::Prohibited, false) => (1, 1, 0),
-            (Why::TooBig(mtu), true) => (3, 4, mtu.clamp(68, 65535)),
-            (Why::TooBig(mtu), false) => (2, 0, mtu.clamp(1280, 65535)),
-            (Why::HopLimit, true) => (11, 0, 0),
-            (Why::HopLimit, false) => (3, 0, 0),
-            (Why::Reassembly, true) => (11, 1, 0),
-            (Why::Reassembly, false) => (3, 1, 0),
+impl Why {
+    /// The header of the error that says so.
+    pub fn header(self, family: Family) -> IcmpHeader {
+        let (kind, code, rest) = match family {
+            Family::V4 => self.say4(),
+            Family::V6 => self.say6(),
         };
-        Self { kind, code, rest }
+        IcmpHeader { kind, code, rest }
     }
 
-    /// A message that came from the network, if it is one to be passed on: unreachable, too big
-    /// or time exceeded.
-    pub fn relayed(kind: u8, code: u8, mtu: u32, ipv4: bool) -> Option<Self> {
-        match (ipv4, kind, code) {
-            (true, 3, 4) | (false, 2, _) => Some(Self::new(Why::TooBig(mtu), ipv4)),
-            (true, 3 | 11, _) | (false, 1 | 3, _) => Some(Self { kind, code, rest: 0 }),
-            _ => None,
+    /// RFC 792, RFC 1812 §4.3 and §5.2.7.
+    fn say4(self) -> (u8, u8, u32) {
+        match self {
+            Self::Network => (kind4::UNREACHABLE, unreachable4::NETWORK, 0),
+            Self::Host => (kind4::UNREACHABLE, unreachable4::HOST, 0),
+            Self::Protocol(_) => (kind4::UNREACHABLE, unreachable4::PROTOCOL, 0),
+            Self::Port => (kind4::UNREACHABLE, unreachable4::PORT, 0),
+            Self::Prohibited => (kind4::UNREACHABLE, unreachable4::PROHIBITED, 0),
+            Self::TooBig(mtu) => (kind4::UNREACHABLE, unreachable4::TOO_BIG, mtu.clamp(68, 65535)),
+            Self::HopLimit => (kind4::TIME_EXCEEDED, exceeded::HOP_LIMIT, 0),
+            Self::Reassembly => (kind4::TIME_EXCEEDED, exceeded::REASSEMBLY, 0),
+        }
+    }
+
+    /// RFC 4443 §3.
+    fn say6(self) -> (u8, u8, u32) {
+        match self {
+            Self::Network => (kind6::UNREACHABLE, unreachable6::NETWORK, 0),
+            Self::Host => (kind6::UNREACHABLE, unreachable6::HOST, 0),
+            // Where the header names it.
+            Self::Protocol(at) => (kind6::PARAMETER_PROBLEM, UNKNOWN_NEXT_HEADER, at as u32),
+            Self::Port => (kind6::UNREACHABLE, unreachable6::PORT, 0),
+            Self::Prohibited => (kind6::UNREACHABLE, unreachable6::PROHIBITED, 0),
+            Self::TooBig(mtu) => (kind6::TOO_BIG, 0, mtu.clamp(MTU_MIN6.into(), 65535)),
+            Self::HopLimit => (kind6::TIME_EXCEEDED, exceeded::HOP_LIMIT, 0),
+            Self::Reassembly => (kind6::TIME_EXCEEDED, exceeded::REASSEMBLY, 0),
         }
     }
 }
 
-/// A token bucket for errors, so that a flood from the guest does not come back doubled.
-#[derive(Debug, Default)]
-pub struct Limiter {
-    used: u32,
-    since: Option<Instant>,
-}
-
-impl Limiter {
-    fn take(&mut self, now: Instant) -> bool {
-        let since = *self.since.get_or_insert(now);
-        let elapsed = now.saturating_duration_since(since);
-        let back = (elapsed.as_nanos() / INTERVAL.as_nanos()).min(BURST.into()) as u32;
-        if back > 0 {
-            self.used = self.used.saturating_sub(back);
-            // What is left of the interval counts for the next token.
-            self.since = Some(if back < BURST { since + INTERVAL * back } else { now });
+/// The header of an error that came from the network, if it is one to be passed on: unreachable,
+/// too big or time exceeded.
+pub fn relayed(kind: u8, code: u8, mtu: u32, family: Family) -> Option<IcmpHeader> {
+    match (family, kind, code) {
+        (Family::V4, kind4::UNREACHABLE, unreachable4::TOO_BIG)
+        | (Family::V6, kind6::TOO_BIG, _) => Some(Why::TooBig(mtu).header(family)),
+        (Family::V4, kind4::UNREACHABLE | kind4::TIME_EXCEEDED, _)
+        | (Family::V6, kind6::UNREACHABLE | kind6::TIME_EXCEEDED, _) => {
+            Some(IcmpHeader { kind, code, rest: 0 })
         }
-        if self.used < BURST {
-            self.used += 1;
-            true
-        } else {
-            false
-        }
+        _ => None,
     }
 }
 
@@ -127,29 +103,34 @@ impl Limiter {
 /// not be answered: ICMP errors, packets to or from groups, in frames to groups, later fragments
 /// (RFC 1122 §3.2.2, RFC 4443 §2.4 (e)).
 pub fn unreachable(ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>, why: Why) {
-    let ipv4 = packet.src.is_ipv4();
-    let from = gateway_address(ctx, packet.src);
-    if may_answer(&ctx.core.config, packet) && admit(ctx) {
+    let family = Family::from(packet.src);
+    let from = ctx.shared.config.gateway(family);
+    if may_answer(&ctx.shared.config, packet) && admit(ctx) {
         let mut quote = [0; ERROR6_MAX];
-        let room = quote_room(ipv4);
+        let room = quote_room(family);
         let header = packet.ip_header.len().min(room);
         quote[..header].copy_from_slice(&packet.ip_header[..header]);
         let payload = Payload { head: packet.head, tail: packet.tail, len: packet.len };
         let len = header + copy_start(&payload, &mut quote[header..room]);
-        let message = Message::new(why, ipv4);
-        send(ctx, packet.src_mac, from, packet.src, message, &quote[..len]);
+        send(ctx, packet.src_mac, from, packet.src, why.header(family), &quote[..len]);
     }
 }
 
 /// Sends the guest `message` about the IP packet that `quote` is the start of, from `from`. For
 /// errors that the host's sockets report.
-pub fn relay(ctx: &mut Ctx<'_, '_>, from: IpAddr, guest: IpAddr, message: Message, quote: &[u8]) {
-    let Some(mac) = ctx.core.link.neighbor(guest) else {
+pub fn relay(
+    ctx: &mut Ctx<'_, '_>,
+    from: IpAddr,
+    guest: IpAddr,
+    message: IcmpHeader,
+    quote: &[u8],
+) {
+    let Some(mac) = ctx.shared.link.neighbor(guest) else {
         ctx.io.stats.dropped(DropReason::NoNeighbor);
         return;
     };
     if admit(ctx) {
-        let quote = &quote[..quote.len().min(quote_room(guest.is_ipv4()))];
+        let quote = &quote[..quote.len().min(quote_room(guest.into()))];
         send(ctx, mac, from, guest, message, quote);
     }
 }
@@ -160,12 +141,12 @@ pub fn relay_sent(
     ctx: &mut Ctx<'_, '_>,
     from: IpAddr,
     envelope: &Envelope,
-    message: Message,
+    message: IcmpHeader,
     header: &[u8],
     data: &[u8],
 ) {
     let mut quote = [0; ETHERNET_LEN + ERROR6_MAX];
-    let lower = envelope.write(ctx.core.link.mac, header.len() + data.len(), &mut quote);
+    let lower = envelope.write(ctx.shared.link.mac, header.len() + data.len(), &mut quote);
     let len = lower + header.len() + data.len();
     let room = quote.len();
     let (header_to, rest) = quote[lower..].split_at_mut(header.len());
@@ -176,7 +157,7 @@ pub fn relay_sent(
 }
 
 fn admit(ctx: &mut Ctx<'_, '_>) -> bool {
-    let ok = ctx.core.icmp.take(ctx.io.now);
+    let ok = ctx.shared.icmp_errors.take(ctx.io.now);
     if !ok {
         ctx.io.stats.dropped(DropReason::RateLimited);
     }
@@ -188,36 +169,12 @@ fn send(
     mac: MacAddr,
     from: IpAddr,
     to: IpAddr,
-    message: Message,
+    message: IcmpHeader,
     quote: &[u8],
 ) {
-    let mut header = [0; ICMP_LEN];
-    header[0] = message.kind;
-    header[1] = message.code;
-    header[4..8].copy_from_slice(&message.rest.to_be_bytes());
     let envelope = Envelope::new(mac, from, to, icmp_protocol(to));
-    if let Err(reason) = ctx.deliver_packet(&envelope, &header, quote) {
+    if let Err(reason) = ctx.deliver_packet(&envelope, &message.emit(), quote) {
         ctx.io.stats.dropped(reason);
-    }
-}
-
-/// Tells the guest that the host gives no socket for what `packet` would begin: it has none left,
-/// does not allow it, or does not have that family at all.
-pub fn no_socket(ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>, error: &io::Error) -> DropReason {
-    ctx.core.no_socket(error);
-    let why = match error.raw_os_error() {
-        Some(libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT) => Why::Network,
-        _ => Why::Prohibited,
-    };
-    unreachable(ctx, packet, why);
-    DropReason::SocketFailed
-}
-
-/// The gateway's address of the family of `guest`.
-pub fn gateway_address(ctx: &Ctx<'_, '_>, guest: IpAddr) -> IpAddr {
-    match guest {
-        IpAddr::V4(_) => ctx.core.config.gateway4.into(),
-        IpAddr::V6(_) => ctx.core.config.gateway6.into(),
     }
 }
 
@@ -226,8 +183,11 @@ pub fn icmp_protocol(ip: IpAddr) -> u8 {
     if ip.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 }
 }
 
-fn quote_room(ipv4: bool) -> usize {
-    if ipv4 { ERROR4_MAX - IPV4_LEN - ICMP_LEN } else { ERROR6_MAX - IPV6_LEN - ICMP_LEN }
+fn quote_room(family: Family) -> usize {
+    match family {
+        Family::V4 => ERROR4_MAX - IPV4_LEN - ICMP_LEN,
+        Family::V6 => ERROR6_MAX - IPV6_LEN - ICMP_LEN,
+    }
 }
 
 /// Copies as much of `payload` as fits `to`.
@@ -241,15 +201,8 @@ fn copy_start(payload: &Payload<'_>, to: &mut [u8]) -> usize {
 /// True if a packet is to or from no single node, by its addresses or its frame's: whoever answered
 /// it would answer for many, or to many.
 pub fn is_group_traffic(config: &GatewayConfig, packet: &Packet<'_>) -> bool {
-    let group = |ip: IpAddr| match ip {
-        IpAddr::V4(ip) => {
-            ip.is_unspecified()
-                || ip.is_multicast()
-                || ip.is_broadcast()
-                || ip == config.subnet4.broadcast()
-        }
-        IpAddr::V6(ip) => ip.is_unspecified() || ip.is_multicast(),
-    };
+    let group =
+        |ip: IpAddr| ip.is_unspecified() || Destination::of(config, ip) == Destination::Group;
     packet.group || group(packet.src) || group(packet.dst)
 }
 
@@ -257,16 +210,23 @@ pub fn is_group_traffic(config: &GatewayConfig, packet: &Packet<'_>) -> bool {
 /// mask (RFC 792, RFC 950), node information (RFC 4620), extended echo (RFC 8335).
 pub(super) fn is_other_query(packet: &Packet<'_>) -> bool {
     match (packet.protocol, packet.head.first()) {
-        (protocol::ICMP, Some(kind)) => matches!(kind, 13 | 15 | 17),
-        (protocol::ICMPV6, Some(kind)) => matches!(kind, 139 | 160),
+        (protocol::ICMP, Some(kind)) => {
+            matches!(*kind, kind4::TIMESTAMP | kind4::INFORMATION | kind4::MASK)
+        }
+        (protocol::ICMPV6, Some(kind)) => {
+            matches!(*kind, kind6::NODE_INFORMATION | kind6::EXTENDED_ECHO)
+        }
         _ => false,
     }
 }
 
 fn may_answer(config: &GatewayConfig, packet: &Packet<'_>) -> bool {
     let error = match (packet.protocol, packet.head.first()) {
-        (protocol::ICMP, Some(kind)) => !matches!(*kind, ECHO_REPLY | ECHO_REQUEST | 13..=18),
-        (protocol::ICMPV6, Some(kind)) => *kind < 128,
+        (protocol::ICMP, Some(kind)) => !matches!(
+            *kind,
+            kind4::ECHO_REPLY | kind4::ECHO_REQUEST | kind4::TIMESTAMP..=kind4::MASK_REPLY
+        ),
+        (protocol::ICMPV6, Some(kind)) => *kind < kind6::ECHO_REQUEST,
         (protocol::ICMP | protocol::ICMPV6, None) => true,
         _ => false,
     };
@@ -297,27 +257,19 @@ impl Echo {
     pub fn read(&mut self, packet: &Packet<'_>) -> Result<(), DropReason> {
         let payload = packet.payload(0)?;
         let request = match packet.protocol {
-            protocol::ICMP => ECHO_REQUEST,
-            _ => ECHO_REQUEST6,
+            protocol::ICMP => kind4::ECHO_REQUEST,
+            _ => kind6::ECHO_REQUEST,
         };
-        if packet.len < ICMP_LEN || packet.head.len() < ICMP_LEN {
-            return Err(DropReason::Truncated);
-        }
-        if packet.head[0] != request || packet.head[1] != 0 {
+        let header = IcmpHeader::parse(packet.head)?;
+        if header.kind != request || header.code != 0 {
             return Err(DropReason::IcmpIgnored);
         }
+        packet.verify(packet.len)?;
         if self.buffer.is_empty() {
             self.buffer = vec![0; 65536].into_boxed_slice();
         }
         self.len = packet.len;
         payload.copy_to(&mut self.buffer[..packet.len]);
-        if packet.offload.checksum.is_none() && !packet.offload.validated {
-            let mut sum = sum_for(packet.src, packet.dst, packet.len);
-            sum.bytes(self.bytes());
-            if sum.finish() != 0 {
-                return Err(DropReason::BadChecksum);
-            }
-        }
         Ok(())
     }
 
@@ -330,21 +282,20 @@ impl Echo {
     /// the kernel makes that.
     pub fn set_id(&mut self, id: u16) {
         let message = &mut self.buffer[..self.len];
-        message[2..4].fill(0);
-        message[4..6].copy_from_slice(&id.to_be_bytes());
+        rewrite_echo(message, message[0], id);
         let sum = checksum(message);
-        message[2..4].copy_from_slice(&sum.to_be_bytes());
+        put_checksum(message, sum);
     }
 
     /// Answers as `from`.
     pub fn reply(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>, from: IpAddr) -> Handled {
-        let reply = if packet.src.is_ipv4() { ECHO_REPLY } else { ECHO_REPLY6 };
+        let reply = if packet.src.is_ipv4() { kind4::ECHO_REPLY } else { kind6::ECHO_REPLY };
         let mut envelope =
             Envelope::new(packet.src_mac, from, packet.src, icmp_protocol(packet.src));
         envelope.traffic_class = packet.traffic_class;
-        self.buffer[0] = reply;
         self.id = self.id.wrapping_add(1);
         let message = &mut self.buffer[..self.len];
+        rewrite_echo(message, reply, echo_id(message));
         deliver(ctx, &envelope, message, self.id)?;
         Ok(TxOutcome::Sent)
     }
@@ -357,15 +308,8 @@ pub(super) fn deliver(
     message: &mut [u8],
     id: u32,
 ) -> Result<(), DropReason> {
-    message[2..4].fill(0);
-    let mut sum = sum_for(envelope.src, envelope.dst, message.len());
-    sum.bytes(message);
-    message[2..4].copy_from_slice(&sum.finish().to_be_bytes());
+    envelope.complete(message);
     Outgoing::new(*envelope, message.len(), id).send(ctx, message)
-}
-
-fn sum_for(src: IpAddr, dst: IpAddr, len: usize) -> Sum {
-    if src.is_ipv4() { Sum::new() } else { Sum::pseudo_header(src, dst, protocol::ICMPV6, len) }
 }
 
 #[cfg(test)]

@@ -7,23 +7,32 @@
 //!
 //! A packet's way: [`Gateway::send`] parses the frame once ([`packet`]), drops what has no
 //! business here, and hands the rest to the protocol's module. Those modules own their sockets;
-//! what they share is in [`Core`].
+//! what they share is in [`context`].
 
 mod arp;
+mod client;
 pub mod config;
+mod context;
+mod datagram;
 mod dhcp4;
 mod dhcp6;
 mod dns;
 pub mod emit;
+mod environment;
 pub mod error;
-mod frag;
 mod icmp;
+mod limiter;
 mod link;
 mod ndp;
+mod outgoing;
 pub mod packet;
 mod ping;
 pub mod plan;
+mod reassembly;
+mod refusal;
 mod services;
+mod source;
+mod stand_ins;
 mod target;
 mod tcp;
 #[cfg(test)]
@@ -31,116 +40,32 @@ mod testing;
 mod udp;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 pub use self::config::GatewayConfig;
-use self::config::Ipv6Mode;
+use self::context::{Ctx, Handled, Shared};
+use self::environment::Environment;
 pub use self::error::GatewayError;
-use self::frag::Reassembly;
-use self::icmp::{Limiter, Why};
-use self::link::Link;
+use self::icmp::Why;
 use self::packet::Packet;
 use self::ping::Ping;
+use self::reassembly::Reassembly;
 use self::services::Services;
+use self::target::Destination;
 use self::tcp::Tcp;
 use self::udp::Udp;
-use crate::frame::{TxFrame, TxOutcome};
-use crate::host::reach::Reach;
-use crate::host::resolvers::Resolvers;
-use crate::poll::{Owner, Poller, Ready, Token};
-use crate::port::{Backend, Cx, TxOffloads};
-use crate::rx::RxOffloads;
+use crate::frame::{Offloads, TxFrame, TxOutcome};
+use crate::poll::{Poller, Ready, Token};
+use crate::port::{Backend, Io};
 use crate::stats::{DropReason, Stats};
-use crate::sys::is_exhausted;
-use crate::wire::{ETHERNET_LEN, ethertype, protocol, u16_at};
+use crate::wire::ethernet::{EthernetHeader, ethertype};
+use crate::wire::protocol;
 
-/// The least MTU of a link with IPv6 (RFC 8200 §5).
-const MTU_MIN6: u16 = 1280;
-
-/// What all protocols of a gateway share.
-#[derive(Debug)]
-pub struct Core {
-    /// What it was told.
-    pub config: GatewayConfig,
-    /// Who is where on the link.
-    pub link: Link,
-    /// The host's resolvers.
-    pub resolvers: Resolvers,
-    /// What the host has routes to.
-    pub reach: Reach,
-    /// How many ICMP errors the guest may still get.
-    icmp: Limiter,
-    /// It was said that there are no descriptors left.
-    exhausted: bool,
-}
-
-impl Core {
-    /// What is shared before anything has happened.
-    pub fn new(config: GatewayConfig) -> Self {
-        let link = Link::new(config.mac, config.guest_mac);
-        let resolvers = Resolvers::new(&config.resolv_conf);
-        let (reach, icmp) = (Reach::default(), Limiter::default());
-        Self { config, link, resolvers, reach, icmp, exhausted: false }
-    }
-
-    /// Says, once, that a socket could not be had for want of descriptors, where that is why.
-    pub fn no_socket(&mut self, e: &io::Error) {
-        if is_exhausted(e) && !std::mem::replace(&mut self.exhausted, true) {
-            tracing::warn!(
-                "no socket for the guest: {e}; idle flows go for new ones (allow more open files: \
-                 {}, or fewer flows: --net nat,max-flows=N)",
-                if e.raw_os_error() == Some(libc::ENFILE) {
-                    "sysctl fs.file-max"
-                } else {
-                    "ulimit -n"
-                }
-            );
-        }
-    }
-
-    /// True while the guest is offered IPv6.
-    pub fn ipv6_offered(&self) -> bool {
-        self.config.mtu >= MTU_MIN6
-            && match self.config.ipv6 {
-                Ipv6Mode::On => true,
-                Ipv6Mode::Off => false,
-                Ipv6Mode::Auto => self.reach.ipv6,
-            }
-    }
-
-    /// Where published ports lead over IPv4: to the guest's address by DHCP, as long as it has that,
-    /// or to the one that it has given itself instead.
-    pub fn guest4(&self) -> Ipv4Addr {
-        let lease = self.config.guest4;
-        match self.link.guest4() {
-            Some(other) if !self.link.has_seen(lease.into()) => other,
-            _ => lease,
-        }
-    }
-
-    /// Where published ports lead over IPv6, while the guest is offered that and has an address.
-    pub fn guest6(&self) -> Option<Ipv6Addr> {
-        self.link.guest6().filter(|_| self.ipv6_offered())
-    }
-}
-
-/// What a protocol may use while it handles an event.
-#[derive(Debug)]
-pub struct Ctx<'a, 'b> {
-    /// The worker's side: time, the guest's receive ring, polling, counters.
-    pub io: &'a mut Cx<'b>,
-    /// The gateway's side.
-    pub core: &'a mut Core,
-}
-
-/// What became of a packet: `Ok` is handled, or to be offered again later.
-pub type Handled = Result<TxOutcome, DropReason>;
-
-/// See the [module's documentation](self).
+/// The router, translator and name server of a guest's own network, without any privilege.
 #[derive(Debug)]
 pub struct Gateway {
-    core: Core,
+    shared: Shared,
+    environment: Environment,
     services: Services,
     tcp: Tcp,
     udp: Udp,
@@ -155,52 +80,49 @@ impl Gateway {
     /// [`GatewayError`]
     pub fn new(config: GatewayConfig) -> Result<Self, GatewayError> {
         Ok(Self {
+            environment: Environment::default(),
             services: Services::new(),
             tcp: Tcp::bind(&config)?,
             udp: Udp::bind(&config)?,
             ping: Ping::new(&config),
             fragments: Reassembly::new(),
-            core: Core::new(config),
+            shared: Shared::new(config),
         })
     }
 
-    fn frame(&mut self, cx: &mut Cx<'_>, frame: &TxFrame<'_>) -> Handled {
-        if frame.head.len() < ETHERNET_LEN {
-            return Err(DropReason::Truncated);
-        }
-        let group = frame.head[0] & 1 != 0;
-        if !group && frame.head[..6] != self.core.link.mac.0 {
+    fn frame(&mut self, io: &mut Io<'_>, frame: &TxFrame<'_>) -> Handled {
+        let link = EthernetHeader::parse(frame.head)?;
+        if !link.dst.is_multicast() && link.dst != self.shared.link.mac {
             return Err(DropReason::NotForUs);
         }
-        match u16_at(frame.head, 12) {
-            ethertype::ARP => arp::input(&mut Ctx { io: cx, core: &mut self.core }, frame),
+        match link.ethertype {
+            ethertype::ARP => arp::input(&mut Ctx { io, shared: &mut self.shared }, frame),
             ethertype::IPV4 | ethertype::IPV6 => {
                 let packet = Packet::parse(frame)?;
-                self.packet(cx, &packet)
+                self.packet(io, &packet)
             }
             _ => Err(DropReason::UnknownEtherType),
         }
     }
 
     /// A packet, or one that was reassembled.
-    fn packet(&mut self, io: &mut Cx<'_>, packet: &Packet<'_>) -> Handled {
-        let ctx = &mut Ctx { io, core: &mut self.core };
-        if let Some(handled) = self.services.link(ctx, packet) {
+    fn packet(&mut self, io: &mut Io<'_>, packet: &Packet<'_>) -> Handled {
+        let ctx = &mut Ctx { io, shared: &mut self.shared };
+        let to = Destination::of(&ctx.shared.config, packet.dst);
+        if packet.protocol != protocol::TCP
+            && let Some(handled) = self.services.dispatch(ctx, packet, to)
+        {
             return handled;
         }
-        check_source(&ctx.core.config, packet)?;
-        ctx.core.link.learn(packet.src, packet.src_mac);
+        ctx.admit(packet)?;
         if packet.fragment.is_some() {
             return self.fragment(io, packet);
         }
-        if let Some(handled) = self.services.input(ctx, packet) {
-            return handled;
-        }
         match packet.protocol {
-            protocol::TCP => self.tcp.input(ctx, packet),
-            protocol::UDP => self.udp.input(ctx, packet),
-            protocol::ICMP if packet.src.is_ipv4() => self.ping.input(ctx, packet),
-            protocol::ICMPV6 if packet.src.is_ipv6() => self.ping.input(ctx, packet),
+            protocol::TCP => self.tcp.input(ctx, packet, to),
+            protocol::UDP => self.udp.input(ctx, packet, to),
+            protocol::ICMP if packet.src.is_ipv4() => self.ping.input(ctx, packet, to),
+            protocol::ICMPV6 if packet.src.is_ipv6() => self.ping.input(ctx, packet, to),
             // Nothing follows, and nobody is told (RFC 8200 §4.7).
             protocol::NO_NEXT_HEADER if packet.src.is_ipv6() => Err(DropReason::UnknownProtocol),
             _ => {
@@ -211,8 +133,8 @@ impl Gateway {
     }
 
     /// A piece of a datagram.
-    fn fragment(&mut self, io: &mut Cx<'_>, packet: &Packet<'_>) -> Handled {
-        let ctx = &mut Ctx { io, core: &mut self.core };
+    fn fragment(&mut self, io: &mut Io<'_>, packet: &Packet<'_>) -> Handled {
+        let ctx = &mut Ctx { io, shared: &mut self.shared };
         let Some(whole) = self.fragments.input(ctx, packet)? else { return Ok(TxOutcome::Sent) };
         let handled = self.packet(io, &whole.packet());
         self.fragments.recycle(whole);
@@ -222,19 +144,7 @@ impl Gateway {
             handled => handled,
         }
     }
-}
 
-/// A guest may speak with addresses of its own link only. From none at all it speaks with the
-/// services of the link, which have had their turn.
-fn check_source(config: &GatewayConfig, packet: &Packet<'_>) -> Result<(), DropReason> {
-    let ok = match packet.src {
-        IpAddr::V4(src) => config.is_guest4(src),
-        IpAddr::V6(src) => config.is_guest6(src),
-    };
-    if ok { Ok(()) } else { Err(DropReason::BadSource) }
-}
-
-impl Gateway {
     /// Publishes how many flows there are.
     fn levels(&self, stats: &Stats) {
         stats.tcp_flows.set(self.tcp.flows());
@@ -244,66 +154,68 @@ impl Gateway {
 }
 
 impl Backend for Gateway {
-    fn tx_offloads(&self) -> TxOffloads {
-        TxOffloads { checksum: true, tso4: true, tso6: true }
+    fn tx_offloads(&self) -> Offloads {
+        Offloads { checksum: true, tso4: true, tso6: true }
     }
 
     fn mtu(&self) -> u16 {
-        self.core.config.mtu
+        self.shared.config.mtu
     }
 
     fn start(&mut self, poll: &Poller) -> io::Result<()> {
-        self.services.start(&mut self.core, poll)?;
+        self.environment.start(&mut self.shared, poll)?;
         self.tcp.start(poll)?;
         self.udp.start(poll)
     }
 
-    fn attached(&mut self, cx: &mut Cx<'_>, _offloads: RxOffloads) -> io::Result<()> {
-        self.services.attached(&self.core, cx.now);
+    fn attached(&mut self, io: &mut Io<'_>, _offloads: Offloads) -> io::Result<()> {
+        self.services.attached(&self.shared, io.now);
         Ok(())
     }
 
     fn detached(&mut self, _now: Instant, poll: &Poller) {
         self.services.detached();
-        self.tcp.detached(poll);
+        self.tcp.detached();
         self.udp.detached(poll);
         self.ping.detached(poll);
         self.fragments.detached();
-        self.core.link.forget();
+        self.shared.link.forget();
     }
 
-    fn send(&mut self, cx: &mut Cx<'_>, frame: &TxFrame<'_>) -> TxOutcome {
-        self.frame(cx, frame).unwrap_or_else(TxOutcome::Dropped)
+    fn send(&mut self, io: &mut Io<'_>, frame: &TxFrame<'_>) -> TxOutcome {
+        self.frame(io, frame).unwrap_or_else(TxOutcome::Dropped)
     }
 
-    fn batch_end(&mut self, io: &mut Cx<'_>) {
-        let ctx = &mut Ctx { io, core: &mut self.core };
+    fn batch_end(&mut self, io: &mut Io<'_>) {
+        let ctx = &mut Ctx { io, shared: &mut self.shared };
         self.tcp.batch_end(ctx);
         self.udp.batch_end(ctx);
         self.levels(io.stats);
     }
 
-    fn ready(&mut self, io: &mut Cx<'_>, token: Token, ready: Ready) -> bool {
-        let ctx = &mut Ctx { io, core: &mut self.core };
-        match token.owner {
-            Owner::Tcp | Owner::TcpListener => self.tcp.ready(ctx, token, ready),
-            Owner::Udp | Owner::UdpListener => self.udp.ready(ctx, token, ready),
-            Owner::Ping => self.ping.ready(ctx, token, ready),
-            Owner::Dns | Owner::Environment => self.services.ready(ctx, token, ready),
+    fn ready(&mut self, io: &mut Io<'_>, token: Token, ready: Ready) -> bool {
+        let ctx = &mut Ctx { io, shared: &mut self.shared };
+        match token.source {
+            source::TCP | source::TCP_LISTENER => self.tcp.ready(ctx, token, ready),
+            source::UDP => self.udp.ready(ctx, token, ready),
+            source::PING => self.ping.ready(ctx, token, ready),
+            source::DNS => self.services.ready(ctx, token, ready),
+            source::ENVIRONMENT => self.environment.ready(io.now),
             _ => {}
         }
         self.levels(io.stats);
         false
     }
 
-    fn rx_available(&mut self, io: &mut Cx<'_>) {
-        let ctx = &mut Ctx { io, core: &mut self.core };
+    fn rx_available(&mut self, io: &mut Io<'_>) {
+        let ctx = &mut Ctx { io, shared: &mut self.shared };
         self.udp.rx_available(ctx);
         self.tcp.rx_available(ctx);
     }
 
     fn deadline(&self) -> Option<Instant> {
         [
+            self.environment.deadline(),
             self.services.deadline(),
             self.tcp.deadline(),
             self.udp.deadline(),
@@ -315,8 +227,11 @@ impl Backend for Gateway {
         .min()
     }
 
-    fn expire(&mut self, io: &mut Cx<'_>) {
-        let ctx = &mut Ctx { io, core: &mut self.core };
+    fn expire(&mut self, io: &mut Io<'_>) {
+        let ctx = &mut Ctx { io, shared: &mut self.shared };
+        if self.environment.expire(ctx) {
+            self.services.offer_changed(ctx);
+        }
         self.services.expire(ctx);
         self.tcp.expire(ctx);
         self.udp.expire(ctx);

@@ -1,85 +1,17 @@
 //! An IP packet from the guest, parsed once from the frame's head.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use vm_memory::VolatileSlice;
 
 use crate::addr::MacAddr;
 use crate::frame::{Offload, TxFrame};
+use crate::scatter::Scatter;
 use crate::stats::DropReason;
-use crate::wire::checksum::{Sum, checksum};
-use crate::wire::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, UDP_LEN, ethertype, protocol, u16_at, u32_at};
-
-/// IPv6 extension headers that may stand before the transport header: more are an attack.
-const EXTENSIONS_MAX: usize = 8;
-
-/// A piece of a datagram.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fragment {
-    /// The identification that its pieces share.
-    pub id: u32,
-    /// Where in the datagram it belongs, in bytes.
-    pub offset: u32,
-    /// It is not the last.
-    pub more: bool,
-}
-
-impl Fragment {
-    /// True where there are others.
-    pub fn is_part(&self) -> bool {
-        self.more || self.offset != 0
-    }
-}
-
-/// The extension headers of an IPv6 packet (RFC 8200 §4), up to a fragment's.
-#[derive(Debug, Clone, Copy)]
-pub struct Extensions {
-    /// What follows them: the transport protocol, in a fragment that of its first byte.
-    pub protocol: u8,
-    /// Where that is named.
-    pub protocol_at: usize,
-    /// Where they end.
-    pub end: usize,
-    /// What the fragment header says.
-    pub fragment: Option<Fragment>,
-}
-
-impl Extensions {
-    /// Reads those of `bytes` from `at` on, the first of which is named at `protocol_at`.
-    ///
-    /// # Errors
-    /// The reason to drop the packet.
-    pub fn parse(bytes: &[u8], at: usize, protocol_at: usize) -> Result<Self, DropReason> {
-        let protocol = bytes[protocol_at];
-        let mut it = Self { protocol, protocol_at, end: at, fragment: None };
-        for _ in 0..=EXTENSIONS_MAX {
-            let at = it.end;
-            let header = || bytes.get(at..at + 8).ok_or(DropReason::HeadersTooLong);
-            let len = match it.protocol {
-                // Hop-by-hop (first only, §4.1), routing, destination options.
-                0 if at != IPV6_LEN => return Err(DropReason::Malformed),
-                0 | 43 | 60 => 8 + usize::from(header()?[1]) * 8,
-                44 if it.fragment.is_some() => return Err(DropReason::Malformed),
-                44 => {
-                    let (field, id) = (u16_at(header()?, 2), u32_at(header()?, 4));
-                    let (offset, more) = (u32::from(field & 0xfff8), field & 1 != 0);
-                    it.fragment = Some(Fragment { id, offset, more });
-                    8
-                }
-                _ => return Ok(it),
-            };
-            if at + len > bytes.len() {
-                return Err(DropReason::HeadersTooLong);
-            }
-            (it.protocol, it.protocol_at, it.end) = (bytes[at], at, at + len);
-            // What follows a fragment's header is cut as it is, whatever it looks like.
-            if it.fragment.as_ref().is_some_and(Fragment::is_part) {
-                return Ok(it);
-            }
-        }
-        Err(DropReason::HeadersTooLong)
-    }
-}
+use crate::wire::ethernet::{ETHERNET_LEN, EthernetHeader, ethertype};
+use crate::wire::ip::{Extensions, Fragment, IPV6_LEN, Ipv4Header, Ipv6Header, protocol};
+use crate::wire::transport;
+use crate::wire::udp::{self, UDP_LEN, UdpHeader};
 
 /// An IP packet. All fields are from our own copy of the headers.
 #[derive(Debug, Clone, Copy)]
@@ -137,26 +69,15 @@ impl<'a> Payload<'a> {
 
     /// Copies all of it to the start of `to`, which has room for it.
     pub fn copy_to(&self, to: &mut [u8]) {
-        self.copy_from(0, &mut to[..self.len]);
+        self.copy_at(0, &mut to[..self.len]);
     }
 
     /// Copies what begins `skip` bytes into it, and there must be as much, to all of `to`.
-    pub fn copy_from(&self, skip: usize, to: &mut [u8]) {
+    pub fn copy_at(&self, skip: usize, to: &mut [u8]) {
         let head = self.head.get(skip..).unwrap_or_default();
-        let (to, mut rest) = to.split_at_mut(head.len().min(to.len()));
+        let (to, rest) = to.split_at_mut(head.len().min(to.len()));
         to.copy_from_slice(&head[..to.len()]);
-        let mut skip = skip.saturating_sub(self.head.len());
-        for slice in self.tail {
-            if rest.is_empty() {
-                break;
-            }
-            let passed = skip.min(slice.len());
-            skip -= passed;
-            let Ok(slice) = slice.offset(passed) else { break };
-            let n = rest.len().min(slice.len());
-            slice.copy_to(&mut rest[..n]);
-            rest = &mut rest[n..];
-        }
+        Scatter::new(self.tail).copy_to(skip.saturating_sub(self.head.len()), rest);
     }
 }
 
@@ -166,103 +87,60 @@ impl<'a> Packet<'a> {
     /// # Errors
     /// The reason to drop it.
     pub fn parse(frame: &TxFrame<'a>) -> Result<Self, DropReason> {
-        let head = frame.head;
-        if head.len() < ETHERNET_LEN {
-            return Err(DropReason::Truncated);
-        }
-        let mut src_mac = MacAddr::default();
-        src_mac.0.copy_from_slice(&head[6..12]);
-        let ip = &head[ETHERNET_LEN..];
+        let link = EthernetHeader::parse(frame.head)?;
+        let ip = &frame.head[ETHERNET_LEN..];
         let ip_len = frame.len - ETHERNET_LEN;
-        let packet = match u16_at(head, 12) {
+        let packet = match link.ethertype {
             ethertype::IPV4 => Self::parse_v4(ip, ip_len)?,
             ethertype::IPV6 => Self::parse_v6(ip, ip_len)?,
             _ => return Err(DropReason::UnknownEtherType),
         };
-        let group = head[0] & 1 != 0;
+        let (src_mac, group) = (link.src, link.dst.is_multicast());
         Ok(Self { src_mac, group, tail: frame.tail, offload: frame.offload, ..packet })
     }
 
-    /// RFC 791 §3.1.
     fn parse_v4(ip: &'a [u8], ip_len: usize) -> Result<Self, DropReason> {
-        if ip.len() < IPV4_LEN {
-            return Err(DropReason::Truncated);
-        }
-        let header_len = usize::from(ip[0] & 0xf) * 4;
-        let total = usize::from(u16_at(ip, 2));
-        if ip[0] >> 4 != 4 || header_len < IPV4_LEN || total < header_len {
-            return Err(DropReason::Malformed);
-        }
-        if total > ip_len {
-            return Err(DropReason::Truncated);
-        }
-        if header_len > ip.len() {
-            return Err(DropReason::HeadersTooLong);
-        }
-        if checksum(&ip[..header_len]) != 0 {
-            return Err(DropReason::BadChecksum);
-        }
-        let flags = u16_at(ip, 6);
-        let (more, offset) = (flags & 0x2000 != 0, u32::from(flags & 0x1fff) * 8);
-        let len = total - header_len;
+        let (header, header_len) = Ipv4Header::parse(ip, ip_len)?;
+        let total = header_len + header.payload_len;
         Ok(Self {
             src_mac: MacAddr::default(),
             group: false,
-            src: Ipv4Addr::from(u32_at(ip, 12)).into(),
-            dst: Ipv4Addr::from(u32_at(ip, 16)).into(),
-            protocol: ip[9],
-            hop_limit: ip[8],
-            traffic_class: ip[1],
-            dont_fragment: flags & 0x4000 != 0,
-            fragment: (more || offset != 0).then(|| Fragment {
-                id: u16_at(ip, 4).into(),
-                offset,
-                more,
-            }),
-            fragmented: more || offset != 0,
-            protocol_at: 9,
+            src: header.src.into(),
+            dst: header.dst.into(),
+            protocol: header.protocol,
+            hop_limit: header.hop_limit,
+            traffic_class: header.traffic_class,
+            dont_fragment: header.dont_fragment,
+            fragment: header.fragment,
+            fragmented: header.fragment.is_some(),
+            protocol_at: Ipv4Header::PROTOCOL_AT,
             ip_header: &ip[..header_len],
             head: &ip[header_len..ip.len().min(total)],
             tail: &[],
-            len,
+            len: header.payload_len,
             offload: Offload::default(),
         })
     }
 
-    /// RFC 8200 §3 and §4.
     fn parse_v6(ip: &'a [u8], ip_len: usize) -> Result<Self, DropReason> {
-        if ip.len() < IPV6_LEN {
-            return Err(DropReason::Truncated);
-        }
-        if ip[0] >> 4 != 6 {
-            return Err(DropReason::Malformed);
-        }
-        // No jumbograms (RFC 2675): a payload length of 0 means just that.
-        let total = IPV6_LEN + usize::from(u16_at(ip, 4));
-        if total > ip_len {
-            return Err(DropReason::Truncated);
-        }
+        let header = Ipv6Header::parse(ip, ip_len)?;
+        let total = IPV6_LEN + header.payload_len;
         let ip = &ip[..ip.len().min(total)];
-        let Extensions { protocol, protocol_at, end: at, fragment } =
-            Extensions::parse(ip, IPV6_LEN, 6)?;
-        let addr = |at: usize| {
-            let mut octets = [0; 16];
-            octets.copy_from_slice(&ip[at..at + 16]);
-            IpAddr::from(Ipv6Addr::from(octets))
-        };
+        let extensions = Extensions::parse(ip)?;
+        let at = extensions.end;
         Ok(Self {
             src_mac: MacAddr::default(),
             group: false,
-            src: addr(8),
-            dst: addr(24),
-            protocol,
-            hop_limit: ip[7],
-            traffic_class: ip[0] << 4 | ip[1] >> 4,
+            src: header.src.into(),
+            dst: header.dst.into(),
+            protocol: extensions.protocol,
+            hop_limit: header.hop_limit,
+            traffic_class: header.traffic_class,
             dont_fragment: true,
             // An atomic fragment is a whole datagram (RFC 6946).
-            fragment: fragment.filter(Fragment::is_part),
-            fragmented: fragment.is_some(),
-            protocol_at,
+            fragment: extensions.fragment.filter(Fragment::is_part),
+            fragmented: extensions.fragment.is_some(),
+            protocol_at: extensions.protocol_at,
             ip_header: &ip[..at],
             head: &ip[at..],
             tail: &[],
@@ -283,37 +161,47 @@ impl<'a> Packet<'a> {
         Ok(Payload { head, tail: self.tail, len: self.len - header_len })
     }
 
-    /// The ports and the payload of a UDP datagram, checked.
+    /// Checks the checksum of the transport header and what follows it, `len` bytes in all, which
+    /// the packet has. One that the sender left open is right by definition, if it is that one; one
+    /// that it vouches for, too.
+    ///
+    /// The host makes a checksum of its own for what goes on: one that is wrong must not become
+    /// right.
+    ///
+    /// # Errors
+    /// [`DropReason::BadChecksum`]; [`DropReason::BadOffload`] where it was left open somewhere
+    /// else.
+    pub fn verify(&self, len: usize) -> Result<(), DropReason> {
+        let Some(at) = transport::checksum_at(self.protocol) else { return Ok(()) };
+        if let Some(open) = self.offload.checksum {
+            let start = ETHERNET_LEN + self.ip_header.len();
+            let own = usize::from(open.start) == start && usize::from(open.offset) == at;
+            return if own { Ok(()) } else { Err(DropReason::BadOffload) };
+        }
+        if self.offload.validated {
+            return Ok(());
+        }
+        // None is allowed in IPv4 (RFC 768), not in IPv6 (RFC 8200 §8.1).
+        if self.protocol == protocol::UDP && udp::is_unsummed(self.head) {
+            return if self.src.is_ipv4() { Ok(()) } else { Err(DropReason::BadChecksum) };
+        }
+        let head = &self.head[..self.head.len().min(len)];
+        let mut sum = transport::sum(self.src, self.dst, self.protocol, len);
+        sum.bytes(head);
+        Scatter::new(self.tail).sum(0, len - head.len(), &mut sum);
+        if sum.finish() == 0 { Ok(()) } else { Err(DropReason::BadChecksum) }
+    }
+
+    /// The header and the payload of a UDP datagram, checked.
     ///
     /// # Errors
     /// The reason to drop it.
-    pub fn udp(&self) -> Result<(u16, u16, Payload<'a>), DropReason> {
-        let mut payload = self.payload(UDP_LEN)?;
-        let header = &self.head[..UDP_LEN];
-        let (src, dst) = (u16_at(header, 0), u16_at(header, 2));
-        let len = usize::from(u16_at(header, 4));
-        // Port 0 as a source means that no answer is wanted (RFC 768); all that is answered, or
-        // becomes a flow, needs one.
-        if len < UDP_LEN || len > self.len || src == 0 || dst == 0 {
-            return Err(DropReason::Malformed);
-        }
-        payload.len = len - UDP_LEN;
-        payload.head = &payload.head[..payload.head.len().min(payload.len)];
-        if self.offload.checksum.is_none() && !self.offload.validated {
-            // The host makes a checksum of its own: one that is wrong must not become right.
-            // None is allowed in IPv4 (RFC 768), not in IPv6 (RFC 8200 §8.1).
-            let absent = u16_at(header, 6) == 0;
-            let mut sum = Sum::pseudo_header(self.src, self.dst, protocol::UDP, len);
-            if !absent {
-                sum.bytes(header);
-                sum.bytes(payload.head);
-                sum.volatile(payload.tail, 0, payload.tail_len());
-            }
-            if if absent { self.src.is_ipv6() } else { sum.finish() != 0 } {
-                return Err(DropReason::BadChecksum);
-            }
-        }
-        Ok((src, dst, payload))
+    pub fn udp(&self) -> Result<(UdpHeader, Payload<'a>), DropReason> {
+        let header = UdpHeader::parse(self.head, self.len)?;
+        self.verify(UDP_LEN + header.payload_len)?;
+        let Payload { head, tail, .. } = self.payload(UDP_LEN)?;
+        let len = header.payload_len;
+        Ok((header, Payload { head: &head[..head.len().min(len)], tail, len }))
     }
 }
 

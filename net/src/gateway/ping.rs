@@ -12,20 +12,21 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::config::GatewayConfig;
+use super::context::{Ctx, Handled};
 use super::emit::Envelope;
-use super::icmp::{
-    self, ECHO_REPLY, ECHO_REPLY6, ECHO_REQUEST, ECHO_REQUEST6, Echo, ICMP_LEN, Message, Why,
-    icmp_protocol,
-};
+use super::icmp::{self, Echo, Why, icmp_protocol};
 use super::packet::Packet;
-use super::target::{is_forbidden, is_gateway};
-use super::{Ctx, Handled};
+use super::refusal::{Refusal, is_pending};
+use super::source;
+use super::target::{self, Destination};
+use crate::addr::Family;
 use crate::frame::TxOutcome;
-use crate::poll::{Owner, Poller, Ready, Token};
+use crate::poll::{Poller, Ready, Token};
+use crate::slab::Slab;
 use crate::stats::DropReason;
-use crate::sys::dgram::{Dgram, Header, Origin};
+use crate::sys::dgram::{Dgram, IpFields, Origin};
 use crate::wire::checksum::checksum;
-use crate::wire::u16_at;
+use crate::wire::icmp::{ICMP_LEN, IcmpHeader, echo_id, kind4, kind6, rewrite_echo};
 
 /// How long an identifier lives without a request or reply (RFC 5508 §3.2: at least 60 s).
 const LIFETIME: Duration = Duration::from_secs(60);
@@ -44,7 +45,7 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 
 #[derive(Debug)]
-struct Flow {
+struct EchoFlow {
     socket: Dgram,
     guest: IpAddr,
     remote: IpAddr,
@@ -52,16 +53,13 @@ struct Flow {
     /// The socket is raw: the identifier that its messages bear.
     raw: Option<u16>,
     last: Instant,
-    generation: u32,
 }
 
 /// All echo there is: to the gateway and beyond.
 #[derive(Debug)]
 pub struct Ping {
     echo: Echo,
-    /// By index; a free one remembers its generation in `generations`.
-    flows: Vec<Option<Flow>>,
-    generations: Vec<u32>,
+    flows: Slab<EchoFlow>,
     limit: usize,
     buffer: Box<[u8]>,
     /// Makes identifiers that nobody else is likely to have.
@@ -77,8 +75,7 @@ impl Ping {
     pub fn new(config: &GatewayConfig) -> Self {
         Self {
             echo: Echo::new(),
-            flows: Vec::new(),
-            generations: Vec::new(),
+            flows: Slab::new(source::PING),
             limit: config.limits.ping.max(1),
             buffer: Box::default(),
             secret: RandomState::new(),
@@ -89,9 +86,14 @@ impl Ping {
     }
 
     /// An ICMP message of the guest's that is none of the services'.
-    pub fn input(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
+    pub fn input(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        packet: &Packet<'_>,
+        to: Destination,
+    ) -> Handled {
         if let Err(reason) = self.echo.read(packet) {
-            let beyond = !is_gateway(&ctx.core.config, packet.dst);
+            let beyond = to != Destination::Gateway;
             if reason == DropReason::IcmpIgnored && beyond && icmp::is_other_query(packet) {
                 icmp::unreachable(ctx, packet, Why::Prohibited);
             }
@@ -100,8 +102,8 @@ impl Ping {
         if packet.src.is_unspecified() {
             return Err(DropReason::BadSource);
         }
-        let config = &ctx.core.config;
-        if is_gateway(config, packet.dst) {
+        let config = &ctx.shared.config;
+        if to == Destination::Gateway {
             return self.echo.reply(ctx, packet, packet.dst);
         }
         if packet.dst == ALL_NODES || packet.dst == ALL_ROUTERS {
@@ -111,41 +113,38 @@ impl Ping {
             };
             return self.echo.reply(ctx, packet, from.into());
         }
-        if is_forbidden(&ctx.core.config, packet.dst) {
-            icmp::unreachable(ctx, packet, Why::Prohibited);
-            return Err(DropReason::DestinationForbidden);
+        self.forward(ctx, packet, to)
+    }
+
+    fn forward(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>, to: Destination) -> Handled {
+        let id = echo_id(self.echo.bytes());
+        let known = self.find(packet.src, packet.dst, id);
+        if known.is_none() {
+            target::allow(ctx.shared, packet.dst, to)
+                .map_err(|reason| Refusal::of_target(reason, to).tell(ctx, packet))?;
         }
         if packet.hop_limit <= 1 {
             icmp::unreachable(ctx, packet, Why::HopLimit);
             return Err(DropReason::HopLimit);
         }
-        self.forward(ctx, packet)
-    }
-
-    fn forward(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
-        let id = u16_at(self.echo.bytes(), 4);
-        let i = match self.find(packet.src, packet.dst, id) {
+        let i = match known {
             Some(i) => i,
-            None if packet.dst.is_ipv6() && !ctx.core.ipv6_offered() => {
-                icmp::unreachable(ctx, packet, Why::Network);
-                return Err(DropReason::NoRoute);
-            }
-            None => match self.open(packet.src, packet.dst, id, ctx) {
-                Ok(i) => i,
-                Err(error) => return Err(icmp::no_socket(ctx, packet, &error)),
-            },
+            None => self.open(packet.src, packet.dst, id, ctx).map_err(|error| {
+                ctx.shared.no_socket(&error);
+                Refusal::of_socket(&error).tell(ctx, packet)
+            })?,
         };
-        if let Some(id) = self.flows[i].as_ref().and_then(|f| f.raw) {
+        if let Some(id) = self.flows.get(i).and_then(|f| f.raw) {
             self.echo.set_id(id);
         }
-        let header = Header {
+        let header = IpFields {
             hop_limit: packet.hop_limit - 1,
             traffic_class: packet.traffic_class,
             dont_fragment: packet.dont_fragment,
         };
         let mut again = true;
         loop {
-            let Some(flow) = self.flows[i].as_mut() else { return Err(DropReason::SocketFailed) };
+            let Some(flow) = self.flows.get_mut(i) else { return Err(DropReason::SocketFailed) };
             flow.last = ctx.io.now;
             let to = SocketAddr::new(packet.dst, 0);
             let sent = flow
@@ -156,34 +155,19 @@ impl Ping {
                 Ok(_) => return Ok(TxOutcome::Sent),
                 Err(error) => error,
             };
-            let mtu = self.errors(ctx, i);
-            let (why, reason) = match error.raw_os_error() {
-                // One of the host's own is about this request.
-                Some(libc::EMSGSIZE) if mtu.is_some() || !again => {
-                    let mtu = mtu.unwrap_or(ctx.core.config.mtu.into());
-                    (Why::TooBig(mtu), DropReason::TooBig)
-                }
-                Some(libc::EAGAIN | libc::ENOBUFS) => return Err(DropReason::SendBufferFull),
-                // It may be that of an earlier request.
-                _ if std::mem::take(&mut again) => continue,
-                Some(libc::ENETUNREACH | libc::EADDRNOTAVAIL) => {
-                    (Why::Network, DropReason::NoRoute)
-                }
-                Some(libc::EHOSTUNREACH) => (Why::Host, DropReason::NoRoute),
-                Some(libc::EACCES | libc::EPERM) => {
-                    (Why::Prohibited, DropReason::DestinationForbidden)
-                }
-                _ => return Err(DropReason::SendFailed),
-            };
-            icmp::unreachable(ctx, packet, why);
-            return Err(reason);
+            let mtu = self.relay_errors(ctx, i);
+            // An error of an earlier request is told by the next call, whatever that sends.
+            if std::mem::take(&mut again) && is_pending(&error, mtu) {
+                continue;
+            }
+            let mtu = mtu.unwrap_or(ctx.shared.config.mtu.into());
+            return Err(Refusal::of(&error, mtu).tell(ctx, packet));
         }
     }
 
-    fn find(&self, guest: IpAddr, remote: IpAddr, id: u16) -> Option<usize> {
-        self.flows.iter().position(|flow| {
-            flow.as_ref().is_some_and(|f| f.id == id && f.remote == remote && f.guest == guest)
-        })
+    fn find(&self, guest: IpAddr, remote: IpAddr, id: u16) -> Option<u32> {
+        let its = |f: &EchoFlow| f.id == id && f.remote == remote && f.guest == guest;
+        self.flows.iter().find(|(_, flow)| its(flow)).map(|(i, _)| i)
     }
 
     fn open(
@@ -192,48 +176,35 @@ impl Ping {
         remote: IpAddr,
         id: u16,
         ctx: &mut Ctx<'_, '_>,
-    ) -> io::Result<usize> {
-        let (socket, raw) = self.socket(remote.is_ipv4(), (guest, remote, id))?;
-        let i = match self.flows.iter().position(Option::is_none) {
-            Some(i) => i,
-            None if self.flows.len() < self.limit => {
-                self.flows.push(None);
-                self.generations.push(0);
-                self.flows.len() - 1
-            }
-            None => {
-                let age = |i: &usize| self.flows[*i].as_ref().map(|f| f.last);
-                let oldest = (0..self.flows.len()).min_by_key(age).unwrap_or(0);
-                self.close(oldest, ctx.io.poll);
-                oldest
-            }
-        };
-        self.generations[i] = self.generations[i].wrapping_add(1);
-        let generation = self.generations[i];
-        let token = Token::with_generation(Owner::Ping, i as u32, generation);
-        ctx.io.poll.add(&socket, token, Ready::IN)?;
+    ) -> io::Result<u32> {
+        let (socket, raw) = self.socket(remote.into(), (guest, remote, id))?;
+        if self.flows.len() >= self.limit
+            && let Some((oldest, _)) = self.flows.iter().min_by_key(|(_, flow)| flow.last)
+        {
+            self.close(oldest, ctx.io.poll);
+        }
+        ctx.io.poll.add(&socket, self.flows.vacancy(), Ready::IN)?;
         let last = ctx.io.now;
-        self.flows[i] = Some(Flow { socket, guest, remote, id, raw, last, generation });
-        Ok(i)
+        Ok(self.flows.insert(EchoFlow { socket, guest, remote, id, raw, last }))
     }
 
     /// A socket, and the identifier that its messages bear if that is ours to choose.
     fn socket(
         &mut self,
-        ipv4: bool,
+        family: Family,
         flow: (IpAddr, IpAddr, u16),
     ) -> io::Result<(Dgram, Option<u16>)> {
-        let error = match Dgram::ping(ipv4) {
+        let error = match Dgram::ping(family) {
             Err(error) if error.raw_os_error() == Some(libc::EACCES) => error,
             socket => return Ok((socket?, None)),
         };
-        let used = |id: u16| self.flows.iter().flatten().any(|f| f.raw == Some(id));
+        let used = |id: u16| self.flows.iter().any(|(_, f)| f.raw == Some(id));
         // There are fewer flows than identifiers.
         let mut id = self.secret.hash_one(flow) as u16;
         while used(id) {
             id = id.wrapping_add(1);
         }
-        match Dgram::raw_ping(ipv4, id) {
+        match Dgram::raw_ping(family, id) {
             Ok(socket) => Ok((socket, Some(id))),
             Err(raw) if raw.raw_os_error() == Some(libc::EPERM) => {
                 if !std::mem::replace(&mut self.told, true) {
@@ -248,24 +219,20 @@ impl Ping {
         }
     }
 
-    fn close(&mut self, i: usize, poll: &Poller) {
-        if let Some(flow) = self.flows[i].take() {
+    fn close(&mut self, i: u32, poll: &Poller) {
+        if let Some(flow) = self.flows.remove(i) {
             let _ = poll.remove(&flow.socket);
         }
     }
 
     /// A socket is ready.
     pub fn ready(&mut self, ctx: &mut Ctx<'_, '_>, token: Token, ready: Ready) {
-        let i = token.id as usize;
-        let current =
-            self.flows.get(i).and_then(Option::as_ref).is_some_and(|f| {
-                Token::with_generation(token.owner, token.id, f.generation) == token
-            });
-        if !current {
+        if self.flows.named(token).is_none() {
             return;
         }
+        let i = token.id;
         if ready.intersects(Ready::ERR) {
-            self.errors(ctx, i);
+            self.relay_errors(ctx, i);
         }
         for _ in 0..BUDGET {
             if !self.receive(ctx, i) {
@@ -275,11 +242,11 @@ impl Ping {
     }
 
     /// Hands one reply to the guest. Replies that it has no buffers for are lost, as on any link.
-    fn receive(&mut self, ctx: &mut Ctx<'_, '_>, i: usize) -> bool {
+    fn receive(&mut self, ctx: &mut Ctx<'_, '_>, i: u32) -> bool {
         if self.buffer.is_empty() {
             self.buffer = vec![0; 65536].into_boxed_slice();
         }
-        let Some(flow) = self.flows[i].as_mut() else { return false };
+        let Some(flow) = self.flows.get_mut(i) else { return false };
         let got = match flow.socket.recv(&[], 0, 0, &mut self.buffer) {
             Ok(got) => got,
             Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
@@ -298,8 +265,8 @@ impl Ping {
         };
         flow.last = ctx.io.now;
         let (guest, remote) = (flow.guest, flow.remote);
-        message[4..6].copy_from_slice(&flow.id.to_be_bytes());
-        let Some(mac) = ctx.core.link.neighbor(guest) else {
+        rewrite_echo(message, message[0], flow.id);
+        let Some(mac) = ctx.shared.link.neighbor(guest) else {
             ctx.io.stats.dropped(DropReason::NoNeighbor);
             return true;
         };
@@ -316,11 +283,11 @@ impl Ping {
 
     /// Hands the guest what the network says about its requests, and returns the MTU where the
     /// host itself found one too big.
-    fn errors(&mut self, ctx: &mut Ctx<'_, '_>, i: usize) -> Option<u32> {
+    fn relay_errors(&mut self, ctx: &mut Ctx<'_, '_>, i: u32) -> Option<u32> {
         let mut mtu = None;
         let mut data = [0; QUOTE_MAX];
         for _ in 0..ERRORS_MAX {
-            let Some(flow) = self.flows[i].as_ref() else { break };
+            let Some(flow) = self.flows.get(i) else { break };
             let Ok(error) = flow.socket.next_error(&mut data) else { break };
             let Origin::Icmp(kind, code) = error.origin else {
                 if error.errno == libc::EMSGSIZE {
@@ -328,8 +295,8 @@ impl Ping {
                 }
                 continue;
             };
-            let ipv4 = flow.guest.is_ipv4();
-            let Some(message) = Message::relayed(kind, code, error.mtu, ipv4) else { continue };
+            let family = Family::from(flow.guest);
+            let Some(message) = icmp::relayed(kind, code, error.mtu, family) else { continue };
             // The request comes back from its ICMP header on, with the kernel's identifier.
             let len = error.len.min(QUOTE_MAX);
             if len < ICMP_LEN {
@@ -337,14 +304,17 @@ impl Ping {
             }
             // A raw socket hears of everybody's.
             let to = error.to.map(|to| to.ip());
-            if flow.raw.is_some_and(|id| u16_at(&data, 4) != id || to != Some(flow.remote)) {
+            if flow.raw.is_some_and(|id| echo_id(&data) != id || to != Some(flow.remote)) {
                 continue;
             }
-            data[0] = if ipv4 { ECHO_REQUEST } else { ECHO_REQUEST6 };
-            data[4..6].copy_from_slice(&flow.id.to_be_bytes());
+            let request = match family {
+                Family::V4 => kind4::ECHO_REQUEST,
+                Family::V6 => kind6::ECHO_REQUEST,
+            };
+            rewrite_echo(&mut data, request, flow.id);
             let (guest, remote) = (flow.guest, flow.remote);
             let from = error.offender.filter(|ip| !ip.is_loopback() && !ip.is_unspecified());
-            let envelope = Envelope::new(ctx.core.link.mac, guest, remote, icmp_protocol(remote));
+            let envelope = Envelope::new(ctx.shared.link.mac, guest, remote, icmp_protocol(remote));
             let (header, data) = data[..len].split_at(ICMP_LEN);
             icmp::relay_sent(ctx, from.unwrap_or(remote), &envelope, message, header, data);
         }
@@ -353,13 +323,13 @@ impl Ping {
 
     /// When [`expire`](Self::expire) is due.
     pub fn deadline(&self) -> Option<Instant> {
-        self.flows.iter().flatten().map(|flow| flow.last + LIFETIME).min()
+        self.flows.iter().map(|(_, flow)| flow.last + LIFETIME).min()
     }
 
     /// Closes what has been idle for long enough.
     pub fn expire(&mut self, ctx: &mut Ctx<'_, '_>) {
-        for i in 0..self.flows.len() {
-            if self.flows[i].as_ref().is_some_and(|f| f.last + LIFETIME <= ctx.io.now) {
+        for i in self.flows.ids() {
+            if self.flows.get(i).is_some_and(|f| f.last + LIFETIME <= ctx.io.now) {
                 self.close(i, ctx.io.poll);
             }
         }
@@ -367,14 +337,14 @@ impl Ping {
 
     /// The guest is gone.
     pub fn detached(&mut self, poll: &Poller) {
-        for i in 0..self.flows.len() {
+        for i in self.flows.ids() {
             self.close(i, poll);
         }
     }
 
     /// How many identifiers are in use.
     pub fn flows(&self) -> usize {
-        self.flows.iter().flatten().count()
+        self.flows.len()
     }
 }
 
@@ -382,12 +352,13 @@ impl Ping {
 /// behind the IP header, and then nobody has looked at its checksum yet.
 fn reply_at(bytes: &[u8], from: IpAddr, id: u16) -> Result<usize, DropReason> {
     let (at, kind) = match from {
-        IpAddr::V4(_) => (usize::from(bytes.first().unwrap_or(&0) & 0xf) * 4, ECHO_REPLY),
-        IpAddr::V6(_) => (0, ECHO_REPLY6),
+        IpAddr::V4(_) => (usize::from(bytes.first().unwrap_or(&0) & 0xf) * 4, kind4::ECHO_REPLY),
+        IpAddr::V6(_) => (0, kind6::ECHO_REPLY),
     };
     let message = bytes.get(at..).unwrap_or_default();
     // What came before the filter was there is anybody's.
-    if message.len() < ICMP_LEN || message[0] != kind || u16_at(message, 4) != id {
+    let header = IcmpHeader::parse(message).map_err(|_| DropReason::Unsolicited)?;
+    if header.kind != kind || echo_id(message) != id {
         return Err(DropReason::Unsolicited);
     }
     if from.is_ipv4() && checksum(message) != 0 {

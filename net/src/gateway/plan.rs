@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::MTU_MIN6;
-use super::config::{FlowLimits, GatewayConfig, Ipv6Mode};
+use super::config::{FlowLimits, GatewayConfig, Ipv6Mode, MTU_MIN6};
 use crate::addr::MacAddr;
 use crate::host::network::HostNetwork;
 use crate::host::subnet::{Overlap, check_subnet, choose_prefix6, choose_subnet};

@@ -1,72 +1,26 @@
 //! What the gateway itself answers: addresses, leases, names, the way out.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Instant;
 
-use super::config::{Redirect, Transport};
+use super::config::{GatewayConfig, Transport};
+use super::context::{Ctx, Handled, Shared};
+use super::datagram::Datagram;
 use super::dhcp4::Dhcp4;
+use super::dhcp6;
 use super::dns::Dns;
 use super::ndp::Ndp;
 use super::packet::Packet;
-use super::target::is_gateway;
-use super::{Core, Ctx, Handled, dhcp6};
-use crate::host::reach::{Reach, Watch};
-use crate::poll::{Owner, Poller, Ready, Token};
+use super::target::Destination;
+use crate::poll::{Ready, Token};
 use crate::stats::DropReason;
-use crate::wire::{UDP_LEN, protocol, u16_at};
+use crate::wire::{port, protocol, udp};
 
 /// The longest request of any service: an EDNS query is never near it, DHCP ends at 1,472.
 const REQUEST_MAX: usize = 4096;
 
-mod port {
-    pub const DNS: u16 = 53;
-    pub const DHCP_SERVER: u16 = 67;
-    pub const DHCP6_SERVER: u16 = 547;
-}
-
 /// All DHCPv6 servers on the link (RFC 8415 §7.1).
 const ALL_DHCP6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
-
-/// How long the host's routes may settle before they are looked at: one change comes as many.
-const SETTLE_TIME: Duration = Duration::from_millis(250);
-
-/// A datagram for a service, copied out of the guest's memory and checked.
-#[derive(Debug, Clone, Copy)]
-pub struct Datagram<'a> {
-    /// The guest's side.
-    pub src: SocketAddr,
-    /// The gateway's, or a group.
-    pub dst: SocketAddr,
-    /// All of the payload.
-    pub payload: &'a [u8],
-}
-
-impl<'a> Datagram<'a> {
-    /// Copies the datagram in `packet` to `buffer`.
-    ///
-    /// # Errors
-    /// The reason to drop it.
-    fn read(packet: &Packet<'_>, buffer: &'a mut [u8]) -> Result<Self, DropReason> {
-        let (src_port, dst_port, payload) = packet.udp()?;
-        let buffer = buffer.get_mut(..payload.len).ok_or(DropReason::TooBig)?;
-        payload.copy_to(buffer);
-        Ok(Self {
-            src: (packet.src, src_port).into(),
-            dst: (packet.dst, dst_port).into(),
-            payload: buffer,
-        })
-    }
-}
-
-/// The UDP header of an answer from `from` to `to`, without its checksum.
-pub fn udp_header(from: u16, to: u16, payload: usize) -> [u8; UDP_LEN] {
-    let mut header = [0; UDP_LEN];
-    header[0..2].copy_from_slice(&from.to_be_bytes());
-    header[2..4].copy_from_slice(&to.to_be_bytes());
-    header[4..6].copy_from_slice(&((UDP_LEN + payload) as u16).to_be_bytes());
-    header
-}
 
 /// All services of a gateway.
 #[derive(Debug)]
@@ -76,9 +30,6 @@ pub struct Services {
     dns: Dns,
     /// There is a station.
     attached: bool,
-    watch: Option<Watch>,
-    /// When the host's routes are to be looked at again.
-    look: Option<Instant>,
     buffer: Box<[u8]>,
 }
 
@@ -90,108 +41,74 @@ impl Services {
             dhcp4: Dhcp4::new(),
             dns: Dns::new(),
             attached: false,
-            watch: None,
-            look: None,
             buffer: vec![0; REQUEST_MAX].into_boxed_slice(),
         }
     }
 
-    /// Looks at the host as it is now, and watches it from here on.
-    ///
-    /// # Errors
-    /// Those of `epoll_ctl(2)`.
-    pub fn start(&mut self, core: &mut Core, poll: &Poller) -> io::Result<()> {
-        // First watch, then look: no change is lost between.
-        match Watch::new() {
-            Ok(watch) => {
-                poll.add(&watch, Token::new(Owner::Environment, 0), Ready::IN)?;
-                self.watch = Some(watch);
-            }
-            Err(e) => tracing::warn!("changes of the host's routes go unnoticed: rtnetlink: {e}"),
-        }
-        core.reach = Reach::probe();
-        Ok(())
-    }
-
     /// A station has come.
-    pub fn attached(&mut self, core: &Core, now: Instant) {
+    pub fn attached(&mut self, shared: &Shared, now: Instant) {
         self.attached = true;
-        self.ndp.attached(core, now);
+        self.ndp.attached(shared, now);
     }
 
-    /// What a station speaks from no address, or from one that is no longer its own: DHCP and
-    /// neighbour discovery, to be asked before sources are checked. `None`: the packet is for
-    /// neither.
-    pub fn link(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Option<Handled> {
-        if let Some(handled) = self.ndp.input(ctx, packet) {
-            return Some(handled);
-        }
-        let config = &ctx.core.config;
-        let IpAddr::V4(dst) = packet.dst else { return None };
-        if udp_port(packet)? != port::DHCP_SERVER
-            || !(dst == config.gateway4
-                || dst == Ipv4Addr::BROADCAST
-                || dst == config.subnet4.broadcast())
-        {
+    /// A packet that may be for one of them. `None`: it is not.
+    ///
+    /// Neighbour discovery and DHCP are spoken from no address, or from one that is no longer the
+    /// station's own; what others are told comes from an address of the link.
+    pub fn dispatch(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        packet: &Packet<'_>,
+        to: Destination,
+    ) -> Option<Handled> {
+        // None of them is spoken in fragments, until these are one datagram again.
+        if packet.fragment.is_some() {
             return None;
         }
-        Some(
-            Datagram::read(packet, &mut self.buffer)
-                .and_then(|datagram| self.dhcp4.input(ctx, packet.src_mac, &datagram)),
-        )
+        match packet.protocol {
+            protocol::ICMPV6 => self.ndp.input(ctx, packet),
+            protocol::UDP => match (udp::destination_port(packet.head)?, to) {
+                (port::DHCP_SERVER, _) if is_dhcp4(packet.dst, to) => Some(self.dhcp4(ctx, packet)),
+                (port::DHCP6_SERVER, Destination::Group) if packet.dst == ALL_DHCP6 => {
+                    Some(self.dhcp6(ctx, packet))
+                }
+                (port::DNS, Destination::Gateway) if !is_redirected(&ctx.shared.config, packet) => {
+                    Some(self.dns(ctx, packet))
+                }
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
-    /// Everything else. `None`: the packet is for no service.
-    pub fn input(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Option<Handled> {
-        if !is_gateway(&ctx.core.config, packet.dst) {
-            return self.group(ctx, packet);
-        }
-        if packet.protocol == protocol::TCP {
-            // For DNS over TCP, which goes to the host's resolver without us.
-            ctx.core.resolvers.refresh(ctx.io.now);
-            return None;
-        }
-        let redirected = |r: &Redirect| {
-            r.transport == Transport::Udp && r.from == SocketAddr::new(packet.dst, port::DNS)
-        };
-        if udp_port(packet)? != port::DNS || ctx.core.config.redirects.iter().any(redirected) {
-            return None;
-        }
-        Some(
-            Datagram::read(packet, &mut self.buffer)
-                .and_then(|datagram| self.dns.input(ctx, packet.src_mac, &datagram)),
-        )
+    fn dhcp4(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
+        let datagram = Datagram::read(packet, &mut self.buffer)?;
+        self.dhcp4.input(ctx, packet.src_mac, &datagram)
     }
 
-    /// A packet that is not to the gateway: it may be to all servers on the link.
-    fn group(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Option<Handled> {
-        if packet.dst != ALL_DHCP6 || udp_port(packet)? != port::DHCP6_SERVER {
-            return None;
+    fn dhcp6(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
+        ctx.admit(packet)?;
+        if !ctx.shared.ipv6_offered() {
+            return Err(DropReason::NoRoute);
         }
-        Some(if ctx.core.ipv6_offered() {
-            Datagram::read(packet, &mut self.buffer)
-                .and_then(|datagram| dhcp6::input(ctx, packet.src_mac, &datagram))
-        } else {
-            Err(DropReason::NoRoute)
-        })
+        let datagram = Datagram::read(packet, &mut self.buffer)?;
+        dhcp6::input(ctx, packet.src_mac, &datagram)
     }
 
-    /// A source is ready.
+    fn dns(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Handled {
+        ctx.admit(packet)?;
+        let datagram = Datagram::read(packet, &mut self.buffer)?;
+        self.dns.input(ctx, packet.src_mac, &datagram)
+    }
+
+    /// A socket of theirs is ready.
     pub fn ready(&mut self, ctx: &mut Ctx<'_, '_>, token: Token, ready: Ready) {
-        match token.owner {
-            Owner::Dns => self.dns.ready(ctx, token, ready),
-            Owner::Environment => {
-                let changed = self.watch.as_ref().is_some_and(Watch::drain);
-                let due = ctx.io.now + SETTLE_TIME;
-                self.look = self.look.or(changed.then_some(due));
-            }
-            _ => {}
-        }
+        self.dns.ready(ctx, token, ready);
     }
 
     /// When [`expire`](Self::expire) is due.
     pub fn deadline(&self) -> Option<Instant> {
-        [self.look, self.ndp.deadline(), self.dhcp4.deadline(), self.dns.deadline()]
+        [self.ndp.deadline(), self.dhcp4.deadline(), self.dns.deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -199,24 +116,15 @@ impl Services {
 
     /// Does what is due.
     pub fn expire(&mut self, ctx: &mut Ctx<'_, '_>) {
-        if self.look.is_some_and(|due| due <= ctx.io.now) {
-            self.look = None;
-            self.host_changed(ctx, Reach::probe());
-        }
         self.ndp.expire(ctx);
         self.dhcp4.expire(ctx);
         self.dns.expire(ctx);
     }
 
-    /// The host has routes to `reach` now; the guest is told if that matters to it.
-    pub fn host_changed(&mut self, ctx: &mut Ctx<'_, '_>, reach: Reach) {
-        let before = ctx.core.ipv6_offered();
-        if ctx.core.reach != reach {
-            tracing::info!(ipv6 = reach.ipv6, "the host's routes have changed");
-            ctx.core.reach = reach;
-        }
-        if ctx.core.ipv6_offered() != before && self.attached {
-            self.ndp.announce(ctx.core, ctx.io.now);
+    /// The guest is offered something else now, and told.
+    pub fn offer_changed(&mut self, ctx: &mut Ctx<'_, '_>) {
+        if self.attached {
+            self.ndp.announce(ctx.shared, ctx.io.now);
         }
     }
 
@@ -228,8 +136,17 @@ impl Services {
     }
 }
 
-/// The destination port of a whole UDP datagram.
-fn udp_port(packet: &Packet<'_>) -> Option<u16> {
-    (packet.protocol == protocol::UDP && packet.fragment.is_none() && packet.head.len() >= UDP_LEN)
-        .then(|| u16_at(packet.head, 2))
+/// True where a DHCP client looks for its server: at the gateway, or everywhere (RFC 2131 §4.1).
+fn is_dhcp4(dst: IpAddr, to: Destination) -> bool {
+    match to {
+        Destination::Gateway => dst.is_ipv4(),
+        Destination::Group => dst.is_ipv4() && !dst.is_multicast(),
+        Destination::Guest | Destination::Beyond => false,
+    }
+}
+
+/// True where the gateway's resolver is another one by configuration.
+fn is_redirected(config: &GatewayConfig, packet: &Packet<'_>) -> bool {
+    let dst = SocketAddr::new(packet.dst, port::DNS);
+    config.redirects.iter().any(|r| r.transport == Transport::Udp && r.from == dst)
 }

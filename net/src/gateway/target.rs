@@ -13,11 +13,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::config::Transport;
-use super::{Core, GatewayConfig};
+use super::config::{GatewayConfig, Transport};
+use super::context::{Ctx, Shared};
 use crate::stats::DropReason;
-
-const DNS_PORT: u16 = 53;
+use crate::wire::port;
 
 /// Metadata services of clouds outside 169.254.0.0/16 and fe80::/10: Azure, Alibaba Cloud, Oracle
 /// (its classic cloud), AWS, Google, Scaleway, Oracle.
@@ -31,6 +30,41 @@ const METADATA: [IpAddr; 7] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe)),
 ];
 
+/// Where a packet of the guest's goes, by its address alone: decided once, in the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    /// One of the gateway's addresses on the guest's link.
+    Gateway,
+    /// Nobody in particular: a group, or all on the link.
+    Group,
+    /// The guest's own networks, where there is nobody else.
+    Guest,
+    /// All else: it leaves the link, if it may.
+    Beyond,
+}
+
+impl Destination {
+    /// Where `ip` is.
+    #[inline]
+    pub fn of(config: &GatewayConfig, ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(ip) if ip == config.gateway4 => Self::Gateway,
+            IpAddr::V4(ip)
+                if ip.is_multicast() || ip.is_broadcast() || ip == config.subnet4.broadcast() =>
+            {
+                Self::Group
+            }
+            IpAddr::V4(ip) if config.subnet4.contains(&ip) => Self::Guest,
+            IpAddr::V6(ip) if ip == config.gateway6 || ip == config.link_local6() => Self::Gateway,
+            IpAddr::V6(ip) if ip.is_multicast() => Self::Group,
+            IpAddr::V6(ip) if ip.is_unicast_link_local() || config.prefix6.contains(&ip) => {
+                Self::Guest
+            }
+            _ => Self::Beyond,
+        }
+    }
+}
+
 /// The host socket's peer for a flow of the guest's to `dst`.
 ///
 /// Redirects come first, then DNS over TCP at the gateway, which goes to the host's resolver
@@ -42,44 +76,51 @@ const METADATA: [IpAddr; 7] = [
 /// IPv6 is not offered now. Flows that exist are not asked again: they live on as long as the host's
 /// kernel can keep them.
 pub fn resolve(
-    core: &Core,
+    ctx: &mut Ctx<'_, '_>,
     transport: Transport,
     dst: SocketAddr,
+    to: Destination,
 ) -> Result<SocketAddr, DropReason> {
-    let config = &core.config;
-    if let Some(redirect) =
-        config.redirects.iter().find(|r| r.transport == transport && r.from == dst)
-    {
+    let config = &ctx.shared.config;
+    let redirect = config.redirects.iter().find(|r| r.transport == transport && r.from == dst);
+    if let Some(redirect) = redirect {
         return Ok(redirect.to);
     }
-    if is_gateway(config, dst.ip()) {
-        if transport == Transport::Tcp && dst.port() == DNS_PORT {
-            return core.resolvers.first().ok_or(DropReason::NoRoute);
+    match (to, transport, dst.port()) {
+        (Destination::Gateway, Transport::Tcp, port::DNS) => {
+            ctx.shared.resolvers.refresh(ctx.io.now);
+            ctx.shared.resolvers.first().ok_or(DropReason::NoRoute)
         }
-        return match (config.host_access, dst) {
-            (true, SocketAddr::V4(_)) => Ok((Ipv4Addr::LOCALHOST, dst.port()).into()),
-            (true, SocketAddr::V6(_)) => Ok((Ipv6Addr::LOCALHOST, dst.port()).into()),
-            (false, _) => Err(DropReason::DestinationForbidden),
-        };
+        (Destination::Gateway, ..) if config.host_access => Ok(match dst {
+            SocketAddr::V4(_) => (Ipv4Addr::LOCALHOST, dst.port()).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::LOCALHOST, dst.port()).into(),
+        }),
+        _ => allow(ctx.shared, dst.ip(), to).map(|()| dst),
     }
-    if is_forbidden(config, dst.ip()) {
+}
+
+/// Whether the guest may go to `ip` itself, as an echo request does: no redirect leads it elsewhere,
+/// and the gateway does not stand for the host.
+///
+/// # Errors
+/// [`DropReason::DestinationForbidden`]; [`DropReason::NoRoute`] where IPv6 is not offered now.
+pub fn allow(shared: &Shared, ip: IpAddr, to: Destination) -> Result<(), DropReason> {
+    if to != Destination::Beyond || is_out_of_reach(&shared.config, ip) {
         Err(DropReason::DestinationForbidden)
-    } else if dst.is_ipv6() && !core.ipv6_offered() {
+    } else if ip.is_ipv6() && !shared.ipv6_offered() {
         Err(DropReason::NoRoute)
     } else {
-        Ok(dst)
+        Ok(())
     }
 }
 
-/// True for the gateway's addresses on the guest's link.
-pub fn is_gateway(config: &GatewayConfig, ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip == config.gateway4,
-        IpAddr::V6(ip) => ip == config.gateway6 || ip == config.link_local6(),
-    }
-}
-
+/// True for what the guest can't go to, or be answered by, at that address.
 pub fn is_forbidden(config: &GatewayConfig, ip: IpAddr) -> bool {
+    Destination::of(config, ip) != Destination::Beyond || is_out_of_reach(config, ip)
+}
+
+/// True for addresses beyond the guest's link that it may not reach.
+fn is_out_of_reach(config: &GatewayConfig, ip: IpAddr) -> bool {
     if METADATA.contains(&ip) {
         return true;
     }
@@ -89,19 +130,12 @@ pub fn is_forbidden(config: &GatewayConfig, ip: IpAddr) -> bool {
                 || ip.is_link_local()
                 // `connect` takes 0.0.0.0 for loopback; the rest of 0/8 is nowhere.
                 || ip.octets()[0] == 0
-                || ip.is_multicast()
-                || ip.is_broadcast()
-                // Others on the guest's own link: there are none behind the host.
-                || config.subnet4.contains(&ip)
         }
         IpAddr::V6(ip) => {
             // ::, ::1 and the IPv4-compatible addresses, deprecated (RFC 4291 §2.5.5.1).
             ip.segments()[..6] == [0; 6]
-                || ip.is_unicast_link_local()
                 // Site-local, deprecated, but link-local in spirit (RFC 3879).
                 || ip.segments()[0] & 0xffc0 == 0xfec0
-                || ip.is_multicast()
-                || config.prefix6.contains(&ip)
                 // The kernel itself takes a mapped address for the IPv4 one: not in IPv6.
                 || ip.to_ipv4_mapped().is_some()
                 || embedded4(ip).is_some_and(|v4| is_forbidden(config, v4.into()))
@@ -135,166 +169,4 @@ fn embedded4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-    use crate::gateway::config::{Ipv6Mode, Redirect};
-    use crate::gateway::testing::config;
-
-    const FORBIDDEN: Result<SocketAddr, DropReason> = Err(DropReason::DestinationForbidden);
-
-    fn to(core: &Core, transport: Transport, dst: &str) -> Result<SocketAddr, DropReason> {
-        resolve(core, transport, dst.parse().unwrap())
-    }
-
-    #[test]
-    fn what_is_out_of_reach() {
-        let core = Core::new(config());
-        let table = [
-            // Loopback and what connect takes for it.
-            "127.0.0.1",
-            "127.255.1.2",
-            "0.0.0.0",
-            "0.1.2.3",
-            "[::1]",
-            "[::]",
-            "[::ffff:127.0.0.1]",
-            "[::ffff:8.8.8.8]",
-            "[::127.0.0.1]",
-            "[::8.8.8.8]",
-            "[::ffff:0:127.0.0.1]",
-            // Link-local and metadata.
-            "169.254.169.254",
-            "169.254.1.1",
-            "[fe80::1]",
-            "[fe80::a9fe:a9fe]",
-            "[febf::1]",
-            "[fec0::1]",
-            "168.63.129.16",
-            "100.100.100.200",
-            "192.0.0.192",
-            "[fd00:ec2::254]",
-            "[fd00:c1::a9fe:a9fe]",
-            "[fd20:ce::254]",
-            // Groups.
-            "224.0.0.251",
-            "239.1.1.1",
-            "255.255.255.255",
-            "[ff02::1]",
-            "[ff0e::1]",
-            // The guest's own link.
-            "10.0.2.2",
-            "10.0.2.255",
-            "10.0.2.0",
-            "[fd00:2::2]",
-            // IPv4 in disguise.
-            "[64:ff9b::127.0.0.1]",
-            "[64:ff9b::169.254.169.254]",
-            "[64:ff9b:1::7f00:1]",
-            "[64:ff9b::10.0.2.1]",
-            "[64:ff9b::224.0.0.1]",
-            "[2002:7f00:1::1]",
-            "[2002:a9fe:a9fe::1]",
-            "[2001:0:102:304::80ff:fffe]",
-            "[2001:db8::5efe:127.0.0.1]",
-            "[2001:db8::200:5efe:169.254.169.254]",
-            // The gateway, as long as the host is not to be reached.
-            "10.0.2.1",
-            "[fd00:2::1]",
-            "[fe80::504d:ff:fe00:1]",
-        ];
-        for ip in table {
-            for transport in [Transport::Tcp, Transport::Udp] {
-                assert_eq!(to(&core, transport, &format!("{ip}:80")), FORBIDDEN, "{ip}");
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_within_reach() {
-        let core = Core::new(config());
-        let table = [
-            "1.1.1.1",
-            "10.0.3.1",
-            "192.168.1.1",
-            "172.16.0.1",
-            "100.64.0.1",
-            "240.0.0.1",
-            "169.253.255.255",
-            "126.255.255.255",
-            "128.0.0.1",
-            "1.0.0.0",
-            "[2001:db8::1]",
-            "[fd00:3::1]",
-            "[fd00:2:0:1::1]",
-            "[64:ff9b::8.8.8.8]",
-            "[2002:808:808::1]",
-            "[2001:0:102:304::f7f7:f7f7]",
-            "[2001:1::80ff:fffe]",
-            "[2001:db8::5efe:8.8.8.8]",
-        ];
-        for ip in table {
-            let dst = format!("{ip}:443");
-            assert_eq!(to(&core, Transport::Tcp, &dst), Ok(dst.parse().unwrap()), "{ip}");
-        }
-    }
-
-    #[test]
-    fn the_gateway_stands_for_the_hosts_loopback_where_allowed() {
-        let core = Core::new(GatewayConfig { host_access: true, ..config() });
-        let table = [
-            ("10.0.2.1:80", "127.0.0.1:80"),
-            ("[fd00:2::1]:81", "[::1]:81"),
-            ("[fe80::504d:ff:fe00:1]:82", "[::1]:82"),
-        ];
-        for (dst, want) in table {
-            assert_eq!(to(&core, Transport::Tcp, dst), Ok(want.parse().unwrap()));
-        }
-        assert_eq!(to(&core, Transport::Tcp, "127.0.0.1:80"), FORBIDDEN);
-    }
-
-    #[test]
-    fn dns_over_tcp_goes_to_the_resolver_that_answers() {
-        for host_access in [true, false] {
-            let mut core = Core::new(GatewayConfig {
-                host_access,
-                resolv_conf: Path::new("/nonexistent").into(),
-                ..config()
-            });
-            let none = Err(DropReason::NoRoute);
-            assert_eq!(to(&core, Transport::Tcp, "10.0.2.1:53"), none);
-            let servers = ["127.0.0.53:53".parse().unwrap(), "9.9.9.9:53".parse().unwrap()];
-            core.resolvers.set(&servers);
-            for dst in ["10.0.2.1:53", "[fd00:2::1]:53"] {
-                assert_eq!(to(&core, Transport::Tcp, dst), Ok(servers[0]));
-            }
-            core.resolvers.answered(servers[1]);
-            assert_eq!(to(&core, Transport::Tcp, "10.0.2.1:53"), Ok(servers[1]));
-        }
-    }
-
-    #[test]
-    fn ipv6_leads_nowhere_while_it_is_not_offered() {
-        let mut core = Core::new(GatewayConfig { ipv6: Ipv6Mode::Auto, ..config() });
-        let none = Err(DropReason::NoRoute);
-        for transport in [Transport::Tcp, Transport::Udp] {
-            assert_eq!(to(&core, transport, "[2001:db8::1]:80"), none);
-            assert_eq!(to(&core, transport, "[::1]:80"), FORBIDDEN);
-            assert!(to(&core, transport, "192.0.2.1:80").is_ok());
-        }
-        core.reach.ipv6 = true;
-        assert!(to(&core, Transport::Tcp, "[2001:db8::1]:80").is_ok());
-    }
-
-    #[test]
-    fn a_redirect_is_past_all_policy() {
-        let from = "169.254.169.254:80".parse().unwrap();
-        let target = "127.0.0.1:8080".parse().unwrap();
-        let redirects = vec![Redirect { transport: Transport::Tcp, from, to: target }];
-        let core = Core::new(GatewayConfig { redirects, ..config() });
-        assert_eq!(resolve(&core, Transport::Tcp, from), Ok(target));
-        assert_eq!(resolve(&core, Transport::Udp, from), FORBIDDEN);
-        assert_eq!(to(&core, Transport::Tcp, "169.254.169.254:81"), FORBIDDEN);
-    }
-}
+mod tests;

@@ -8,15 +8,17 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vm_memory::VolatileSlice;
 
-use super::{Core, Ctx, Gateway, GatewayConfig};
+use super::Gateway;
+use super::config::GatewayConfig;
+use super::context::{Ctx, Shared};
 use crate::addr::MacAddr;
-use crate::frame::{FRAME_MAX, HEAD_MAX, Offload, TxFrame, TxOutcome};
+use crate::frame::{FRAME_MAX, HEAD_MAX, Offload, Offloads, PartialChecksum, TxFrame, TxOutcome};
 use crate::gateway::config::{FlowLimits, Ipv6Mode};
 use crate::gateway::emit::Envelope;
 use crate::host::reach::Reach;
 use crate::poll::Poller;
-use crate::port::{Backend, Cx};
-use crate::rx::{RxOffloads, RxRing};
+use crate::port::{Backend, Io};
+use crate::rx::RxRing;
 use crate::stats::Stats;
 use crate::wire::checksum::Sum;
 use crate::wire::protocol;
@@ -53,7 +55,7 @@ pub struct MemoryRing {
     /// It has no buffers.
     pub full: bool,
     /// What the station takes.
-    pub offloads: RxOffloads,
+    pub offloads: Offloads,
 }
 
 impl MemoryRing {
@@ -65,13 +67,13 @@ impl MemoryRing {
             slices: [VolatileSlice::from(a), VolatileSlice::from(b)],
             frames: Vec::new(),
             full: false,
-            offloads: RxOffloads::default(),
+            offloads: Offloads::default(),
         }
     }
 }
 
 impl RxRing for MemoryRing {
-    fn offloads(&self) -> RxOffloads {
+    fn offloads(&self) -> Offloads {
         self.offloads
     }
 
@@ -144,25 +146,27 @@ impl Bed {
             poll: Poller::new().unwrap(),
         };
         bed.gateway.start(&bed.poll).unwrap();
-        bed.run(|gateway, cx| gateway.attached(cx, RxOffloads::default())).unwrap();
+        bed.run(|gateway, io| gateway.attached(io, Offloads::default())).unwrap();
         bed
     }
 
-    pub fn core(&self) -> &Core {
-        &self.gateway.core
+    pub fn shared(&self) -> &Shared {
+        &self.gateway.shared
     }
 
     /// Gives the host these resolvers, instead of those of a file.
     pub fn resolvers(&mut self, servers: &[SocketAddr]) {
-        self.gateway.core.resolvers.set(servers);
+        self.gateway.shared.resolvers.set(servers);
     }
 
     /// The host's routes change.
     pub fn reach(&mut self, ipv6: bool) {
         let reach = Reach { ipv6 };
         self.run(|gateway, io| {
-            let ctx = &mut Ctx { io, core: &mut gateway.core };
-            gateway.services.host_changed(ctx, reach);
+            let ctx = &mut Ctx { io, shared: &mut gateway.shared };
+            if ctx.shared.set_reach(reach) {
+                gateway.services.offer_changed(ctx);
+            }
         });
     }
 
@@ -171,19 +175,28 @@ impl Bed {
         self.gateway.detached(self.now, &self.poll);
     }
 
-    pub fn run<R>(&mut self, f: impl FnOnce(&mut Gateway, &mut Cx<'_>) -> R) -> R {
-        let mut cx = Cx { now: self.now, rx: &mut self.ring, poll: &self.poll, stats: &self.stats };
-        f(&mut self.gateway, &mut cx)
+    pub fn run<R>(&mut self, f: impl FnOnce(&mut Gateway, &mut Io<'_>) -> R) -> R {
+        let mut io = Io { now: self.now, rx: &mut self.ring, poll: &self.poll, stats: &self.stats };
+        f(&mut self.gateway, &mut io)
     }
 
     /// The guest sends `frame`.
     pub fn send(&mut self, frame: &[u8]) -> TxOutcome {
+        self.send_with(frame, Offload::default())
+    }
+
+    /// The guest sends `frame` and leaves its checksum to the link, `offset` bytes from `start`.
+    pub fn send_open(&mut self, frame: &[u8], start: u16, offset: u16) -> TxOutcome {
+        let checksum = Some(PartialChecksum { start, offset });
+        self.send_with(frame, Offload { checksum, ..Offload::default() })
+    }
+
+    fn send_with(&mut self, frame: &[u8], offload: Offload) -> TxOutcome {
         let head = &frame[..frame.len().min(HEAD_MAX)];
         let mut rest = frame[head.len()..].to_vec();
         let tail = [VolatileSlice::from(&mut rest[..])];
-        let offload = Offload::default();
-        self.run(|gateway, cx| {
-            gateway.send(cx, &TxFrame { head, tail: &tail, len: frame.len(), offload })
+        self.run(|gateway, io| {
+            gateway.send(io, &TxFrame { head, tail: &tail, len: frame.len(), offload })
         })
     }
 
@@ -195,7 +208,7 @@ impl Bed {
         };
         let mac = if group { MacAddr::BROADCAST } else { GATEWAY_MAC };
         let outcome = self.send(&udp_frame(mac, src, dst, payload));
-        self.run(|gateway, cx| gateway.batch_end(cx));
+        self.run(|gateway, io| gateway.batch_end(io));
         outcome
     }
 
@@ -216,7 +229,7 @@ impl Bed {
         let end = self.now + time;
         while let Some(due) = self.gateway.deadline().filter(|due| *due <= end) {
             self.now = due.max(self.now);
-            self.run(|gateway, cx| gateway.expire(cx));
+            self.run(|gateway, io| gateway.expire(io));
         }
         self.now = end;
     }
@@ -226,7 +239,7 @@ impl Bed {
         let n = self.poll.wait(Some(wait)).unwrap();
         for i in 0..n {
             let (token, ready) = self.poll.event(i);
-            self.run(|gateway, cx| gateway.ready(cx, token, ready));
+            self.run(|gateway, io| gateway.ready(io, token, ready));
         }
         n > 0
     }
@@ -236,7 +249,7 @@ impl Bed {
 pub fn udp_frame(mac: MacAddr, src: SocketAddr, dst: SocketAddr, payload: &[u8]) -> Vec<u8> {
     let envelope = Envelope::new(mac, src.ip(), dst.ip(), protocol::UDP);
     let len = 8 + payload.len();
-    let mut f = vec![0; envelope.len()];
+    let mut f = vec![0; envelope.header_len()];
     envelope.write(GUEST_MAC, len, &mut f);
     let at = f.len();
     f.extend(src.port().to_be_bytes());

@@ -11,6 +11,8 @@ use rustix::net::{
     socket_with,
 };
 
+use crate::wire::port;
+
 /// Stands for the whole Internet: the address of a root server. Nothing is ever sent to it.
 const FAR: Ipv6Addr = Ipv6Addr::new(0x2001, 0x503, 0xba3e, 0, 0, 0, 2, 0x30);
 
@@ -43,7 +45,7 @@ fn has_route(ip: Ipv6Addr) -> bool {
     let source = || -> rustix::io::Result<SocketAddr> {
         let flags = SocketFlags::CLOEXEC;
         let socket = socket_with(AddressFamily::INET6, SocketType::DGRAM, flags, None)?;
-        connect(&socket, &SocketAddr::from((ip, 53)))?;
+        connect(&socket, &SocketAddr::from((ip, port::DNS)))?;
         SocketAddr::try_from(getsockname(&socket)?)
     };
     match source().map(|source| source.ip()) {

@@ -8,6 +8,8 @@ use std::{fs, io};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 
+use crate::wire::port;
+
 /// Resolvers that are used; the C library uses three.
 pub const RESOLVERS_MAX: usize = 4;
 /// Search domains that are passed on.
@@ -16,8 +18,6 @@ const SEARCH_MAX: usize = 6;
 const FILE_MAX: u64 = 64 * 1024;
 /// How often the file is looked at, at most.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
-
-const DNS_PORT: u16 = 53;
 
 /// The content of a resolver configuration. `options` are ignored: they tune the C library.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -54,35 +54,14 @@ impl ResolvConf {
     }
 }
 
-impl ResolvConf {
-    /// The first search domains, as many as fit `room` bytes, as DNS labels without compression
-    /// (RFC 1035 §3.1): how DHCP (RFC 3397, RFC 8415 §10) and router advertisements (RFC 8106 §5.2)
-    /// carry them.
-    pub fn search_wire(&self, room: usize) -> Vec<u8> {
-        let mut wire = Vec::new();
-        for domain in &self.search {
-            // A length before each label for the dot, one for the first, one for the root.
-            if wire.len() + domain.len() + 2 > room {
-                break;
-            }
-            for label in domain.split('.') {
-                wire.push(label.len() as u8);
-                wire.extend(label.bytes());
-            }
-            wire.push(0);
-        }
-        wire
-    }
-}
-
 fn server(word: &str, scope: impl Fn(&str) -> Option<u32>) -> Option<SocketAddr> {
     let Some((ip, zone)) = word.split_once('%') else {
         let ip: IpAddr = word.parse().ok()?;
-        return Some((ip, DNS_PORT).into());
+        return Some((ip, port::DNS).into());
     };
     let ip: Ipv6Addr = ip.parse().ok()?;
     let index = zone.parse().ok().or_else(|| scope(zone))?;
-    Some(SocketAddrV6::new(ip, DNS_PORT, 0, index).into())
+    Some(SocketAddrV6::new(ip, port::DNS, 0, index).into())
 }
 
 /// True for a name that can be put into DNS messages (RFC 1035 §2.3.4).
@@ -210,6 +189,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::names;
 
     fn parse(text: &str) -> ResolvConf {
         ResolvConf::parse(text, |name| (name == "eth7").then_some(7))
@@ -251,9 +231,9 @@ mod tests {
     fn a_long_search_list_is_cut_between_domains() {
         let conf = parse("search corp.test lab.corp.test x.test");
         let (first, second) = (b"\x04corp\x04test\0", b"\x03lab\x04corp\x04test\0");
-        assert_eq!(conf.search_wire(11), first);
-        assert_eq!(conf.search_wire(10), b"");
-        assert_eq!(conf.search_wire(30), [&first[..], second].concat());
+        assert_eq!(names::emit_list(&conf.search, 11), first);
+        assert_eq!(names::emit_list(&conf.search, 10), b"");
+        assert_eq!(names::emit_list(&conf.search, 30), [&first[..], second].concat());
     }
 
     #[test]
@@ -286,10 +266,10 @@ mod tests {
             let conf = parse(&text);
             prop_assert!(conf.servers.len() <= RESOLVERS_MAX && conf.search.len() <= SEARCH_MAX);
             for room in [0, 17, 255, SEARCH_MAX * 255] {
-                prop_assert!(conf.search_wire(room).len() <= room);
+                prop_assert!(names::emit_list(&conf.search, room).len() <= room);
             }
             let all = conf.search.iter().map(|domain| domain.len() + 2).sum();
-            prop_assert_eq!(conf.search_wire(all).len(), all);
+            prop_assert_eq!(names::emit_list(&conf.search, all).len(), all);
         }
     }
 }

@@ -3,7 +3,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::*;
-use crate::frame::TxFrame;
+use crate::frame::{Offloads, TxFrame};
 use crate::port::{FrameSink, PortReady};
 use crate::stats::DropReason;
 
@@ -80,8 +80,8 @@ impl MockPort {
 impl Port for MockPort {
     fn attach(&mut self, poll: &Poller) -> io::Result<()> {
         let interest = Ready::IN | Ready::ET;
-        poll.add(&*self.station.0.kick, Token::new(Owner::Port, 0), interest)?;
-        poll.add(&*self.station.0.rx_kick, Token::new(Owner::Port, 1), interest)?;
+        poll.add(&*self.station.0.kick, Token::new(Source::Port, 0), interest)?;
+        poll.add(&*self.station.0.rx_kick, Token::new(Source::Port, 1), interest)?;
         self.station.0.live.store(true, Ordering::SeqCst);
         Ok(())
     }
@@ -180,8 +180,8 @@ fn count(counter: &AtomicU32) {
 }
 
 impl Backend for Far {
-    fn tx_offloads(&self) -> TxOffloads {
-        TxOffloads::default()
+    fn tx_offloads(&self) -> Offloads {
+        Offloads::default()
     }
 
     fn mtu(&self) -> u16 {
@@ -192,10 +192,10 @@ impl Backend for Far {
         if self.0.refuse.load(Ordering::SeqCst) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        poll.add(&*self.0.writable, Token::new(Owner::Udp, 9), Ready::IN)
+        poll.add(&*self.0.writable, Token::new(Source::Backend(4), 9), Ready::IN)
     }
 
-    fn attached(&mut self, _cx: &mut Cx<'_>, _offloads: RxOffloads) -> io::Result<()> {
+    fn attached(&mut self, _cx: &mut Io<'_>, _offloads: Offloads) -> io::Result<()> {
         if self.0.refuse.load(Ordering::SeqCst) {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
@@ -207,7 +207,7 @@ impl Backend for Far {
         count(&self.0.calls.detached);
     }
 
-    fn send(&mut self, _cx: &mut Cx<'_>, frame: &TxFrame<'_>) -> TxOutcome {
+    fn send(&mut self, _cx: &mut Io<'_>, frame: &TxFrame<'_>) -> TxOutcome {
         assert!(!self.0.panic.load(Ordering::SeqCst), "as the test wishes");
         if self.0.busy.load(Ordering::SeqCst) {
             return TxOutcome::Busy;
@@ -219,18 +219,18 @@ impl Backend for Far {
         TxOutcome::Sent
     }
 
-    fn batch_end(&mut self, _cx: &mut Cx<'_>) {
+    fn batch_end(&mut self, _cx: &mut Io<'_>) {
         count(&self.0.calls.batches);
     }
 
-    fn ready(&mut self, _cx: &mut Cx<'_>, token: Token, _ready: Ready) -> bool {
-        assert_eq!(token, Token::new(Owner::Udp, 9));
+    fn ready(&mut self, _cx: &mut Io<'_>, token: Token, _ready: Ready) -> bool {
+        assert_eq!(token, Token::new(Source::Backend(4), 9));
         let _ = rustix::io::read(&*self.0.writable, &mut [0; 8]);
         count(&self.0.calls.events);
         true
     }
 
-    fn rx_available(&mut self, _cx: &mut Cx<'_>) {
+    fn rx_available(&mut self, _cx: &mut Io<'_>) {
         count(&self.0.calls.rx_available);
     }
 
@@ -238,9 +238,9 @@ impl Backend for Far {
         *self.0.deadline.lock().unwrap()
     }
 
-    fn expire(&mut self, cx: &mut Cx<'_>) {
+    fn expire(&mut self, io: &mut Io<'_>) {
         let mut deadline = self.0.deadline.lock().unwrap();
-        assert!(deadline.is_some_and(|due| due <= cx.now));
+        assert!(deadline.is_some_and(|due| due <= io.now));
         *deadline = None;
         count(&self.0.calls.expired);
     }
@@ -259,7 +259,7 @@ fn frames_arrive_in_order_and_are_counted() {
     let station = Station::new();
     // Sent before the attach: no kick will come for it.
     station.0.frames.lock().unwrap().push_back(1);
-    handle.attach(station.port(), RxOffloads::default()).unwrap();
+    handle.attach(station.port(), Offloads::default()).unwrap();
     for byte in [2, 0xff, 3] {
         station.send(byte);
     }
@@ -281,7 +281,7 @@ fn a_station_comes_and_goes_under_traffic() {
     for round in 1..=200 {
         let station = Station::new();
         station.0.endless.store(true, Ordering::SeqCst);
-        handle.attach(station.port(), RxOffloads::default()).unwrap();
+        handle.attach(station.port(), Offloads::default()).unwrap();
         station.send(1);
         if round % 3 == 0 {
             let before = far.got();
@@ -298,7 +298,7 @@ fn a_station_comes_and_goes_under_traffic() {
     segment.stop();
     assert!(handle.detach().is_none());
     assert!(matches!(
-        handle.attach(Station::new().port(), RxOffloads::default()),
+        handle.attach(Station::new().port(), Offloads::default()),
         Err(AttachError::Ended)
     ));
 }
@@ -308,7 +308,7 @@ fn endless_frames_starve_neither_control_nor_backend_nor_timers() {
     let (_segment, handle, far) = segment();
     let station = Station::new();
     station.0.endless.store(true, Ordering::SeqCst);
-    handle.attach(station.port(), RxOffloads::default()).unwrap();
+    handle.attach(station.port(), Offloads::default()).unwrap();
     station.send(1);
     eventually("traffic", || far.got() > 1000);
     signal(&far.0.writable);
@@ -328,7 +328,7 @@ fn a_busy_backend_is_asked_again_when_writable_and_not_before() {
     let (segment, handle, far) = segment();
     far.0.busy.store(true, Ordering::SeqCst);
     let station = Station::new();
-    handle.attach(station.port(), RxOffloads::default()).unwrap();
+    handle.attach(station.port(), Offloads::default()).unwrap();
     for byte in 1..=3 {
         station.send(byte);
     }
@@ -369,12 +369,12 @@ fn refusals_reach_who_asked() {
     let (_segment, handle, far) = segment();
     far.0.refuse.store(true, Ordering::SeqCst);
     let station = Station::new();
-    let refused = handle.attach(station.port(), RxOffloads::default());
+    let refused = handle.attach(station.port(), Offloads::default());
     assert!(matches!(refused, Err(AttachError::Refused(_))));
     assert!(!station.0.live.load(Ordering::SeqCst));
     far.0.refuse.store(false, Ordering::SeqCst);
-    handle.attach(station.port(), RxOffloads::default()).unwrap();
-    let second = handle.attach(Station::new().port(), RxOffloads::default());
+    handle.attach(station.port(), Offloads::default()).unwrap();
+    let second = handle.attach(Station::new().port(), Offloads::default());
     assert!(matches!(second, Err(AttachError::Occupied)));
 }
 
@@ -383,7 +383,7 @@ fn refusals_reach_who_asked() {
 fn a_kick_beside_a_refused_station_is_not_lost() {
     let (segment, handle, far) = segment();
     let station = Station::new();
-    handle.attach(station.port(), RxOffloads::default()).unwrap();
+    handle.attach(station.port(), Offloads::default()).unwrap();
     eventually("the first turn is over", || station.0.flushes.load(Ordering::SeqCst) > 0);
     let wakeups = segment.stats().wakeups.get();
     let seen = far.0.calls.rx_available.load(Ordering::SeqCst);
@@ -392,7 +392,7 @@ fn a_kick_beside_a_refused_station_is_not_lost() {
     station.send(1);
     eventually("another turn", || segment.stats().wakeups.get() > wakeups);
     let (reply, answer) = mpsc::sync_channel(1);
-    handle.send(Control::Attach(Station::new().port(), RxOffloads::default(), reply));
+    handle.send(Control::Attach(Station::new().port(), Offloads::default(), reply));
     signal(&station.0.rx_kick);
     drop(got);
     assert!(matches!(answer.recv().unwrap(), Err(AttachError::Occupied)));
@@ -404,13 +404,13 @@ fn a_broken_port_is_left_alone_until_it_is_taken_out() {
     let (segment, handle, far) = segment();
     let station = Station::new();
     station.0.broken.store(true, Ordering::SeqCst);
-    handle.attach(station.port(), RxOffloads::default()).unwrap();
+    handle.attach(station.port(), Offloads::default()).unwrap();
     station.send(1);
     thread::sleep(Duration::from_millis(20));
     assert!(segment.stats().wakeups.get() < 10);
     assert!(handle.detach().is_some());
     station.0.broken.store(false, Ordering::SeqCst);
-    handle.attach(station.port(), RxOffloads::default()).unwrap();
+    handle.attach(station.port(), Offloads::default()).unwrap();
     eventually("the frame", || far.got() == 1);
 }
 
@@ -419,14 +419,14 @@ fn a_worker_that_died_does_not_hang_its_users() {
     let (segment, handle, far) = segment();
     far.0.panic.store(true, Ordering::SeqCst);
     let station = Station::new();
-    handle.attach(station.port(), RxOffloads::default()).unwrap();
+    handle.attach(station.port(), Offloads::default()).unwrap();
     station.send(1);
     let weak = Arc::downgrade(&station.0);
     drop(station);
     eventually("the port is gone", || weak.upgrade().is_none());
     assert!(handle.detach().is_none());
     assert!(matches!(
-        handle.attach(Station::new().port(), RxOffloads::default()),
+        handle.attach(Station::new().port(), Offloads::default()),
         Err(AttachError::Ended)
     ));
     drop(segment);

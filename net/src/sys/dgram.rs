@@ -1,7 +1,7 @@
-//! Datagram sockets of the host: what `sendmsg(2)` and `recvmsg(2)` say beside the payload.
+//! Arrival sockets of the host: what `sendmsg(2)` and `recvmsg(2)` say beside the payload.
 #![expect(unsafe_code, reason = "control messages and iovecs over guest memory are raw")]
 
-mod batch;
+pub mod batch;
 mod raw;
 
 use std::io;
@@ -13,11 +13,11 @@ use libc::{c_int, cmsghdr, msghdr, sockaddr_storage};
 use rustix::net::sockopt::{
     self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
 };
-use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, bind, ipproto, socket_with};
+use rustix::net::{Protocol, SocketFlags, SocketType, bind, ipproto, socket_with};
 use vm_memory::VolatileSlice;
 
-pub use self::batch::{Batch, HEADROOM};
-use super::{Iov, from_sockaddr, result, to_sockaddr};
+use super::{Iov, address_family, from_sockaddr, result, to_sockaddr};
+use crate::addr::Family;
 
 /// Room for the control messages of one call: the most are an extended error with an IPv6 address,
 /// 64 bytes, the datagram's destination, 40, and its traffic class, 24.
@@ -25,9 +25,9 @@ const CONTROL_LEN: usize = 192;
 
 /// A buffer with the alignment that control messages want.
 #[repr(C, align(8))]
-struct Control([u8; CONTROL_LEN]);
+struct ControlBuffer([u8; CONTROL_LEN]);
 
-impl Control {
+impl ControlBuffer {
     /// Writes a control message behind the first `used` bytes, which are others, and returns how
     /// many are used then.
     fn put<T: Copy>(&mut self, used: usize, level: c_int, kind: c_int, value: T) -> usize {
@@ -73,7 +73,7 @@ impl Control {
 
 /// What of a datagram's IP header a socket sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
+pub struct IpFields {
     /// TTL or hop limit, from 1.
     pub hop_limit: u8,
     /// Type of service or traffic class.
@@ -84,7 +84,7 @@ pub struct Header {
 
 /// What [`Dgram::recv`] got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Datagram {
+pub struct Arrival {
     /// Bytes of payload.
     pub len: usize,
     /// Who sent it.
@@ -121,12 +121,20 @@ pub struct SocketError {
     pub len: usize,
 }
 
+/// The protocol of ICMP sockets.
+fn icmp(family: Family) -> Protocol {
+    match family {
+        Family::V4 => ipproto::ICMP,
+        Family::V6 => ipproto::ICMPV6,
+    }
+}
+
 /// A datagram socket, non-blocking, with its error queue on.
 #[derive(Debug)]
 pub struct Dgram {
     fd: OwnedFd,
-    ipv4: bool,
-    header: Option<Header>,
+    family: Family,
+    header: Option<IpFields>,
 }
 
 impl AsFd for Dgram {
@@ -140,11 +148,13 @@ impl Dgram {
     ///
     /// # Errors
     /// Those of `socket(2)`.
-    pub fn udp(ipv4: bool) -> io::Result<Self> {
-        let socket = Self::open(ipv4, SocketType::DGRAM, ipproto::UDP)?;
+    pub fn udp(family: Family) -> io::Result<Self> {
+        let socket = Self::open(family, SocketType::DGRAM, ipproto::UDP)?;
         socket.receive_together();
-        let any: IpAddr =
-            if ipv4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let any: IpAddr = match family {
+            Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        };
         bind(&socket.fd, &SocketAddr::new(any, 0))?;
         Ok(socket)
     }
@@ -154,7 +164,7 @@ impl Dgram {
     /// # Errors
     /// Those of `bind(2)`.
     pub fn listen(listen: SocketAddr) -> io::Result<Self> {
-        let socket = Self::open(listen.is_ipv4(), SocketType::DGRAM, ipproto::UDP)?;
+        let socket = Self::open(listen.into(), SocketType::DGRAM, ipproto::UDP)?;
         socket.receive_together();
         let (level, option) = if listen.is_ipv4() {
             (libc::IPPROTO_IP, libc::IP_PKTINFO)
@@ -170,22 +180,21 @@ impl Dgram {
     ///
     /// # Errors
     /// `EACCES` where this user may have none.
-    pub fn ping(ipv4: bool) -> io::Result<Self> {
-        Self::open(ipv4, SocketType::DGRAM, if ipv4 { ipproto::ICMP } else { ipproto::ICMPV6 })
+    pub fn ping(family: Family) -> io::Result<Self> {
+        Self::open(family, SocketType::DGRAM, icmp(family))
     }
 
     /// Has the kernel hand over equal datagrams of one sender together, where it can: each receives
-    /// by [`Batch`] then.
+    /// by [`batch::Batch`] then.
     fn receive_together(&self) {
         // Before Linux 5.0 they come one by one.
         let _ = set(&self.fd, libc::SOL_UDP, libc::UDP_GRO);
     }
 
-    fn open(ipv4: bool, kind: SocketType, protocol: Protocol) -> io::Result<Self> {
-        let family = if ipv4 { AddressFamily::INET } else { AddressFamily::INET6 };
+    fn open(family: Family, kind: SocketType, protocol: Protocol) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let fd = socket_with(family, kind, flags, Some(protocol))?;
-        if ipv4 {
+        let fd = socket_with(address_family(family), kind, flags, Some(protocol))?;
+        if family == Family::V4 {
             set(&fd, libc::IPPROTO_IP, libc::IP_RECVERR)?;
             set(&fd, libc::IPPROTO_IP, libc::IP_RECVTOS)?;
         } else {
@@ -196,52 +205,53 @@ impl Dgram {
             set(&fd, libc::IPPROTO_IPV6, libc::IPV6_RECVERR)?;
             set(&fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS)?;
         }
-        Ok(Self { fd, ipv4, header: None })
+        Ok(Self { fd, family, header: None })
     }
 
     /// The address and port it is bound to.
     ///
     /// # Errors
     /// Those of `getsockname(2)`.
+    #[cfg(test)]
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         Ok(SocketAddr::try_from(rustix::net::getsockname(&self.fd)?)?)
     }
 
-    /// True for a socket of IPv4.
-    pub fn is_ipv4(&self) -> bool {
-        self.ipv4
+    /// The family of all that it sends and receives.
+    pub fn family(&self) -> Family {
+        self.family
     }
 
     /// Sets what the next datagrams' IP headers say.
     ///
     /// # Errors
     /// Those of `setsockopt(2)`.
-    pub fn set_header(&mut self, header: Header) -> io::Result<()> {
+    pub fn set_header(&mut self, header: IpFields) -> io::Result<()> {
         if self.header == Some(header) {
             return Ok(());
         }
         let old = self.header.take();
         if old.is_none_or(|h| h.hop_limit != header.hop_limit) {
-            if self.ipv4 {
+            if self.family == Family::V4 {
                 sockopt::set_ip_ttl(&self.fd, header.hop_limit.max(1).into())?;
             } else {
                 sockopt::set_ipv6_unicast_hops(&self.fd, Some(header.hop_limit.max(1)))?;
             }
         }
         if old.is_none_or(|h| h.traffic_class != header.traffic_class) {
-            if self.ipv4 {
+            if self.family == Family::V4 {
                 sockopt::set_ip_tos(&self.fd, header.traffic_class)?;
             } else {
                 sockopt::set_ipv6_tclass(&self.fd, header.traffic_class.into())?;
             }
         }
         if old.is_none_or(|h| h.dont_fragment != header.dont_fragment) {
-            match (self.ipv4, header.dont_fragment) {
-                (true, true) => set_ip_mtu_discover(&self.fd, Ipv4PathMtuDiscovery::DO)?,
-                (true, false) => set_ip_mtu_discover(&self.fd, Ipv4PathMtuDiscovery::DONT)?,
-                (false, true) => set_ipv6_mtu_discover(&self.fd, Ipv6PathMtuDiscovery::DO)?,
+            match (self.family, header.dont_fragment) {
+                (Family::V4, true) => set_ip_mtu_discover(&self.fd, Ipv4PathMtuDiscovery::DO)?,
+                (Family::V4, false) => set_ip_mtu_discover(&self.fd, Ipv4PathMtuDiscovery::DONT)?,
+                (Family::V6, true) => set_ipv6_mtu_discover(&self.fd, Ipv6PathMtuDiscovery::DO)?,
                 // A router never fragments, but the guest did, to the size of its own link.
-                (false, false) => set_ipv6_mtu_discover(&self.fd, Ipv6PathMtuDiscovery::WANT)?,
+                (Family::V6, false) => set_ipv6_mtu_discover(&self.fd, Ipv6PathMtuDiscovery::WANT)?,
             }
         }
         self.header = Some(header);
@@ -291,7 +301,7 @@ impl Dgram {
         size: Option<u16>,
     ) -> io::Result<usize> {
         let (mut name, name_len) = to_sockaddr(to);
-        let mut control = Control([0; CONTROL_LEN]);
+        let mut control = ControlBuffer([0; CONTROL_LEN]);
         // SAFETY: an all-zero msghdr is valid: no name, no data, no control message.
         let mut msg: msghdr = unsafe { zeroed() };
         msg.msg_name = (&raw mut name).cast();
@@ -325,12 +335,12 @@ impl Dgram {
         offset: usize,
         len: usize,
         spill: &mut [u8],
-    ) -> io::Result<Datagram> {
+    ) -> io::Result<Arrival> {
         let mut iov = Iov::new();
         iov.push_slices(slices, offset, len)?;
         iov.push(spill.as_mut_ptr(), spill.len())?;
         let mut name = MaybeUninit::<sockaddr_storage>::zeroed();
-        let mut control = Control([0; CONTROL_LEN]);
+        let mut control = ControlBuffer([0; CONTROL_LEN]);
         let (msg, len) = self.recvmsg(&mut iov, &mut name, &mut control, 0)?;
         let (mut local, mut class) = (None, None);
         let each = |c: Cmsg<'_>| {
@@ -342,7 +352,7 @@ impl Dgram {
         // SAFETY: the storage was zeroed, so all of it is initialised.
         let from = from_sockaddr(unsafe { name.assume_init_ref() });
         let from = from.ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Datagram { len, from, local, traffic_class: class.unwrap_or(0) })
+        Ok(Arrival { len, from, local, traffic_class: class.unwrap_or(0) })
     }
 
     /// Takes the next entry from the error queue, and the start of the datagram it is about.
@@ -353,7 +363,7 @@ impl Dgram {
         let mut iov = Iov::new();
         iov.push(payload.as_mut_ptr(), payload.len())?;
         let mut name = MaybeUninit::<sockaddr_storage>::zeroed();
-        let mut control = Control([0; CONTROL_LEN]);
+        let mut control = ControlBuffer([0; CONTROL_LEN]);
         let (msg, len) = self.recvmsg(&mut iov, &mut name, &mut control, libc::MSG_ERRQUEUE)?;
         // SAFETY: the storage was zeroed, so all of it is initialised.
         let to = from_sockaddr(unsafe { name.assume_init_ref() });
@@ -381,7 +391,7 @@ impl Dgram {
         &self,
         iov: &mut Iov,
         name: &mut MaybeUninit<sockaddr_storage>,
-        control: &mut Control,
+        control: &mut ControlBuffer,
         flags: c_int,
     ) -> io::Result<(msghdr, usize)> {
         // SAFETY: an all-zero msghdr is valid: no name, no data, no control message.
@@ -508,7 +518,7 @@ mod tests {
     fn a_refused_datagram_is_told_with_its_destination() {
         for loopback in ["127.0.0.1:0", "[::1]:0"] {
             let closed = UdpSocket::bind(loopback).unwrap().local_addr().unwrap();
-            let socket = Dgram::udp(closed.is_ipv4()).unwrap();
+            let socket = Dgram::udp(closed.into()).unwrap();
             socket.send(b"hello", &[], 0, closed, None).unwrap();
             let mut payload = [0; 64];
             let error = error_of(&socket, &mut payload);
@@ -537,9 +547,9 @@ mod tests {
     fn a_datagrams_traffic_class_is_told() {
         for loopback in ["127.0.0.1:0", "[::1]:0"] {
             let socket = Dgram::listen(loopback.parse().unwrap()).unwrap();
-            let mut peer = Dgram::udp(socket.is_ipv4()).unwrap();
+            let mut peer = Dgram::udp(socket.family()).unwrap();
             for traffic_class in [0, 1, 0xb8 | 2] {
-                peer.set_header(Header { hop_limit: 64, traffic_class, dont_fragment: false })
+                peer.set_header(IpFields { hop_limit: 64, traffic_class, dont_fragment: false })
                     .unwrap();
                 peer.send(b"x", &[], 0, socket.local_addr().unwrap(), None).unwrap();
                 let got = socket.recv(&[], 0, 0, &mut [0; 8]).unwrap();
@@ -583,13 +593,13 @@ mod tests {
 
     #[test]
     fn a_datagram_that_may_not_be_fragmented_names_the_mtu() {
-        let mut socket = Dgram::udp(true).unwrap();
-        let header = Header { hop_limit: 64, traffic_class: 0, dont_fragment: true };
+        let mut socket = Dgram::udp(Family::V4).unwrap();
+        let header = IpFields { hop_limit: 64, traffic_class: 0, dont_fragment: true };
         socket.set_header(header).unwrap();
         let to = "127.0.0.1:9".parse().unwrap();
         let error = socket.send(&[0; 65507 + 1], &[], 0, to, None).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
-        socket.set_header(Header { hop_limit: 3, ..header }).unwrap();
+        socket.set_header(IpFields { hop_limit: 3, ..header }).unwrap();
         assert_eq!(sockopt::ip_ttl(&socket).unwrap(), 3);
     }
 }

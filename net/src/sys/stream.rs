@@ -16,7 +16,8 @@ use rustix::net::sockopt::{
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 
-use super::result;
+use super::{address_family, result};
+use crate::addr::Family;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -38,8 +39,8 @@ pub struct SendMemory {
     pub used: u32,
 }
 
-fn socket(ipv4: bool) -> io::Result<OwnedFd> {
-    let family = if ipv4 { AddressFamily::INET } else { AddressFamily::INET6 };
+fn socket(family: Family) -> io::Result<OwnedFd> {
+    let family = address_family(family);
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     Ok(rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?)
 }
@@ -64,7 +65,7 @@ pub fn push(fd: impl AsFd) {
 /// # Errors
 /// Those of `socket(2)` and `connect(2)`.
 pub fn connect(to: SocketAddr, class: u8) -> io::Result<(OwnedFd, bool)> {
-    let fd = socket(to.is_ipv4())?;
+    let fd = socket(to.into())?;
     set_options(&fd)?;
     if class != 0 {
         // It is only a wish.
@@ -82,7 +83,7 @@ pub fn connect(to: SocketAddr, class: u8) -> io::Result<(OwnedFd, bool)> {
 /// # Errors
 /// Those of `bind(2)` and `listen(2)`.
 pub fn listen(at: SocketAddr) -> io::Result<OwnedFd> {
-    let fd = socket(at.is_ipv4())?;
+    let fd = socket(at.into())?;
     if at.is_ipv6() {
         set_ipv6_v6only(&fd, true)?;
     }
@@ -224,7 +225,7 @@ mod tests {
             let peek = |n: usize| {
                 let mut buffer = [0; 8];
                 let got = sys::recv(&b, &mut buffer[..n], &[], 0, 0, libc::MSG_PEEK).unwrap();
-                buffer[..got.len].to_vec()
+                buffer[..got].to_vec()
             };
             while b.peek(&mut [0; 8]).is_ok_and(|n| n < 6) {
                 set_peek_offset(&b, 0).unwrap();
@@ -281,7 +282,7 @@ mod tests {
         a.set_nonblocking(true).unwrap();
         let before = send_memory(&a).unwrap();
         assert!(before.size > 0 && before.used < before.size);
-        while sys::send(&a, &[0; 4096], &[], 0, 0, None, 0).is_ok() {}
+        while sys::send(&a, &[0; 4096], &[], 0, 0, 0).is_ok() {}
         let after = send_memory(&a).unwrap();
         assert!(after.used > after.size / 2, "{after:?}");
     }

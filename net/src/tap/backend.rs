@@ -4,12 +4,14 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::{Failure, Tap};
-use crate::frame::{FRAME_MAX, Offload, TxFrame, TxOutcome, VNET_HEADER_LEN};
-use crate::poll::{Owner, Poller, Ready, Token};
-use crate::port::{Backend, Cx, TxOffloads};
-use crate::rx::{RxOffloads, RxSlot};
+use crate::frame::{FRAME_MAX, Offload, Offloads, TxFrame, TxOutcome, VNET_HEADER_LEN};
+use crate::poll::{Poller, Ready, Source, Token};
+use crate::port::{Backend, Io};
+use crate::rx::RxSlot;
+use crate::scatter::Scatter;
 use crate::stats::DropReason;
 use crate::sys;
+use crate::wire::ETHERNET_LEN;
 
 /// Frames read before the station's own get their turn.
 const RX_BUDGET: usize = 64;
@@ -26,7 +28,7 @@ const MAX_STALE: usize = 16384;
 /// pieces that may fit.
 const HOLD: Duration = Duration::from_millis(200);
 
-const TOKEN: Token = Token::new(Owner::Tap, 0);
+const TOKEN: Token = Token::new(Source::Backend(0), 0);
 
 /// Bytes of an 802.1Q tag, which interfaces carry on top of their MTU.
 const VLAN_TAG: usize = 4;
@@ -40,7 +42,7 @@ pub struct TapBackend {
     tap: Tap,
     mtu: u16,
     /// What the station takes; `None` while there is none.
-    station: Option<RxOffloads>,
+    station: Option<Offloads>,
     /// What the descriptor is watched for; `None` once it was given up.
     interest: Option<Ready>,
     /// The end of a frame that was longer than the room reserved for it, or a whole one.
@@ -120,30 +122,30 @@ impl TapBackend {
 
     /// Reads frames to the station until the TAP is empty, the station is full or the budget is
     /// used up.
-    fn pull(&mut self, cx: &mut Cx<'_>) {
+    fn pull(&mut self, io: &mut Io<'_>) {
         let Some(station) = self.station else { return };
-        if !self.deliver_held(cx) {
-            self.listen(cx.poll, Ready::IN, false);
+        if !self.deliver_held(io) {
+            self.listen(io.poll, Ready::IN, false);
             return;
         }
         for _ in 0..RX_BUDGET {
-            match self.pull_one(cx, station) {
+            match self.pull_one(io, station) {
                 Pulled::Frame => {}
                 Pulled::Empty => break,
                 Pulled::NoRoom => {
-                    self.listen(cx.poll, Ready::IN, false);
+                    self.listen(io.poll, Ready::IN, false);
                     return;
                 }
             }
         }
-        self.listen(cx.poll, Ready::IN, true);
+        self.listen(io.poll, Ready::IN, true);
     }
 
-    fn pull_one(&mut self, cx: &mut Cx<'_>, station: RxOffloads) -> Pulled {
-        let plain = usize::from(self.mtu) + 14;
+    fn pull_one(&mut self, io: &mut Io<'_>, station: Offloads) -> Pulled {
+        let plain = usize::from(self.mtu) + ETHERNET_LEN;
         // Where there is no room for a segment a short frame may fit; a long one will be held.
         let most = if station.tso4 || station.tso6 { FRAME_MAX } else { plain };
-        let Some(slot) = RxSlot::reserve_most(cx.rx, most, plain) else { return Pulled::NoRoom };
+        let Some(slot) = RxSlot::reserve_most(io.rx, most, plain) else { return Pulled::NoRoom };
         let room = slot.len();
         let mut vnet = [0; VNET_HEADER_LEN];
         let read = sys::read_frame(
@@ -159,13 +161,13 @@ impl TapBackend {
                 drop(slot);
                 match Failure::of(&e) {
                     Failure::Again => {}
-                    Failure::Gone => self.give_up(cx.poll, &e),
+                    Failure::Gone => self.give_up(io.poll, &e),
                     Failure::Frame => {
-                        cx.stats.dropped(DropReason::TapFailed);
+                        io.stats.dropped(DropReason::TapFailed);
                         self.complain("read from", &e);
                         self.read_failures += 1;
                         if self.read_failures > MAX_READ_FAILURES {
-                            self.give_up(cx.poll, &e);
+                            self.give_up(io.poll, &e);
                         }
                     }
                 }
@@ -173,27 +175,21 @@ impl TapBackend {
             }
         };
         self.read_failures = 0;
-        let RxOffloads { checksum, tso4, tso6 } = station;
         let offload = match Offload::decode(&vnet, n) {
             _ if n > FRAME_MAX => Err(DropReason::TooBig),
-            _ if n < 14 => Err(DropReason::Truncated),
+            _ if n < ETHERNET_LEN => Err(DropReason::Truncated),
             // The TAP's queue may hold frames from before its offloads were changed.
-            Ok(offload) if !offload.is_within(checksum, tso4, tso6) => Err(DropReason::BadOffload),
+            Ok(offload) if !offload.is_within(station) => Err(DropReason::BadOffload),
             decoded => decoded,
         };
         match offload {
-            Err(reason) => cx.stats.dropped(reason),
+            Err(reason) => io.stats.dropped(reason),
             Ok(offload) if n <= room => slot.commit(n, offload),
             Ok(offload) => {
-                let mut at = 0;
-                for slice in slot.slices() {
-                    let part = (room - at).min(slice.len());
-                    slice.copy_to(&mut self.spill[at..at + part]);
-                    at += part;
-                }
+                Scatter::new(slot.slices()).copy_to(0, &mut self.spill[..room]);
                 drop(slot);
-                self.held = Some(Held { len: n, offload, until: cx.now + HOLD });
-                if !self.deliver_held(cx) {
+                self.held = Some(Held { len: n, offload, until: io.now + HOLD });
+                if !self.deliver_held(io) {
                     return Pulled::NoRoom;
                 }
             }
@@ -202,9 +198,9 @@ impl TapBackend {
     }
 
     /// True when no frame is held any more.
-    fn deliver_held(&mut self, cx: &mut Cx<'_>) -> bool {
+    fn deliver_held(&mut self, io: &mut Io<'_>) -> bool {
         if let Some(Held { len, offload, .. }) = self.held {
-            let Some(slot) = RxSlot::reserve(cx.rx, len) else { return false };
+            let Some(slot) = RxSlot::reserve(io.rx, len) else { return false };
             slot.write_at(0, &self.spill[..len]);
             slot.commit(len, offload);
             self.held = None;
@@ -214,8 +210,8 @@ impl TapBackend {
 }
 
 impl Backend for TapBackend {
-    fn tx_offloads(&self) -> TxOffloads {
-        TxOffloads { checksum: true, tso4: true, tso6: true }
+    fn tx_offloads(&self) -> Offloads {
+        Offloads { checksum: true, tso4: true, tso6: true }
     }
 
     fn mtu(&self) -> u16 {
@@ -226,17 +222,17 @@ impl Backend for TapBackend {
         poll.add(&self.tap, TOKEN, Ready::empty())
     }
 
-    fn attached(&mut self, cx: &mut Cx<'_>, offloads: RxOffloads) -> io::Result<()> {
+    fn attached(&mut self, io: &mut Io<'_>, offloads: Offloads) -> io::Result<()> {
         self.tap.set_offloads(offloads)?;
         // What is queued was for the station before, with offloads that this one may not take.
         for _ in 0..MAX_STALE {
             match rustix::io::read(&self.tap, &mut self.spill[..]) {
-                Ok(_) => cx.stats.dropped(DropReason::Detached),
+                Ok(_) => io.stats.dropped(DropReason::Detached),
                 Err(_) => break,
             }
         }
         self.station = Some(offloads);
-        self.watch(cx.poll, Ready::IN);
+        self.watch(io.poll, Ready::IN);
         Ok(())
     }
 
@@ -246,18 +242,18 @@ impl Backend for TapBackend {
         self.watch(poll, Ready::empty());
     }
 
-    fn send(&mut self, cx: &mut Cx<'_>, frame: &TxFrame<'_>) -> TxOutcome {
+    fn send(&mut self, io: &mut Io<'_>, frame: &TxFrame<'_>) -> TxOutcome {
         // Nobody vouches for a checksum that the guest says is right.
         let vnet = Offload { validated: false, ..frame.offload }.encode(0);
         match sys::write_frame(&self.tap, &[&vnet, frame.head], frame.tail) {
             Ok(_) => TxOutcome::Sent,
             Err(e) => match Failure::of(&e) {
                 Failure::Again if self.interest.is_some() => {
-                    self.listen(cx.poll, Ready::OUT, true);
+                    self.listen(io.poll, Ready::OUT, true);
                     TxOutcome::Busy
                 }
                 Failure::Gone => {
-                    self.give_up(cx.poll, &e);
+                    self.give_up(io.poll, &e);
                     TxOutcome::Dropped(DropReason::TapFailed)
                 }
                 Failure::Again | Failure::Frame => {
@@ -268,34 +264,34 @@ impl Backend for TapBackend {
         }
     }
 
-    fn batch_end(&mut self, _cx: &mut Cx<'_>) {}
+    fn batch_end(&mut self, _cx: &mut Io<'_>) {}
 
-    fn ready(&mut self, cx: &mut Cx<'_>, _token: Token, ready: Ready) -> bool {
+    fn ready(&mut self, io: &mut Io<'_>, _token: Token, ready: Ready) -> bool {
         let writable = ready.intersects(Ready::OUT);
         if writable {
-            self.listen(cx.poll, Ready::OUT, false);
+            self.listen(io.poll, Ready::OUT, false);
         }
         if ready.intersects(Ready::IN) {
-            self.pull(cx);
+            self.pull(io);
         } else if ready.intersects(Ready::ERR | Ready::HUP) {
-            self.give_up(cx.poll, &io::Error::other("the interface was deleted"));
+            self.give_up(io.poll, &io::Error::other("the interface was deleted"));
         }
         // What waits for a TAP that is gone is to be offered again, and dropped.
         writable || self.interest.is_none()
     }
 
-    fn rx_available(&mut self, cx: &mut Cx<'_>) {
-        self.pull(cx);
+    fn rx_available(&mut self, io: &mut Io<'_>) {
+        self.pull(io);
     }
 
     fn deadline(&self) -> Option<Instant> {
         self.held.map(|held| held.until)
     }
 
-    fn expire(&mut self, cx: &mut Cx<'_>) {
-        if self.held.take_if(|held| held.until <= cx.now).is_some() {
-            cx.stats.dropped(DropReason::RxBufferTooSmall);
-            self.pull(cx);
+    fn expire(&mut self, io: &mut Io<'_>) {
+        if self.held.take_if(|held| held.until <= io.now).is_some() {
+            io.stats.dropped(DropReason::RxBufferTooSmall);
+            self.pull(io);
         }
     }
 }

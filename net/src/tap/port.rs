@@ -7,10 +7,10 @@ use vm_memory::VolatileSlice;
 
 use super::{Failure, Tap};
 use crate::buffer::HostBuffer;
-use crate::frame::{FRAME_MAX, HEAD_MAX, Offload, TxFrame, TxOutcome, VNET_HEADER_LEN};
-use crate::poll::{Owner, Poller, Ready, Token};
-use crate::port::{Drained, FrameSink, Port, PortReady, TxOffloads};
-use crate::rx::{RxOffloads, RxRing};
+use crate::frame::{FRAME_MAX, HEAD_MAX, Offload, Offloads, TxFrame, TxOutcome, VNET_HEADER_LEN};
+use crate::poll::{Poller, Ready, Source, Token};
+use crate::port::{Drained, FrameSink, Port, PortReady};
+use crate::rx::RxRing;
 use crate::stats::{DropReason, Stats};
 use crate::sys;
 
@@ -41,9 +41,8 @@ impl TapPort {
     ///
     /// # Errors
     /// Those of `TUNSETOFFLOAD`.
-    pub fn new(tap: Tap, offloads: TxOffloads) -> io::Result<Self> {
-        let TxOffloads { checksum, tso4, tso6 } = offloads;
-        tap.set_offloads(RxOffloads { checksum, tso4, tso6 })?;
+    pub fn new(tap: Tap, offloads: Offloads) -> io::Result<Self> {
+        tap.set_offloads(offloads)?;
         Ok(Self {
             ring: TapRing {
                 tap,
@@ -59,8 +58,8 @@ impl TapPort {
     }
 
     /// What a host's stack takes: all of it.
-    pub fn rx_offloads() -> RxOffloads {
-        RxOffloads { checksum: true, tso4: true, tso6: true }
+    pub fn rx_offloads() -> Offloads {
+        Offloads { checksum: true, tso4: true, tso6: true }
     }
 
     /// The TAP.
@@ -97,7 +96,7 @@ impl Port for TapPort {
     fn attach(&mut self, poll: &Poller) -> io::Result<()> {
         // Edges: a frame that waits for the backend must not wake the worker again and again.
         let interest = Ready::IN | Ready::OUT | Ready::ET;
-        poll.add(&self.ring.tap, Token::new(Owner::Port, 0), interest)
+        poll.add(&self.ring.tap, Token::new(Source::Port, 0), interest)
     }
 
     fn detach(&mut self, poll: &Poller) {
@@ -174,7 +173,7 @@ impl TapRing {
 }
 
 impl RxRing for TapRing {
-    fn offloads(&self) -> RxOffloads {
+    fn offloads(&self) -> Offloads {
         TapPort::rx_offloads()
     }
 

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use minivmm_net::stats::Stats;
+use minivmm_net::Stats;
 use minivmm_tests::natbed::{Bed, Netns, Place, SERVER4, tool};
 
 use crate::relay;

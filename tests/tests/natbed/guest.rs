@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result, ensure};
-use minivmm_net::stats::DropReason;
+use minivmm_net::DropReason;
 use minivmm_tests::natbed::{Bed, GATEWAY4, GUEST4, Options, SERVER4, SERVER6, test, tool};
 use rustix::process::{Pid, Signal, kill_process};
 

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use minivmm_net::stats::DropReason;
+use minivmm_net::DropReason;
 use minivmm_tests::natbed::{Bed, GATEWAY4, Options, test};
 
 use crate::{accept, connect, echo_udp, listen, plain, udp, until};

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
-use minivmm_net::gateway::config::{Publish, Transport};
+use minivmm_net::{Publish, Transport};
 use minivmm_tests::natbed::{Bed, GATEWAY4, HOST4, Options, Place, test, tool};
 
 use crate::{accept, connect, listen, udp};

@@ -29,57 +29,9 @@ const CRATES: [(&str, &str); 7] = [
 /// The file that wires the gateway, and the folder of what it wires.
 const GATEWAY: (&str, &str) = ("net/src/gateway/mod.rs", "net/src/gateway/");
 
-// TO BE DELETED, with its use below, once the circles in `net` are mended: arrows that are known and
-// not looked at, each file with those that should not import from it.
-const KNOWN: [(&str, &[&str]); 6] = [
-    (
-        "net/src/gateway/mod.rs",
-        &[
-            "arp.rs",
-            "dhcp4/mod.rs",
-            "dhcp6.rs",
-            "dns/local.rs",
-            "dns/mod.rs",
-            "emit.rs",
-            "frag.rs",
-            "icmp.rs",
-            "ndp/mod.rs",
-            "ping.rs",
-            "plan.rs",
-            "services.rs",
-            "target.rs",
-            "tcp/flow.rs",
-            "tcp/listen.rs",
-            "tcp/mod.rs",
-            "tcp/open.rs",
-            "tcp/reset.rs",
-            "tcp/to_guest.rs",
-            "tcp/to_host.rs",
-            "tcp/urgent.rs",
-            "tcp/window.rs",
-            "udp/gather.rs",
-            "udp/input.rs",
-            "udp/mod.rs",
-            "udp/output.rs",
-        ],
-    ),
-    ("net/src/gateway/services.rs", &["dhcp4/mod.rs", "dhcp6.rs", "dns/mod.rs"]),
-    ("net/src/gateway/frag.rs", &["icmp.rs"]),
-    ("net/src/gateway/tcp/table.rs", &["tcp/flow.rs"]),
-    ("net/src/gateway/tcp/mod.rs", &["tcp/listen.rs", "tcp/open.rs", "tcp/reset.rs"]),
-    ("net/src/gateway/udp/mod.rs", &["udp/gather.rs", "udp/input.rs", "udp/output.rs"]),
-];
-
 fn product() -> Arrows {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut arrows = arrows(&CRATES, &|path: &Path| std::fs::read_to_string(root.join(path)).ok());
-    for (to, from) in KNOWN {
-        for file in from {
-            let from = Path::new(GATEWAY.1).join(file);
-            arrows.entry(from).or_default().remove(Path::new(to));
-        }
-    }
-    arrows
+    arrows(&CRATES, &|path: &Path| std::fs::read_to_string(root.join(path)).ok())
 }
 
 /// Arrows as lines: who, to whom, for what.

@@ -4,9 +4,7 @@
 use std::str::FromStr;
 
 use ipnet::Ipv4Net;
-use minivmm_net::addr::MacAddr;
-use minivmm_net::gateway::config::Ipv6Mode;
-use minivmm_net::gateway::plan::{check_mac, check_mtu};
+use minivmm_net::{Ipv6Mode, MacAddr, check_mac, check_mtu};
 
 use super::number::decimal;
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use minivmm_net::gateway::config::Transport;
+use minivmm_net::Transport;
 
 use super::number::decimal;
 

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use minivmm_boot::cpuid::Mask;
 use minivmm_boot::{Cmdline, CmdlineError, Protocol, layout};
-use minivmm_net::addr::MacAddr;
-use minivmm_net::gateway::plan::{PlanError, check_hostname, check_mac, check_mtu};
+use minivmm_net::{MacAddr, PlanError, check_hostname, check_mac, check_mtu};
 
 use super::choice::{ConsoleKind, VirtioTransport};
 use super::machine::MachineConfig;

@@ -1,6 +1,6 @@
 //! How many flows each NAT may have: each is a descriptor of the process, and those are limited.
 
-use minivmm_net::gateway::config::FlowLimits;
+use minivmm_net::FlowLimits;
 use rustix::process::{Resource, getrlimit};
 
 use crate::config::{MaxFlows, NetConfig, Validated};

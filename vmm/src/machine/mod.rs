@@ -15,7 +15,7 @@ use kvm_ioctls::VcpuFd;
 use minivmm_boot::{BootSpec, BootState, Cmdline, Platform, Source, cpuid};
 use minivmm_devices::debug_exit::DebugExit;
 use minivmm_devices::serial::Serial;
-use minivmm_net::segment::Segment;
+use minivmm_net::Segment;
 use vm_memory::GuestMemoryMmap;
 
 use self::devices::Devices;

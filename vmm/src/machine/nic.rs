@@ -7,14 +7,10 @@ use std::time::Instant;
 
 use minivmm_devices::virtio::VirtioDevice;
 use minivmm_devices::virtio::net::{Net, NicConfig};
-use minivmm_net::addr::MacAddr;
-use minivmm_net::gateway::config::{Publish, Redirect, Transport};
-use minivmm_net::gateway::plan::{DEFAULT_MTU, PlanRequest};
-use minivmm_net::gateway::{Gateway, GatewayConfig};
-use minivmm_net::host::network::{HostNetwork, Known};
-use minivmm_net::port::Backend;
-use minivmm_net::segment::Segment;
-use minivmm_net::tap::{Tap, TapBackend};
+use minivmm_net::{
+    Backend, DEFAULT_MTU, Gateway, GatewayConfig, HostNetwork, Known, MacAddr, PlanRequest,
+    Publish, Redirect, Segment, Tap, TapBackend, Transport,
+};
 
 use super::flows;
 use crate::config::{HostAccess, NatConfig, NetConfig, PublishConfig, TapConfig, Validated};

@@ -2,8 +2,7 @@
 
 use std::collections::VecDeque;
 
-use minivmm_net::frame::VNET_HEADER_LEN;
-use minivmm_net::sys::IOV_MAX;
+use minivmm_net::nic::{IOV_MAX, Scatter, VNET_HEADER_LEN};
 use vm_memory::VolatileSlice;
 
 use crate::virtio::memory::Slices;
@@ -181,12 +180,9 @@ impl Buffers {
     /// Copies a frame to where one is to be.
     pub fn copy_from(&mut self, mut frame: VolatileSlice<'_>) {
         self.open();
-        for slice in self.live() {
-            let n = frame.len().min(slice.len());
-            if n > 0 {
-                frame.copy_to_volatile_slice(*slice);
-                frame = frame.offset(n).expect("n is at most its length");
-            }
+        for piece in Scatter::new(self.live()).pieces(0, frame.len()) {
+            frame.copy_to_volatile_slice(piece);
+            frame = frame.offset(piece.len()).expect("pieces are no longer than the frame");
         }
     }
 
@@ -211,11 +207,7 @@ impl Buffers {
             count += 1;
         }
         let bytes = header(count);
-        let mut at = 0;
-        for piece in self.header.as_slice() {
-            piece.copy_from(&bytes[at..]);
-            at = (at + piece.len()).min(bytes.len());
-        }
+        Scatter::new(self.header.as_slice()).copy_from(0, &bytes);
         self.header.clear();
         self.forget_delivered();
     }

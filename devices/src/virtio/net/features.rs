@@ -1,7 +1,6 @@
 //! Feature bits of the network device (Virtio 1.2 §5.1.3) and what depends on what.
 
-use minivmm_net::port::TxOffloads;
-use minivmm_net::rx::RxOffloads;
+use minivmm_net::nic::Offloads;
 
 /// The device takes frames with an open checksum.
 pub const CSUM: u64 = 1 << 0;
@@ -33,7 +32,7 @@ const REQUIRES: [(u64, u64); 4] =
     [(GUEST_TSO4, GUEST_CSUM), (GUEST_TSO6, GUEST_CSUM), (HOST_TSO4, CSUM), (HOST_TSO6, CSUM)];
 
 /// The device features for a backend that takes `tx`.
-pub fn offered(tx: TxOffloads) -> u64 {
+pub fn offered(tx: Offloads) -> u64 {
     let mut features = ALWAYS;
     if tx.checksum {
         features |= CSUM;
@@ -53,8 +52,8 @@ pub fn consistent(acked: u64) -> bool {
 }
 
 /// What a driver that acked `acked` may leave to the device.
-pub fn tx_offloads(acked: u64) -> TxOffloads {
-    TxOffloads {
+pub fn tx_offloads(acked: u64) -> Offloads {
+    Offloads {
         checksum: acked & CSUM != 0,
         tso4: acked & HOST_TSO4 != 0,
         tso6: acked & HOST_TSO6 != 0,
@@ -62,8 +61,8 @@ pub fn tx_offloads(acked: u64) -> TxOffloads {
 }
 
 /// What a driver that acked `acked` takes.
-pub fn rx_offloads(acked: u64) -> RxOffloads {
-    RxOffloads {
+pub fn rx_offloads(acked: u64) -> Offloads {
+    Offloads {
         checksum: acked & GUEST_CSUM != 0,
         tso4: acked & GUEST_TSO4 != 0,
         tso6: acked & GUEST_TSO6 != 0,

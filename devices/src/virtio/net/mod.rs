@@ -4,9 +4,8 @@
 //! into a [`NicPort`], which the worker of a network segment drives; reset takes it out again and
 //! returns when that worker touches it no more. No vCPU thread ever handles a frame.
 
-use minivmm_net::addr::MacAddr;
-use minivmm_net::port::TxOffloads;
-use minivmm_net::segment::{AttachError, SegmentHandle};
+use minivmm_net::nic::Offloads;
+use minivmm_net::{AttachError, MacAddr, SegmentHandle};
 
 use super::device::{ActivateError, Activation, VirtioDevice};
 use super::spec::device_type;
@@ -39,7 +38,7 @@ pub struct NicConfig {
     /// Bytes of the largest IP packet, 68 to 65535.
     pub mtu: u16,
     /// The offloads of what the segment leads to.
-    pub tx_offloads: TxOffloads,
+    pub tx_offloads: Offloads,
 }
 
 /// A network device, wired to a segment.

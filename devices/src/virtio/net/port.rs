@@ -2,10 +2,8 @@
 
 use std::io;
 
-use minivmm_net::poll::{Owner, Poller, Ready, Token};
-use minivmm_net::port::{Drained, FrameSink, Port, PortReady};
-use minivmm_net::rx::RxRing;
-use minivmm_net::stats::Stats;
+use minivmm_net::Stats;
+use minivmm_net::nic::{Drained, FrameSink, Poller, Port, PortReady, Ready, RxRing, Source, Token};
 
 use super::features;
 use super::kick::Kick;
@@ -65,8 +63,8 @@ impl Port for NicPort {
     fn attach(&mut self, poll: &Poller) -> io::Result<()> {
         // Edges: each kick is an event of its own, and the counter is never read.
         let interest = Ready::IN | Ready::ET;
-        poll.add(&self.tx_kick, Token::new(Owner::Port, TX_QUEUE.into()), interest)?;
-        let added = poll.add(&self.rx_kick, Token::new(Owner::Port, RX_QUEUE.into()), interest);
+        poll.add(&self.tx_kick, Token::new(Source::Port, TX_QUEUE.into()), interest)?;
+        let added = poll.add(&self.rx_kick, Token::new(Source::Port, RX_QUEUE.into()), interest);
         if added.is_err() {
             self.detach(poll);
         }

@@ -1,9 +1,7 @@
 //! The receive queue, lent to whoever has a frame.
 
-use minivmm_net::buffer::HostBuffer;
-use minivmm_net::frame::{FRAME_MAX, Offload};
-use minivmm_net::rx::{RxOffloads, RxRing};
-use minivmm_net::stats::{DropReason, Stats};
+use minivmm_net::nic::{FRAME_MAX, HostBuffer, Offload, Offloads, RxRing};
+use minivmm_net::{DropReason, Stats};
 use vm_memory::VolatileSlice;
 
 use super::buffers::{Buffers, Popped};
@@ -31,7 +29,7 @@ enum Reservation {
 pub struct RxQueue {
     queue: VirtQueue,
     irq: QueueIrq,
-    offloads: RxOffloads,
+    offloads: Offloads,
     buffers: Buffers,
     reservation: Reservation,
     /// Memory for [`Reservation::Own`], made when it is first needed.
@@ -46,7 +44,7 @@ pub struct RxQueue {
 }
 
 impl RxQueue {
-    pub fn new(mut queue: VirtQueue, irq: QueueIrq, offloads: RxOffloads, mergeable: bool) -> Self {
+    pub fn new(mut queue: VirtQueue, irq: QueueIrq, offloads: Offloads, mergeable: bool) -> Self {
         queue.disable_notification();
         Self {
             irq,
@@ -188,7 +186,7 @@ impl RxQueue {
 }
 
 impl RxRing for RxQueue {
-    fn offloads(&self) -> RxOffloads {
+    fn offloads(&self) -> Offloads {
         self.offloads
     }
 

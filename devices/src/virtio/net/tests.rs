@@ -1,11 +1,8 @@
-use minivmm_net::frame::{
-    FRAME_MAX, HEAD_MAX, Offload, PartialChecksum, SegmentKind, Segmentation, TxFrame, TxOutcome,
-    VNET_HEADER_LEN,
+use minivmm_net::nic::{
+    Drained, FRAME_MAX, HEAD_MAX, Offload, Offloads, PartialChecksum, Port, PortReady, Ready,
+    RxSlot, SegmentKind, Segmentation, TxFrame, TxOutcome, VNET_HEADER_LEN,
 };
-use minivmm_net::poll::Ready;
-use minivmm_net::port::{Drained, Port, PortReady};
-use minivmm_net::rx::RxSlot;
-use minivmm_net::stats::{DropReason, Stats};
+use minivmm_net::{DropReason, Stats};
 
 use super::features::{CSUM, GUEST_CSUM, GUEST_TSO4, HOST_TSO4, HOST_TSO6, MRG_RXBUF};
 use super::testing::NetDriver;
@@ -107,13 +104,13 @@ fn tso(size: u16) -> Offload {
 
 #[test]
 fn features_follow_what_the_segment_takes() {
-    let none = features::offered(TxOffloads::default());
+    let none = features::offered(Offloads::default());
     assert_eq!(none & (CSUM | HOST_TSO4 | HOST_TSO6), 0);
     assert_eq!(none & (GUEST_CSUM | MRG_RXBUF), GUEST_CSUM | MRG_RXBUF);
-    let tso4 = TxOffloads { checksum: true, tso4: true, tso6: false };
+    let tso4 = Offloads { checksum: true, tso4: true, tso6: false };
     assert_eq!(features::offered(tso4) & (CSUM | HOST_TSO4 | HOST_TSO6), CSUM | HOST_TSO4);
     // Segmentation without checksums is not offered.
-    let odd = TxOffloads { checksum: false, tso4: true, tso6: true };
+    let odd = Offloads { checksum: false, tso4: true, tso6: true };
     assert_eq!(features::offered(odd), none);
 }
 

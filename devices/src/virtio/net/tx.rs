@@ -1,10 +1,10 @@
 //! The transmit queue.
 
-use minivmm_net::frame::{FRAME_MAX, HEAD_MAX, Offload, TxFrame, TxOutcome, VNET_HEADER_LEN};
-use minivmm_net::port::{Drained, FrameSink, TxOffloads};
-use minivmm_net::stats::{DropReason, Stats};
-use minivmm_net::sys::IOV_MAX;
-use minivmm_net::wire::ETHERNET_LEN;
+use minivmm_net::nic::{
+    Drained, ETHERNET_LEN, FRAME_MAX, FrameSink, HEAD_MAX, IOV_MAX, Offload, Offloads, TxFrame,
+    TxOutcome, VNET_HEADER_LEN,
+};
+use minivmm_net::{DropReason, Stats};
 
 use super::queues::{PUBLISH_BATCH, QueueIrq};
 use super::rx::RxQueue;
@@ -18,14 +18,14 @@ const IOV_SPARE: usize = 8;
 pub struct TxQueue {
     queue: VirtQueue,
     irq: QueueIrq,
-    offloads: TxOffloads,
+    offloads: Offloads,
     segments: Slices,
     /// Our copy of the virtio-net header and the head of the frame.
     copy: [u8; VNET_HEADER_LEN + HEAD_MAX],
 }
 
 impl TxQueue {
-    pub fn new(queue: VirtQueue, irq: QueueIrq, offloads: TxOffloads) -> Self {
+    pub fn new(queue: VirtQueue, irq: QueueIrq, offloads: Offloads) -> Self {
         let segments = Slices::with_capacity(usize::from(queue.size()) + 1);
         Self { queue, irq, offloads, segments, copy: [0; VNET_HEADER_LEN + HEAD_MAX] }
     }
@@ -92,8 +92,7 @@ impl TxQueue {
             .split_first_chunk::<VNET_HEADER_LEN>()
             .ok_or(DropReason::BadChain)?;
         let offload = Offload::decode(header, len)?;
-        let TxOffloads { checksum, tso4, tso6 } = self.offloads;
-        if !offload.is_within(checksum, tso4, tso6) {
+        if !offload.is_within(self.offloads) {
             return Err(DropReason::BadOffload);
         }
         let first = self.segments.as_slice().iter().position(|s| !s.is_empty());

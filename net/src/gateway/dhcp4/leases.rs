@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use crate::addr::MacAddr;
-use crate::gateway::GatewayConfig;
+use crate::gateway::config::GatewayConfig;
 
 /// Leases, offers and declined addresses together. A station can ask under any number of names.
 const LEASES_MAX: usize = 64;

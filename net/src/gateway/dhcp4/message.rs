@@ -70,7 +70,7 @@ impl Kind {
 
 /// A client's message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Request<'a> {
+pub struct DhcpRequest<'a> {
     /// Its type.
     pub kind: Kind,
     /// Transaction id, to be echoed.
@@ -91,7 +91,7 @@ pub struct Request<'a> {
     pub parameters: Option<&'a [u8]>,
 }
 
-impl<'a> Request<'a> {
+impl<'a> DhcpRequest<'a> {
     /// Reads a UDP payload.
     ///
     /// # Errors
@@ -182,14 +182,14 @@ impl<'a> Request<'a> {
 
 /// A message to a client, in the making.
 #[derive(Debug)]
-pub struct Reply {
+pub struct DhcpReply {
     bytes: [u8; REPLY_MAX],
     len: usize,
 }
 
-impl Reply {
+impl DhcpReply {
     /// The answer of type `kind` to `request`.
-    pub fn new(kind: Kind, request: &Request<'_>) -> Self {
+    pub fn new(kind: Kind, request: &DhcpRequest<'_>) -> Self {
         let mut bytes = [0; REPLY_MAX];
         bytes[0..3].copy_from_slice(&[BOOT_REPLY, ETHERNET, 6]);
         bytes[4..8].copy_from_slice(&request.xid);

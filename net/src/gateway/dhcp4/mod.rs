@@ -11,20 +11,18 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use self::leases::Leases;
-use self::message::{Kind, Reply, Request, option};
+use self::message::{DhcpReply, DhcpRequest, Kind, option};
+use super::context::{Ctx, Handled};
+use super::datagram::Datagram;
 use super::emit::Envelope;
-use super::services::{Datagram, udp_header};
-use super::{Ctx, Handled};
 use crate::addr::MacAddr;
 use crate::frame::TxOutcome;
 use crate::stats::DropReason;
-use crate::wire::protocol;
+use crate::wire::udp::UdpHeader;
+use crate::wire::{names, port, protocol};
 
 /// How long a lease lasts. A guest that has lost its network's changes finds them by half of it.
 const LEASE_TIME: Duration = Duration::from_secs(3600);
-
-const SERVER_PORT: u16 = 67;
-const CLIENT_PORT: u16 = 68;
 
 /// What a message leads to.
 enum Answer {
@@ -62,7 +60,7 @@ impl Dhcp4 {
             && let Some(since) = self.seen.replace(now)
         {
             for address in self.leases.ended(since, now) {
-                ctx.core.link.forget_address(address.into());
+                ctx.shared.link.forget_address(address.into());
             }
         }
     }
@@ -74,9 +72,9 @@ impl Dhcp4 {
         src_mac: MacAddr,
         datagram: &Datagram<'_>,
     ) -> Handled {
-        let request = Request::parse(datagram.payload)?;
+        let request = DhcpRequest::parse(datagram.payload)?;
         // For its search domains.
-        ctx.core.resolvers.refresh(ctx.io.now);
+        ctx.shared.resolvers.refresh(ctx.io.now);
         tracing::debug!(client = %request.chaddr, kind = ?request.kind, "dhcp");
         self.seen.get_or_insert(ctx.io.now);
         if let Some(answer) = self.decide(ctx, &request)? {
@@ -89,9 +87,9 @@ impl Dhcp4 {
     fn decide(
         &mut self,
         ctx: &mut Ctx<'_, '_>,
-        request: &Request<'_>,
+        request: &DhcpRequest<'_>,
     ) -> Result<Option<Answer>, DropReason> {
-        let (config, now, client) = (&ctx.core.config, ctx.io.now, request.chaddr);
+        let (config, now, client) = (&ctx.shared.config, ctx.io.now, request.chaddr);
         let for_us = request.server.is_none_or(|server| server == config.gateway4);
         Ok(match request.kind {
             Kind::Discover => {
@@ -121,7 +119,7 @@ impl Dhcp4 {
             }
             Kind::Release if for_us => {
                 if self.leases.release(client, request.ciaddr, now) {
-                    ctx.core.link.forget_address(request.ciaddr.into());
+                    ctx.shared.link.forget_address(request.ciaddr.into());
                 }
                 None
             }
@@ -137,16 +135,16 @@ impl Dhcp4 {
 fn reply(
     ctx: &mut Ctx<'_, '_>,
     src_mac: MacAddr,
-    request: &Request<'_>,
+    request: &DhcpRequest<'_>,
     answer: &Answer,
 ) -> Result<(), DropReason> {
-    let gateway = ctx.core.config.gateway4;
+    let gateway = ctx.shared.config.gateway4;
     let (kind, address) = match *answer {
         Answer::Offer(address) => (Kind::Offer, address),
         Answer::Ack(address) | Answer::Inform(address) => (Kind::Ack, address),
         Answer::Nak => (Kind::Nak, Ipv4Addr::UNSPECIFIED),
     };
-    let mut reply = Reply::new(kind, request);
+    let mut reply = DhcpReply::new(kind, request);
     reply.put(option::SERVER_ID, &gateway.octets());
     match answer {
         Answer::Nak => {}
@@ -184,19 +182,24 @@ fn reply(
     };
     let payload = reply.finish();
     let envelope = Envelope::new(mac, gateway.into(), dst.into(), protocol::UDP);
-    let header = udp_header(SERVER_PORT, CLIENT_PORT, payload.len());
+    let header = UdpHeader {
+        src_port: port::DHCP_SERVER,
+        dst_port: port::DHCP_CLIENT,
+        payload_len: payload.len(),
+    }
+    .emit();
     ctx.deliver_packet(&envelope, &header, payload)?;
     if matches!(answer, Answer::Ack(_)) {
-        ctx.core.link.learn(address.into(), request.chaddr);
+        ctx.shared.link.learn(address.into(), request.chaddr);
     }
     Ok(())
 }
 
 /// The network's parameters, those that the client asked for (§4.3.1).
-fn parameters(ctx: &Ctx<'_, '_>, request: &Request<'_>, reply: &mut Reply) {
-    let config = &ctx.core.config;
+fn parameters(ctx: &Ctx<'_, '_>, request: &DhcpRequest<'_>, reply: &mut DhcpReply) {
+    let config = &ctx.shared.config;
     let gateway = config.gateway4.octets();
-    let resolvers = ctx.core.resolvers.conf();
+    let resolvers = ctx.shared.resolvers.conf();
     let domain = resolvers.search.first().map_or("", String::as_str);
     // The mask goes before the router (RFC 2132 §3.3).
     for (code, value) in [
@@ -214,7 +217,10 @@ fn parameters(ctx: &Ctx<'_, '_>, request: &Request<'_>, reply: &mut Reply) {
     }
     if request.wants(option::DOMAIN_SEARCH) {
         let id = request.client_id.map_or(0, |id| 2 + id.len());
-        reply.put(option::DOMAIN_SEARCH, &resolvers.search_wire(reply.room().saturating_sub(id)));
+        reply.put(
+            option::DOMAIN_SEARCH,
+            &names::emit_list(&resolvers.search, reply.room().saturating_sub(id)),
+        );
     }
 }
 

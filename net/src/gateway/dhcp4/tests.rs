@@ -9,7 +9,7 @@ use smoltcp::socket::dhcpv4;
 use smoltcp::wire::EthernetAddress;
 
 use super::*;
-use crate::gateway::GatewayConfig;
+use crate::gateway::config::GatewayConfig;
 use crate::gateway::testing::{Bed, GATEWAY_MAC, GUEST_MAC, config};
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
@@ -128,11 +128,11 @@ fn published_ports_do_not_lead_to_a_lease_that_is_over() {
     // Given back: what the guest takes instead counts.
     assert_eq!(join(&mut bed, GUEST_MAC), GUEST);
     speak(&mut bed, own);
-    assert_eq!(bed.core().guest4(), GUEST, "both are the guest's");
+    assert_eq!(bed.shared().guest4(), GUEST, "both are the guest's");
     let mut release = message(GUEST_MAC, MessageType::Release);
     release.set_ciaddr(GUEST);
     exchange(&mut bed, GUEST, &release);
-    assert_eq!(bed.core().guest4(), own);
+    assert_eq!(bed.shared().guest4(), own);
 
     // Not renewed.
     assert_eq!(join(&mut bed, GUEST_MAC), GUEST);
@@ -140,14 +140,14 @@ fn published_ports_do_not_lead_to_a_lease_that_is_over() {
     bed.advance(LEASE_TIME / 2);
     exchange(&mut bed, Ipv4Addr::UNSPECIFIED, &request(GUEST_MAC, None, GUEST));
     bed.advance(LEASE_TIME - Duration::from_secs(1));
-    assert_eq!(bed.core().guest4(), GUEST);
+    assert_eq!(bed.shared().guest4(), GUEST);
     bed.advance(Duration::from_secs(1));
-    assert_eq!(bed.core().guest4(), own);
+    assert_eq!(bed.shared().guest4(), own);
     // Unless the guest goes on with it.
     speak(&mut bed, GUEST);
-    assert_eq!(bed.core().guest4(), GUEST);
+    assert_eq!(bed.shared().guest4(), GUEST);
     bed.advance(LEASE_TIME * 2);
-    assert_eq!(bed.core().guest4(), GUEST);
+    assert_eq!(bed.shared().guest4(), GUEST);
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn a_rebooting_guest_keeps_a_good_address_and_is_told_of_a_bad_one() {
 fn a_lease_is_renewed_by_unicast_and_refused_from_another_network() {
     let mut bed = Bed::new();
     assert_eq!(join(&mut bed, GUEST_MAC), GUEST);
-    assert_eq!(bed.core().link.neighbor(GUEST.into()), Some(GUEST_MAC));
+    assert_eq!(bed.shared().link.neighbor(GUEST.into()), Some(GUEST_MAC));
     bed.advance(Duration::from_secs(1800));
     let mut renew = message(GUEST_MAC, MessageType::Request);
     renew.set_ciaddr(GUEST);
@@ -349,13 +349,13 @@ fn options_go_on_in_the_fields_for_names() {
     bytes.extend([52, 1, 3, 255]);
     bytes[108..115].copy_from_slice(&[53, 1, 3, 0, 0, 0, 255]);
     bytes[44..51].copy_from_slice(&[50, 4, 10, 0, 2, 2, 255]);
-    let request = Request::parse(&bytes).unwrap();
+    let request = DhcpRequest::parse(&bytes).unwrap();
     assert_eq!((request.kind, request.requested), (Kind::Request, Some(GUEST)));
     // An option that ends beyond its field is refused.
     bytes[107] = 0;
     bytes[44..108].fill(0);
     bytes[106..108].copy_from_slice(&[50, 4]);
-    assert_eq!(Request::parse(&bytes), Err(DropReason::Malformed));
+    assert_eq!(DhcpRequest::parse(&bytes), Err(DropReason::Malformed));
 }
 
 proptest! {
@@ -366,7 +366,7 @@ proptest! {
         bytes[24..28].fill(0);
         bytes.extend([99, 130, 83, 99, 53, 1, kind]);
         bytes.extend(options);
-        let _ = Request::parse(&bytes);
+        let _ = DhcpRequest::parse(&bytes);
         let mut bed = Bed::new();
         let (src, dst) = ((Ipv4Addr::UNSPECIFIED, 68).into(), (Ipv4Addr::BROADCAST, 67).into());
         bed.send_udp(src, dst, &bytes);
@@ -453,5 +453,5 @@ fn an_independent_client_is_configured_and_renews() {
     }
     assert_eq!(configured, 1);
     // Counted at the wire: it renewed, by unicast, and was answered.
-    assert!(nic.0.core().link.neighbor(GUEST.into()) == Some(GUEST_MAC));
+    assert!(nic.0.shared().link.neighbor(GUEST.into()) == Some(GUEST_MAC));
 }

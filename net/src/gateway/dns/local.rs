@@ -6,27 +6,28 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use super::message::{AUTHORITATIVE, CLASS_IN, Query, Rcode, Response, rtype, wire_name};
-use crate::gateway::Core;
+use super::message::{AUTHORITATIVE, CLASS_IN, Query, Rcode, Response, rtype};
+use crate::gateway::context::Shared;
+use crate::wire::names;
 
 const ZONE: &str = "minivmm.internal";
 /// Seconds that an answer may be kept. What it says changes only with the configuration.
 const TTL: u32 = 60;
 
 /// The answer to `query` if it is about a name of ours.
-pub fn answer(core: &Core, query: &Query<'_>) -> Option<Vec<u8>> {
+pub fn answer(shared: &Shared, query: &Query<'_>) -> Option<Vec<u8>> {
     if !matches!(query.qclass(), CLASS_IN | rtype::ANY) {
         return None;
     }
-    let config = &core.config;
+    let config = &shared.config;
     if query.qtype() == rtype::PTR {
         let ours = [IpAddr::V4(config.gateway4), IpAddr::V6(config.gateway6)]
             .into_iter()
-            .any(|ip| query.name.eq_ignore_ascii_case(&wire_name(&reverse(ip))));
+            .any(|ip| query.name.eq_ignore_ascii_case(&names::emit(&reverse(ip))));
         return ours.then(|| {
             let mut response = Response::new(query, Rcode::NoError);
             response.flag(AUTHORITATIVE);
-            response.answer(rtype::PTR, TTL, &wire_name(&format!("gateway.{ZONE}")));
+            response.answer(rtype::PTR, TTL, &names::emit(&format!("gateway.{ZONE}")));
             response.finish()
         });
     }
@@ -40,7 +41,7 @@ pub fn answer(core: &Core, query: &Query<'_>) -> Option<Vec<u8>> {
     if exists && !label.is_empty() {
         match query.qtype() {
             rtype::A => response.answer(rtype::A, TTL, &config.gateway4.octets()),
-            rtype::AAAA if core.ipv6_offered() => {
+            rtype::AAAA if shared.ipv6_offered() => {
                 response.answer(rtype::AAAA, TTL, &config.gateway6.octets());
             }
             _ => {}
@@ -51,7 +52,7 @@ pub fn answer(core: &Core, query: &Query<'_>) -> Option<Vec<u8>> {
 
 /// What of a name in wire form stands before our zone.
 fn label_in_zone(name: &[u8]) -> Option<&[u8]> {
-    let zone = wire_name(ZONE);
+    let zone = names::emit(ZONE);
     let at = name.len().checked_sub(zone.len())?;
     // The zone must begin where a label does.
     let mut start = 0;

@@ -61,7 +61,7 @@ pub struct Query<'a> {
 
 /// Why a query gets no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum BadQuery {
     /// Not a query at all: nobody waits for an answer.
     Ignore,
     /// To be answered with this code.
@@ -72,19 +72,19 @@ impl<'a> Query<'a> {
     /// Reads what the guest sent.
     ///
     /// # Errors
-    /// [`Refusal`].
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, Refusal> {
+    /// [`BadQuery`].
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, BadQuery> {
         if bytes.len() < HEADER_LEN || u16_at(bytes, 2) & RESPONSE != 0 {
-            return Err(Refusal::Ignore);
+            return Err(BadQuery::Ignore);
         }
         let flags = u16_at(bytes, 2);
         if flags & OPCODE != 0 {
-            return Err(Refusal::Answer(Rcode::NotImp));
+            return Err(BadQuery::Answer(Rcode::NotImp));
         }
         if u16_at(bytes, 4) != 1 || u16_at(bytes, 6) != 0 {
-            return Err(Refusal::Answer(Rcode::FormErr));
+            return Err(BadQuery::Answer(Rcode::FormErr));
         }
-        let end = question_end(bytes).ok_or(Refusal::Answer(Rcode::FormErr))?;
+        let end = question_end(bytes).ok_or(BadQuery::Answer(Rcode::FormErr))?;
         Ok(Self {
             id: u16_at(bytes, 0),
             flags,
@@ -219,15 +219,4 @@ pub fn bare_response(request: &[u8], rcode: Rcode) -> [u8; HEADER_LEN] {
     let flags = RESPONSE | u16_at(request, 2) & (OPCODE | RECURSION_DESIRED);
     bytes[2..4].copy_from_slice(&(flags | u16::from(rcode as u8)).to_be_bytes());
     bytes
-}
-
-/// The wire form of a name in text, which is one of ours.
-pub fn wire_name(text: &str) -> Vec<u8> {
-    let mut name = Vec::with_capacity(text.len() + 2);
-    for label in text.split('.') {
-        name.push(label.len() as u8);
-        name.extend(label.bytes());
-    }
-    name.push(0);
-    name
 }

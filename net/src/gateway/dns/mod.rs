@@ -19,15 +19,18 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, recv, send, socket_with,
 };
 
-use self::message::{Query, Rcode, Refusal, Reply, Response, TRUNCATED};
+use self::message::{BadQuery, Query, Rcode, Reply, Response, TRUNCATED};
+use super::context::{Ctx, Handled};
+use super::datagram::Datagram;
 use super::emit::Envelope;
-use super::services::{Datagram, udp_header};
-use super::{Ctx, Handled};
+use super::source;
 use crate::addr::MacAddr;
 use crate::frame::TxOutcome;
 use crate::host::resolvers::RESOLVERS_MAX;
-use crate::poll::{Owner, Ready, Token};
+use crate::poll::{Ready, Token};
+use crate::slab::Slab;
 use crate::stats::DropReason;
+use crate::wire::udp::UdpHeader;
 use crate::wire::{IPV4_LEN, IPV6_LEN, UDP_LEN, protocol};
 
 /// Queries that wait for an answer at once; past that the oldest goes.
@@ -73,16 +76,10 @@ impl Pending {
     }
 }
 
-#[derive(Debug, Default)]
-struct Slot {
-    generation: u32,
-    pending: Option<Pending>,
-}
-
 /// The forwarder of one gateway.
 #[derive(Debug)]
 pub struct Dns {
-    slots: Vec<Slot>,
+    queries: Slab<Pending>,
     answer: Box<[u8]>,
     /// Not later than the first retry.
     due: Option<Instant>,
@@ -91,8 +88,11 @@ pub struct Dns {
 impl Dns {
     /// No queries yet.
     pub fn new() -> Self {
-        let slots = (0..QUERIES_MAX).map(|_| Slot::default()).collect();
-        Self { slots, answer: vec![0; ANSWER_MAX].into_boxed_slice(), due: None }
+        Self {
+            queries: Slab::new(source::DNS),
+            answer: vec![0; ANSWER_MAX].into_boxed_slice(),
+            due: None,
+        }
     }
 
     /// A datagram from the guest to the resolver.
@@ -105,19 +105,19 @@ impl Dns {
         let (src, dst) = (datagram.src, datagram.dst);
         let query = match Query::parse(datagram.payload) {
             Ok(query) => query,
-            Err(Refusal::Ignore) => return Err(DropReason::Malformed),
-            Err(Refusal::Answer(rcode)) => {
+            Err(BadQuery::Ignore) => return Err(DropReason::Malformed),
+            Err(BadQuery::Answer(rcode)) => {
                 let response = message::bare_response(datagram.payload, rcode);
                 respond(ctx, mac, dst, src, &response)?;
                 return Ok(TxOutcome::Sent);
             }
         };
-        if let Some(response) = local::answer(ctx.core, &query) {
+        if let Some(response) = local::answer(ctx.shared, &query) {
             respond(ctx, mac, dst, src, &response)?;
             return Ok(TxOutcome::Sent);
         }
-        ctx.core.resolvers.refresh(ctx.io.now);
-        if ctx.core.resolvers.conf().servers.is_empty() {
+        ctx.shared.resolvers.refresh(ctx.io.now);
+        if ctx.shared.resolvers.conf().servers.is_empty() {
             respond(ctx, mac, dst, src, &Response::new(&query, Rcode::ServFail).finish())?;
             return Ok(TxOutcome::Sent);
         }
@@ -125,7 +125,7 @@ impl Dns {
         let same = |p: &Pending| {
             p.src == src && p.guest_id == query.id && p.query().question == query.question
         };
-        if self.slots.iter().any(|slot| slot.pending.as_ref().is_some_and(same)) {
+        if self.queries.iter().any(|(_, pending)| same(pending)) {
             return Ok(TxOutcome::Sent);
         }
         let mut message = datagram.payload.to_vec();
@@ -139,33 +139,30 @@ impl Dns {
             guest_id: query.id,
             id,
             message,
-            servers: ctx.core.resolvers.conf().servers.clone(),
+            servers: ctx.shared.resolvers.conf().servers.clone(),
             sockets: [const { None }; RESOLVERS_MAX],
             failed: 0,
-            next: ctx.core.resolvers.preferred(),
+            next: ctx.shared.resolvers.preferred(),
             started: now,
             retry: now,
         };
-        let i = self.free_slot(ctx);
-        self.slots[i].pending = Some(pending);
+        self.make_room(ctx);
+        let i = self.queries.insert(pending);
         self.ask(ctx, i);
         Ok(TxOutcome::Sent)
     }
 
     /// A socket is ready.
     pub fn ready(&mut self, ctx: &mut Ctx<'_, '_>, token: Token, _ready: Ready) {
-        let (i, server) = (token.id as usize / RESOLVERS_MAX, token.id as usize % RESOLVERS_MAX);
+        let (token, server) = unjoin(token);
+        let i = token.id;
         for _ in 0..READS_MAX {
-            let Some(slot) = self.slots.get(i) else { return };
-            let Some(pending) = &slot.pending else { return };
+            let Some(pending) = self.queries.named(token) else { return };
             let Some(socket) = &pending.sockets[server] else { return };
-            if slot.generation & 0xff_ffff != token.generation {
-                return;
-            }
             let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
             let verdict = match recv(socket, &mut self.answer[..], flags) {
                 Ok((_, len)) => {
-                    let room = usize::from(ctx.core.config.mtu) - lower_len(pending.src);
+                    let room = usize::from(ctx.shared.config.mtu) - lower_len(pending.src);
                     judge(pending, &mut self.answer, len, room)
                 }
                 Err(Errno::INTR) => continue,
@@ -177,13 +174,13 @@ impl Dns {
                 && let Some(server) = pending.servers.get(server)
                 && !is_failure(self.answer[3] & 0xf)
             {
-                ctx.core.resolvers.answered(*server);
+                ctx.shared.resolvers.answered(*server);
             }
             match verdict {
                 Verdict::Ignore => {}
                 Verdict::NextServer => return self.server_failed(ctx, i, server),
                 Verdict::PassOn(len) => {
-                    if let Some(pending) = self.slots[i].pending.take() {
+                    if let Some(pending) = self.queries.remove(i) {
                         pending.respond(ctx, &self.answer[..len]);
                     }
                     return;
@@ -211,8 +208,8 @@ impl Dns {
             return;
         }
         self.due = None;
-        for i in 0..self.slots.len() {
-            let Some(pending) = &self.slots[i].pending else { continue };
+        for i in self.queries.ids() {
+            let Some(pending) = self.queries.get(i) else { continue };
             if pending.retry > now {
                 self.due = earlier(self.due, pending.retry);
             } else if now.saturating_duration_since(pending.started) >= QUERY_TIME {
@@ -225,27 +222,26 @@ impl Dns {
 
     /// The guest is gone, and its queries with it.
     pub fn detached(&mut self) {
-        for slot in &mut self.slots {
-            slot.pending = None;
+        for i in self.queries.ids() {
+            self.queries.remove(i);
         }
         self.due = None;
     }
 
-    /// A place for a query, that of the oldest if there is no other.
-    fn free_slot(&mut self, ctx: &Ctx<'_, '_>) -> usize {
-        let age = |slot: &Slot| slot.pending.as_ref().map(|p| p.started);
-        let i = (0..self.slots.len()).min_by_key(|&i| age(&self.slots[i])).unwrap_or(0);
-        if self.slots[i].pending.take().is_some() {
+    /// Makes room for a query, that of the oldest if there is no other.
+    fn make_room(&mut self, ctx: &Ctx<'_, '_>) {
+        if self.queries.len() >= QUERIES_MAX
+            && let Some((oldest, _)) = self.queries.iter().min_by_key(|(_, p)| p.started)
+        {
+            self.queries.remove(oldest);
             ctx.io.stats.dropped(DropReason::FlowTableFull);
         }
-        self.slots[i].generation = self.slots[i].generation.wrapping_add(1);
-        i
     }
 
     /// Sends query `i` to its next resolver that can still help; answers it where there is none.
-    fn ask(&mut self, ctx: &mut Ctx<'_, '_>, i: usize) {
-        let slot = &mut self.slots[i];
-        let Some(pending) = &mut slot.pending else { return };
+    fn ask(&mut self, ctx: &mut Ctx<'_, '_>, i: u32) {
+        let Some(name) = self.queries.token(i) else { return };
+        let Some(pending) = self.queries.get_mut(i) else { return };
         let servers = pending.servers.len();
         while !pending.exhausted() {
             let server = pending.next % servers;
@@ -253,10 +249,8 @@ impl Dns {
             if pending.failed & 1 << server != 0 {
                 continue;
             }
-            let id = (i * RESOLVERS_MAX + server) as u32;
-            let token = Token::with_generation(Owner::Dns, id, slot.generation);
-            if let Err(e) = pending.ask(ctx, server, token) {
-                ctx.core.no_socket(&e);
+            if let Err(e) = pending.ask(ctx, server, join(name, server)) {
+                ctx.shared.no_socket(&e);
                 tracing::debug!(server = %pending.servers[server], "cannot ask a resolver: {e}");
                 pending.failed |= 1 << server;
                 continue;
@@ -269,8 +263,8 @@ impl Dns {
     }
 
     /// `server` can't answer query `i`; the next may.
-    fn server_failed(&mut self, ctx: &mut Ctx<'_, '_>, i: usize, server: usize) {
-        let Some(pending) = &mut self.slots[i].pending else { return };
+    fn server_failed(&mut self, ctx: &mut Ctx<'_, '_>, i: u32, server: usize) {
+        let Some(pending) = self.queries.get_mut(i) else { return };
         pending.failed |= 1 << server;
         pending.sockets[server] = None;
         // Another that was asked already may still answer.
@@ -279,14 +273,14 @@ impl Dns {
         }
     }
 
-    fn give_up(&mut self, ctx: &mut Ctx<'_, '_>, i: usize) {
-        let Some(pending) = &self.slots[i].pending else { return };
+    fn give_up(&mut self, ctx: &mut Ctx<'_, '_>, i: u32) {
+        let Some(pending) = self.queries.get(i) else { return };
         let response = Response::new(&pending.query(), Rcode::ServFail).finish();
         self.finish(ctx, i, &response);
     }
 
-    fn finish(&mut self, ctx: &mut Ctx<'_, '_>, i: usize, response: &[u8]) {
-        if let Some(pending) = self.slots[i].pending.take() {
+    fn finish(&mut self, ctx: &mut Ctx<'_, '_>, i: u32, response: &[u8]) {
+        if let Some(pending) = self.queries.remove(i) {
             pending.respond(ctx, response);
         }
     }
@@ -326,6 +320,17 @@ impl Pending {
             ctx.io.stats.dropped(reason);
         }
     }
+}
+
+/// The name of the socket to `server` of the query that is named `query`.
+fn join(query: Token, server: usize) -> Token {
+    Token { id: query.id * RESOLVERS_MAX as u32 + server as u32, ..query }
+}
+
+/// The query's name and the server, of a socket's name.
+fn unjoin(socket: Token) -> (Token, usize) {
+    let servers = RESOLVERS_MAX as u32;
+    (Token { id: socket.id / servers, ..socket }, (socket.id % servers) as usize)
 }
 
 /// What a resolver's datagram leads to.
@@ -385,7 +390,12 @@ fn respond(
     payload: &[u8],
 ) -> Result<(), DropReason> {
     let envelope = Envelope::new(mac, from.ip(), to.ip(), protocol::UDP);
-    ctx.deliver_packet(&envelope, &udp_header(from.port(), to.port(), payload.len()), payload)
+    ctx.deliver_packet(
+        &envelope,
+        &UdpHeader { src_port: from.port(), dst_port: to.port(), payload_len: payload.len() }
+            .emit(),
+        payload,
+    )
 }
 
 /// An id that nobody can guess.

@@ -6,7 +6,7 @@ use simple_dns::rdata::RData;
 use simple_dns::{CLASS, Name, Packet, PacketFlag, QCLASS, QTYPE, Question, RCODE, TYPE};
 
 use super::*;
-use crate::gateway::GatewayConfig;
+use crate::gateway::config::GatewayConfig;
 use crate::gateway::config::{Redirect, Transport};
 use crate::gateway::testing::{Bed, GUEST_MAC, config};
 
@@ -189,17 +189,17 @@ fn the_resolver_that_answers_is_asked_first_from_then_on() {
     answered(&mut bed, &good, RCODE::NoError);
     response(&mut bed);
     assert!(silent.is_quiet());
-    assert_eq!(bed.core().resolvers.first(), Some(servers[1]));
+    assert_eq!(bed.shared().resolvers.first(), Some(servers[1]));
 
     // A failure says nothing for the one that is last to have it.
     ask(&mut bed, &query(9, "c.test", TYPE::A, false));
     answered(&mut bed, &good, RCODE::ServerFailure);
     answered(&mut bed, &silent, RCODE::ServerFailure);
     assert_eq!(code(&response(&mut bed)), RCODE::ServerFailure);
-    assert_eq!(bed.core().resolvers.first(), Some(servers[1]));
+    assert_eq!(bed.shared().resolvers.first(), Some(servers[1]));
     // Other resolvers begin anew.
     bed.resolvers(&servers);
-    assert_eq!(bed.core().resolvers.first(), Some(servers[0]));
+    assert_eq!(bed.shared().resolvers.first(), Some(servers[0]));
 }
 
 #[test]
@@ -432,7 +432,7 @@ fn the_configuration_file_is_followed() {
     bed.advance(Duration::from_secs(1));
     // Whether somebody listens at port 53 of this machine does not matter here.
     ask(&mut bed, &query(8, "b.test", TYPE::A, false));
-    assert_eq!(bed.core().resolvers.conf().servers, vec![addr("127.0.0.1:53")]);
+    assert_eq!(bed.shared().resolvers.conf().servers, vec![addr("127.0.0.1:53")]);
     std::fs::remove_file(&path).unwrap();
 }
 

@@ -1,6 +1,5 @@
 use super::*;
-use crate::frame::{Offload, TxFrame};
-use crate::gateway::testing::{Bed, GATEWAY_MAC, GUEST_MAC, udp_frame};
+use crate::gateway::testing::{Bed, GATEWAY_MAC, GUEST_MAC};
 use crate::wire::checksum::checksum;
 use crate::wire::u16_at;
 
@@ -8,14 +7,11 @@ use crate::wire::u16_at;
 fn message(src: &str, dst: &str, bytes: &[u8]) -> Vec<u8> {
     let (src, dst): (IpAddr, IpAddr) = (src.parse().unwrap(), dst.parse().unwrap());
     let envelope = Envelope::new(GATEWAY_MAC, src, dst, icmp_protocol(src));
-    let mut f = vec![0; envelope.len()];
+    let mut f = vec![0; envelope.header_len()];
     envelope.write(GUEST_MAC, bytes.len(), &mut f);
     let at = f.len();
     f.extend(bytes);
-    f[at + 2..at + 4].fill(0);
-    let mut sum = sum_for(src, dst, bytes.len());
-    sum.bytes(&f[at..]);
-    f[at + 2..at + 4].copy_from_slice(&sum.finish().to_be_bytes());
+    envelope.complete(&mut f[at..]);
     f
 }
 
@@ -56,6 +52,24 @@ fn the_gateway_answers_the_groups_it_is_in() {
     let other = bed.send(&message("fd00:2::2", "ff02::9", &bytes));
     assert_eq!(other, TxOutcome::Dropped(DropReason::DestinationForbidden));
     assert!(bed.received().is_empty());
+}
+
+#[test]
+fn an_open_checksum_is_icmps_own_or_the_message_is_dropped() {
+    let mut bed = Bed::new();
+    for (guest, gateway, request, start) in
+        [("10.0.2.2", "10.0.2.1", 8, 34), ("fd00:2::2", "fd00:2::1", 128, 54)]
+    {
+        let mut f = message(guest, gateway, &[request, 0, 0, 0, 0x12, 0x34, 0, 9]);
+        f[usize::from(start) + 2] ^= 1;
+        for (start, offset) in [(start, 6), (start, 3), (start + 2, 2), (start - 2, 2), (14, 10)] {
+            let dropped = TxOutcome::Dropped(DropReason::BadOffload);
+            assert_eq!(bed.send_open(&f, start, offset), dropped, "{start} {offset}");
+        }
+        assert!(bed.received().is_empty());
+        assert_eq!(bed.send_open(&f, start, 2), TxOutcome::Sent);
+        assert_eq!(bed.received().len(), 1);
+    }
 }
 
 /// The same the other way.
@@ -115,7 +129,7 @@ fn errors_quote_what_fits_and_never_answer_errors() {
     // An IP protocol that nobody carries.
     let envelope =
         Envelope::new(GATEWAY_MAC, "10.0.2.2".parse().unwrap(), "192.0.2.1".parse().unwrap(), 132);
-    let mut f = vec![0; envelope.len()];
+    let mut f = vec![0; envelope.header_len()];
     envelope.write(GUEST_MAC, 1000, &mut f);
     f.extend((0..1000).map(|i| i as u8));
     assert_eq!(bed.send(&f), TxOutcome::Dropped(DropReason::UnknownProtocol));
@@ -143,7 +157,7 @@ fn a_parameter_problem_points_at_what_names_the_protocol() {
     let unknown = TxOutcome::Dropped(DropReason::UnknownProtocol);
     let mut send = |protocol, bytes: &[u8]| {
         let envelope = Envelope::new(GATEWAY_MAC, ip("fd00:2::2"), ip("2001:db8::1"), protocol);
-        let mut f = vec![0; envelope.len()];
+        let mut f = vec![0; envelope.header_len()];
         envelope.write(GUEST_MAC, bytes.len(), &mut f);
         f.extend(bytes);
         assert_eq!(bed.send(&f), unknown);
@@ -162,51 +176,12 @@ fn a_parameter_problem_points_at_what_names_the_protocol() {
 }
 
 #[test]
-fn the_guest_is_told_that_the_host_gives_no_socket() {
-    let (from, to) = ("10.0.2.2:1000".parse().unwrap(), "192.0.2.1:9".parse().unwrap());
-    let frame = udp_frame(GATEWAY_MAC, from, to, b"x");
-    let frame = TxFrame { head: &frame, tail: &[], len: frame.len(), offload: Offload::default() };
-    let packet = Packet::parse(&frame).unwrap();
-    for (errno, said) in [
-        (libc::EACCES, [3, 13]),
-        (libc::EPERM, [3, 13]),
-        (libc::EAFNOSUPPORT, [3, 0]),
-        (libc::EPROTONOSUPPORT, [3, 0]),
-        (libc::EMFILE, [3, 13]),
-        (libc::ENOBUFS, [3, 13]),
-    ] {
-        let mut bed = Bed::new();
-        let error = io::Error::from_raw_os_error(errno);
-        let reason = bed.run(|gateway, io| {
-            no_socket(&mut Ctx { io, core: &mut gateway.core }, &packet, &error)
-        });
-        assert_eq!(reason, DropReason::SocketFailed);
-        let got = bed.received();
-        assert_eq!(got.iter().map(|f| [f[34], f[35]]).collect::<Vec<_>>(), [said], "{error}");
-    }
-}
-
-#[test]
-fn errors_are_few() {
-    let now = Instant::now();
-    let mut limiter = Limiter::default();
-    assert_eq!((0..200).filter(|_| limiter.take(now)).count(), BURST as usize);
-    let later = now + INTERVAL * 3 + INTERVAL / 2;
-    assert_eq!((0..200).filter(|_| limiter.take(later)).count(), 3);
-    // The half interval counts.
-    assert_eq!((0..200).filter(|_| limiter.take(later + INTERVAL / 2)).count(), 1);
-    let much = later + Duration::from_secs(3600);
-    assert_eq!((0..200).filter(|_| limiter.take(much)).count(), BURST as usize);
-    assert!(!limiter.take(now), "time that stands still brings none");
-}
-
-#[test]
 fn mtus_stay_within_what_the_protocols_allow() {
-    assert_eq!(Message::new(Why::TooBig(1280), true), Message { kind: 3, code: 4, rest: 1280 });
-    assert_eq!(Message::new(Why::TooBig(500), false), Message { kind: 2, code: 0, rest: 1280 });
-    assert_eq!(Message::relayed(5, 0, 0, true), None);
-    assert_eq!(Message::relayed(137, 0, 0, false), None);
-    let relayed = Message::relayed(3, 4, 576, true);
-    assert_eq!(relayed, Some(Message { kind: 3, code: 4, rest: 576 }));
+    assert_eq!(Why::TooBig(1280).header(Family::V4), IcmpHeader { kind: 3, code: 4, rest: 1280 });
+    assert_eq!(Why::TooBig(500).header(Family::V6), IcmpHeader { kind: 2, code: 0, rest: 1280 });
+    assert_eq!(relayed(5, 0, 0, Family::V4), None);
+    assert_eq!(relayed(137, 0, 0, Family::V6), None);
+    let relayed = relayed(3, 4, 576, Family::V4);
+    assert_eq!(relayed, Some(IcmpHeader { kind: 3, code: 4, rest: 576 }));
     assert_eq!(u16_at(&576u16.to_be_bytes(), 0), 576);
 }

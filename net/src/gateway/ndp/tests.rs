@@ -3,9 +3,10 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::gateway::GatewayConfig;
+use crate::gateway::config::GatewayConfig;
 use crate::gateway::testing::{Bed, GATEWAY_MAC, GUEST_MAC, config};
 use crate::port::Backend;
+use crate::wire::checksum::Sum;
 
 const GUEST_LL: &str = "fe80::504d:ff:fe00:2";
 const GATEWAY_LL: &str = "fe80::504d:ff:fe00:1";
@@ -20,13 +21,10 @@ fn frame(src: &str, dst: &str, message: &[u8]) -> Vec<u8> {
     let mac = if dst.is_multicast() { group_mac(dst) } else { GATEWAY_MAC };
     let envelope =
         Envelope { hop_limit: 255, ..Envelope::new(mac, src.into(), dst.into(), protocol::ICMPV6) };
-    let mut frame = vec![0; envelope.len()];
+    let mut frame = vec![0; envelope.header_len()];
     envelope.write(GUEST_MAC, message.len(), &mut frame);
     let mut message = message.to_vec();
-    message[2..4].fill(0);
-    let mut sum = envelope.pseudo_header(message.len());
-    sum.bytes(&message);
-    message[2..4].copy_from_slice(&sum.finish().to_be_bytes());
+    envelope.complete(&mut message);
     frame.extend(message);
     frame
 }
@@ -73,7 +71,7 @@ fn the_gateway_is_found_under_both_its_addresses() {
         want.extend(GATEWAY_MAC.0);
         assert_eq!(frame, want);
     }
-    assert!(bed.core().link.has_seen(ip(GUEST_LL).into()));
+    assert!(bed.shared().link.has_seen(ip(GUEST_LL).into()));
 }
 
 #[test]
@@ -113,8 +111,8 @@ fn a_probe_of_the_guests_own_address_announces_it() {
     let mut bed = Bed::new();
     assert_eq!(bed.send(&solicit("::", "fd00:2::55", false)), TxOutcome::Sent);
     assert!(bed.received_all().is_empty());
-    assert_eq!(bed.core().link.guest6(), Some(ip("fd00:2::55")));
-    assert!(!bed.core().link.has_seen(ip("::").into()));
+    assert_eq!(bed.shared().link.guest6(), Some(ip("fd00:2::55")));
+    assert!(!bed.shared().link.has_seen(ip("::").into()));
 }
 
 #[test]
@@ -125,11 +123,25 @@ fn an_advertisement_moves_an_address() {
     message.extend([2, 1, 2, 0, 0, 0, 0, 9]);
     assert_eq!(bed.send(&frame("fd00:2::7", "ff02::1", &message)), TxOutcome::Sent);
     let moved = Some(MacAddr([2, 0, 0, 0, 0, 9]));
-    assert_eq!(bed.core().link.neighbor(ip("fd00:2::7").into()), moved);
+    assert_eq!(bed.shared().link.neighbor(ip("fd00:2::7").into()), moved);
     // The gateway's own can't be taken.
     message[8..24].copy_from_slice(&ip("fd00:2::1").octets());
     let got = bed.send(&frame("fd00:2::7", "ff02::1", &message));
     assert_eq!(got, TxOutcome::Dropped(DropReason::BadSource));
+}
+
+#[test]
+fn an_open_checksum_is_the_messages_own_or_it_is_dropped() {
+    let mut bed = Bed::new();
+    let mut f = solicit(GUEST_LL, "fd00:2::1", true);
+    f[56] ^= 1;
+    for (start, offset) in [(54, 16), (54, 4), (56, 2), (14, 6)] {
+        let dropped = TxOutcome::Dropped(DropReason::BadOffload);
+        assert_eq!(bed.send_open(&f, start, offset), dropped, "{start} {offset}");
+    }
+    assert!(bed.received().is_empty());
+    assert_eq!(bed.send_open(&f, 54, 2), TxOutcome::Sent);
+    assert_eq!(bed.received().len(), 1);
 }
 
 #[test]
@@ -188,7 +200,7 @@ fn a_router_advertisement_is_these_bytes() {
 
 #[test]
 fn search_domains_are_padded_to_whole_units() {
-    let advertisement = Advertisement {
+    let advertisement = RouterAdvertisement {
         mac: GATEWAY_MAC,
         mtu: 1500,
         prefix: ip("fd00:2::"),
@@ -198,7 +210,7 @@ fn search_domains_are_padded_to_whole_units() {
         prefix_lifetimes: (1, 1),
         resolver_lifetime: 7,
     };
-    let bytes = advertisement.write();
+    let bytes = advertisement.emit();
     let mut want = vec![31, 3, 0, 0, 0, 0, 0, 7];
     want.extend(b"\x04corp\x04test\x00\0\0\0\0\0");
     assert_eq!(bytes[bytes.len() - 24..], want);
@@ -313,7 +325,7 @@ proptest! {
     fn no_bytes_make_it_panic(kind in 133u8..138, rest: Vec<u8>, any_source: bool) {
         let mut message = vec![kind, 0, 0, 0, 0, 0, 0, 0];
         message.extend(rest);
-        let _ = Message::parse(&message);
+        let _ = NdpMessage::parse(&message);
         let mut bed = Bed::new();
         bed.send(&frame(if any_source { "::" } else { GUEST_LL }, "ff02::1", &message));
         for frame in bed.received_all() {

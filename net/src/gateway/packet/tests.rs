@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::wire::checksum::checksum;
 
 fn frame(head: &[u8], len: usize) -> TxFrame<'_> {
     TxFrame { head, tail: &[], len, offload: Offload::default() }

@@ -61,9 +61,9 @@ fn ip(text: &str) -> IpAddr {
 
 /// An echo message of the guest's, in its frame.
 fn request(guest: IpAddr, remote: IpAddr, id: u16, data: &[u8]) -> Vec<u8> {
-    let kind = if guest.is_ipv4() { ECHO_REQUEST } else { ECHO_REQUEST6 };
+    let kind = if guest.is_ipv4() { kind4::ECHO_REQUEST } else { kind6::ECHO_REQUEST };
     let envelope = Envelope::new(GATEWAY_MAC, guest, remote, icmp_protocol(guest));
-    let mut f = vec![0; envelope.len()];
+    let mut f = vec![0; envelope.header_len()];
     let len = ICMP_LEN + data.len();
     envelope.write(GUEST_MAC, len, &mut f);
     let at = f.len();
@@ -118,14 +118,14 @@ fn settle(bed: &mut Bed) -> Vec<Vec<u8>> {
 
 /// The identifiers that have a flow, in their order.
 fn ids(bed: &Bed) -> Vec<u16> {
-    let mut ids: Vec<u16> = bed.gateway.ping.flows.iter().flatten().map(|f| f.id).collect();
+    let mut ids: Vec<u16> = bed.gateway.ping.flows.iter().map(|(_, f)| f.id).collect();
     ids.sort_unstable();
     ids
 }
 
 /// The identifier that the host's kernel gave a flow's socket.
-fn host_id(bed: &Bed, i: usize) -> u16 {
-    bed.gateway.ping.flows[i].as_ref().unwrap().socket.local_addr().unwrap().port()
+fn host_id(bed: &Bed, i: u32) -> u16 {
+    bed.gateway.ping.flows.get(i).unwrap().socket.local_addr().unwrap().port()
 }
 
 /// An echo reply from `from` to a socket with this identifier, as nobody asked for.
@@ -182,7 +182,7 @@ fn round_trips(raw: bool) {
             assert_eq!(class, 0x48);
         }
         assert_eq!(ids(&bed), [0x1234]);
-        assert_eq!(bed.gateway.ping.flows[0].as_ref().unwrap().raw.is_some(), raw);
+        assert_eq!(bed.gateway.ping.flows.get(0).unwrap().raw.is_some(), raw);
         assert_eq!(bed.stats.total_drops(), 0);
     }
 }
@@ -244,22 +244,22 @@ fn an_event_of_a_closed_flow_is_not_the_next_ones() {
         config.limits.ping = 1;
         let mut bed = Bed::with(config);
         ping(&mut bed, "192.0.2.1", 1);
-        let old = bed.gateway.ping.generations[0];
+        let old = bed.gateway.ping.flows.token(0).unwrap();
         ping(&mut bed, "192.0.2.1", 2);
         assert_eq!(ids(&bed), [2]);
+        let new = bed.gateway.ping.flows.token(0).unwrap();
         // The reply to the second waits in its socket.
-        let event = |bed: &mut Bed, i, generation| {
-            let token = Token::with_generation(Owner::Ping, i, generation);
+        let event = |bed: &mut Bed, token| {
             bed.run(|gateway, io| {
-                let ctx = &mut Ctx { io, core: &mut gateway.core };
+                let ctx = &mut Ctx { io, shared: &mut gateway.shared };
                 gateway.ping.ready(ctx, token, Ready::IN);
             });
             bed.received().len()
         };
-        assert_eq!(event(&mut bed, 0, old), 0);
+        assert_eq!(event(&mut bed, old), 0);
         // Nor is that of one that never was.
-        assert_eq!(event(&mut bed, 9, 1), 0);
-        assert_eq!(event(&mut bed, 0, old.wrapping_add(1)), 1);
+        assert_eq!(event(&mut bed, Token::new(source::PING, 9)), 0);
+        assert_eq!(event(&mut bed, new), 1);
     });
 }
 
@@ -346,8 +346,7 @@ fn raw_sockets_hear_what_is_theirs() {
         for id in [1, 2] {
             ping(&mut bed, "192.0.2.1", id);
         }
-        let raw: Vec<u16> =
-            bed.gateway.ping.flows.iter().map(|f| f.as_ref().unwrap().raw.unwrap()).collect();
+        let raw: Vec<u16> = bed.gateway.ping.flows.iter().map(|(_, f)| f.raw.unwrap()).collect();
         assert_ne!(raw[0], raw[1]);
         assert_eq!(settle(&mut bed).len(), 2);
         let (remote, other) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2));
@@ -377,7 +376,7 @@ fn raw_sockets_pass_on_errors_that_are_theirs() {
         let mut bed = Bed::new();
         ping(&mut bed, "192.0.2.1", 0x1234);
         assert_eq!(settle(&mut bed).len(), 1);
-        let raw = bed.gateway.ping.flows[0].as_ref().unwrap().raw.unwrap();
+        let raw = bed.gateway.ping.flows.get(0).unwrap().raw.unwrap();
         let (remote, other) = ([192, 0, 2, 1], [192, 0, 2, 2]);
         for (to, id, ours) in
             [(remote, raw.wrapping_add(1), false), (other, raw, false), (remote, raw, true)]

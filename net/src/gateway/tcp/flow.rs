@@ -4,37 +4,29 @@
 //! the socket has taken it, and the window offered is the room that the socket has. What the host
 //! sends stays in the socket's receive buffer until the guest has acknowledged it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::net::Shutdown;
-
-use super::rto::Rto;
-use super::segment::{ACK, Fields, Header, Options, RST, SYN, before, later};
-use super::table::Key;
+use super::due::{Due, End};
+use super::gather::Gather;
+use super::key::Key;
+use super::socket::Socket;
+use super::template::Template;
+use super::to_guest::{Awaits, Outward, Scratch, ToGuest, Turn};
+use super::to_host::{Outlet, ToHost};
 use crate::addr::MacAddr;
-use crate::gateway::Ctx;
+use crate::gateway::context::Ctx;
 use crate::gateway::emit::Envelope;
 use crate::poll::{Poller, Ready, Token};
 use crate::stats::DropReason;
 use crate::sys::stream;
-use crate::wire::protocol;
-
-/// What a flow's socket is watched for, by edges: each condition is told once.
-pub const INTEREST: Ready =
-    Ready::IN.union(Ready::PRI).union(Ready::OUT).union(Ready::RDHUP).union(Ready::ET);
-
-/// The shift of our windows: enough for the largest send buffer of a default host, 4 MiB.
-pub const SCALE: u8 = 7;
+use crate::wire::seq::Seq;
+use crate::wire::tcp::{ACK, Fields, Header, Options, RST, SYN};
+use crate::wire::{IPV4_LEN, IPV6_LEN, TCP_LEN, protocol};
 
 /// The guest's MSS where its SYN does not say (RFC 9293 §3.7.1).
 const MSS_DEFAULT4: u16 = 536;
 const MSS_DEFAULT6: u16 = 1220;
-/// Smaller ones are an attack: each segment costs a frame.
-const MSS_MIN: u16 = 88;
-
-/// Bytes read at first; it grows with what there is to read.
-pub const READ_MIN: usize = 2048;
 
 /// The bits of a traffic class that are carried (RFC 2474 §3). The other two are ECN's: each of the
 /// two connections has that for itself (RFC 3168 §6.1).
@@ -42,6 +34,12 @@ pub const DSCP: u8 = 0xfc;
 
 /// Between two answers to segments that should not be (RFC 5961 §7).
 const CHALLENGE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Idle times (RFC 5382 §5 REQ-5): of connections, and of those that only begin or end.
+const IDLE_OPEN: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
+const IDLE_TRANSITORY: Duration = Duration::from_secs(4 * 60);
+/// Twice the maximum segment lifetime on a link that is memory.
+const TIME_WAIT: Duration = Duration::from_secs(10);
 
 /// Where a flow is in its life, towards the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,103 +50,10 @@ pub enum State {
     SynSent,
     /// The guest has our SYN-ACK.
     SynReceived,
-    /// Data may flow; [`Up::fin`] and [`Down::fin`] tell which directions have ended.
+    /// Data may flow; [`ToHost::is_ended`] and [`ToGuest::is_ending`] tell which directions have ended.
     Open,
     /// Over; only late segments are answered. The socket is gone.
     TimeWait,
-}
-
-/// Why a flow is to be removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// Both directions ended in order.
-    Closed,
-    /// The guest reset it: the host's peer gets a reset.
-    ByGuest,
-    /// The host's side failed: the guest gets a reset.
-    ByHost,
-    /// Neither wanted it, or there is no room for it: both get a reset.
-    Both,
-}
-
-/// The direction from the guest to the host.
-#[derive(Debug)]
-pub struct Up {
-    /// The guest's initial sequence number.
-    pub irs: u32,
-    /// What the socket takes next; all before it is acknowledged.
-    pub nxt: u32,
-    /// The end of the window that was offered; it never moves back.
-    pub edge: u32,
-    /// The shift of the windows that we offer.
-    pub scale: u8,
-    /// The socket's send buffer, in bytes.
-    pub size: u32,
-    /// The largest segment that we said we take.
-    pub mss: u16,
-    /// The socket will tell when it has room.
-    pub armed: bool,
-    /// The socket has refused bytes since it last had room.
-    pub full: bool,
-    /// Bytes of the guest's were dropped because of that.
-    pub lost: bool,
-    /// The socket was told that more follows: it may hold back less than a segment.
-    pub more: bool,
-    /// The guest's urgent byte, while it has not been taken.
-    pub urgent: Option<u32>,
-    /// The guest's FIN was taken.
-    pub fin: bool,
-}
-
-/// The direction from the host to the guest.
-#[derive(Debug)]
-pub struct Down {
-    /// Our initial sequence number.
-    pub iss: u32,
-    /// The first byte that is still in the socket.
-    pub base: u32,
-    /// The first byte that is not acknowledged.
-    pub una: u32,
-    /// What is sent next.
-    pub nxt: u32,
-    /// The end of what was ever sent.
-    pub max: u32,
-    /// The window that the guest offers, in bytes from `una`.
-    pub wnd: u32,
-    /// The largest it ever was.
-    pub max_wnd: u32,
-    /// Sequence and acknowledgement number of the last window update.
-    pub wl: (u32, u32),
-    /// The shift of the guest's windows.
-    pub scale: u8,
-    /// The largest payload of a segment on the link.
-    pub mss: u16,
-    /// Where the host's stream ends, once that is known; the FIN has this sequence number.
-    pub fin: Option<u32>,
-    /// The guest had not ended when our FIN went.
-    pub first: bool,
-    /// Acknowledgements in a row that acknowledged nothing new.
-    pub dups: u8,
-    /// What had been sent when the last retransmission began.
-    pub recover: u32,
-    /// The kernel remembers where it peeks (`SO_PEEK_OFF`).
-    pub peeks: bool,
-    /// Where the kernel peeks next.
-    pub peek_at: u32,
-    /// Bytes that may be under way at most, whatever the guest's window.
-    pub limit: u32,
-    /// Bytes to ask for.
-    pub read_size: usize,
-    /// The socket may have bytes from `nxt` on, or its end.
-    pub readable: bool,
-    /// There is urgent data: a read ends before it, with more behind it.
-    pub urgent: bool,
-    /// It is what the next read gives.
-    pub at_mark: bool,
-    /// All that will ever come has come.
-    pub hup: bool,
-    /// The socket has failed.
-    pub failed: bool,
 }
 
 /// See the [module's documentation](self).
@@ -158,30 +63,20 @@ pub struct Flow {
     pub key: Key,
     /// The guest's link-layer address.
     pub mac: MacAddr,
-    /// The name that its socket's events bear.
-    pub token: Token,
     /// The host's socket; gone in [`State::TimeWait`] only.
-    pub socket: Option<OwnedFd>,
+    pub socket: Option<Socket>,
     /// The traffic class of what the guest sends, without the ECN bits; the socket has it too.
-    pub class: u8,
+    class: u8,
     /// Where it is in its life.
     pub state: State,
     /// From the guest to the host.
-    pub up: Up,
+    pub to_host: ToHost,
     /// From the host to the guest.
-    pub down: Down,
-    /// When to send again.
-    pub rto: Rto,
+    pub to_guest: ToGuest,
     /// When the guest or the host last did something.
     pub active: Instant,
-    /// An acknowledgement is due when the batch is over.
-    pub ack_due: bool,
-    /// A SYN or SYN-ACK is due.
-    pub syn_due: bool,
-    /// A probe of the guest's closed window is due.
-    pub probe_due: bool,
-    /// It is to be removed.
-    pub end: Option<End>,
+    /// What is left to be done.
+    pub due: Due,
     challenged: Option<Instant>,
 }
 
@@ -197,7 +92,7 @@ pub struct Seed {
     /// The host's socket.
     pub socket: OwnedFd,
     /// Our initial sequence number.
-    pub iss: u32,
+    pub iss: Seq,
     /// The link's MTU.
     pub mtu: u16,
     /// The time.
@@ -207,63 +102,18 @@ pub struct Seed {
 impl Flow {
     fn new(seed: Seed, state: State) -> Self {
         let Seed { key, mac, token, socket, iss, mtu, now } = seed;
-        let headers = if key.guest.ip.is_ipv4() { 40 } else { 60 };
-        let mss = mtu.saturating_sub(headers).max(1);
-        let data = iss.wrapping_add(1);
-        let up = Up {
-            irs: 0,
-            nxt: 0,
-            edge: 0,
-            scale: SCALE,
-            size: 0,
-            mss,
-            armed: false,
-            full: false,
-            lost: false,
-            more: false,
-            urgent: None,
-            fin: false,
-        };
-        let down = Down {
-            iss,
-            base: data,
-            una: iss,
-            nxt: data,
-            max: data,
-            wnd: 0,
-            max_wnd: 0,
-            wl: (0, 0),
-            scale: 0,
-            mss,
-            fin: None,
-            first: false,
-            dups: 0,
-            recover: iss,
-            peeks: false,
-            peek_at: data,
-            limit: u32::MAX,
-            read_size: READ_MIN,
-            readable: false,
-            urgent: false,
-            at_mark: false,
-            hup: false,
-            failed: false,
-        };
+        let ip = if key.guest.ip.is_ipv4() { IPV4_LEN } else { IPV6_LEN };
+        let mss = mtu.saturating_sub((ip + TCP_LEN) as u16).max(1);
         Self {
             key,
             mac,
-            token,
-            socket: Some(socket),
+            socket: Some(Socket { fd: socket, token }),
             class: 0,
             state,
-            up,
-            down,
-            rto: Rto::new(),
+            to_host: ToHost::new(mss),
+            to_guest: ToGuest::new(iss, mss),
             active: now,
-            ack_due: false,
-            syn_due: false,
-            probe_due: false,
-            end: None,
+            due: Due::default(),
             challenged: None,
         }
     }
@@ -276,43 +126,32 @@ impl Flow {
         flow
     }
 
-    /// What the guest sends is in another traffic class from here on.
-    pub fn set_class(&mut self, class: u8) {
-        self.class = class;
-        if let Some(socket) = &self.socket {
-            // It is only a wish.
-            let _ = stream::set_traffic_class(socket, class);
-        }
-    }
-
     /// A flow that a published port's client begins.
     pub fn from_client(seed: Seed) -> Self {
         let mut flow = Self::new(seed, State::SynSent);
-        flow.syn_due = true;
+        flow.due.syn = true;
         flow
     }
 
     /// What the guest's SYN says.
     pub fn learn_syn(&mut self, syn: &Header) {
-        let default = if self.is_ipv4() { MSS_DEFAULT4 } else { MSS_DEFAULT6 };
-        self.down.mss = syn.options.mss.unwrap_or(default).max(MSS_MIN).min(self.up.mss);
-        // Both scale or none does (RFC 7323 §2.2).
-        (self.up.scale, self.down.scale) = match syn.options.scale {
-            Some(scale) => (SCALE, scale),
-            None => (0, 0),
-        };
-        self.up.irs = syn.fields.seq;
-        self.up.nxt = syn.fields.seq.wrapping_add(1);
-        self.up.edge = self.up.nxt;
-        // A SYN's window is never scaled.
-        self.down.wnd = syn.fields.window.into();
-        self.down.max_wnd = self.down.wnd;
-        self.down.wl = (syn.fields.seq, syn.fields.ack);
+        let default = if self.key.guest.ip.is_ipv4() { MSS_DEFAULT4 } else { MSS_DEFAULT6 };
+        self.to_host.learn_syn(syn);
+        self.to_guest.learn_syn(syn, default);
     }
 
-    /// True if its packets are IPv4's.
-    pub fn is_ipv4(&self) -> bool {
-        self.key.guest.ip.is_ipv4()
+    /// What the guest sends is in this traffic class from here on.
+    pub fn follow_class(&mut self, ctx: &mut Ctx<'_, '_>, class: u8, gather: &mut Gather) {
+        if self.class == class {
+            return;
+        }
+        // What came before goes in its own.
+        self.flush_gathered(ctx, gather);
+        self.class = class;
+        if let Some(socket) = &self.socket {
+            // It is only a wish.
+            let _ = stream::set_traffic_class(&socket.fd, class);
+        }
     }
 
     /// Around its packets to the guest.
@@ -320,47 +159,51 @@ impl Flow {
         Envelope::new(self.mac, self.key.peer.ip, self.key.guest.ip, protocol::TCP)
     }
 
-    /// The fields of a header to the guest.
-    pub fn fields(&self, seq: u32, flags: u8) -> Fields {
-        let up = &self.up;
-        let (mut left, scale) = (later(up.edge, up.nxt).wrapping_sub(up.nxt), up.scale);
-        if up.full {
-            left = 0;
-        }
-        let window = if flags & SYN != 0 { left } else { left >> scale };
+    /// Its segments to the guest.
+    fn template(&self) -> Template {
+        Template::new(self.envelope(), self.fields(true))
+    }
+
+    /// What each header to the guest says, with the window scaled or not.
+    fn fields(&self, scaled: bool) -> Fields {
         Fields {
             src_port: self.key.peer.port,
             dst_port: self.key.guest.port,
-            seq,
-            ack: if flags & ACK != 0 { up.nxt } else { 0 },
-            flags,
-            window: window.min(0xffff) as u16,
+            seq: self.to_guest.nxt(),
+            ack: self.to_host.nxt(),
+            flags: ACK,
+            window: self.to_host.window(scaled),
         }
     }
 
     /// Sends a segment without payload. False when the guest has no room for it.
-    pub fn bare(&mut self, ctx: &mut Ctx<'_, '_>, seq: u32, flags: u8) -> bool {
-        let header = self.fields(seq, flags).bytes();
-        let sent = ctx.deliver_packet(&self.envelope(), &header, &[]).is_ok();
+    pub fn send_empty(&mut self, ctx: &mut Ctx<'_, '_>, seq: Seq, flags: u8) -> bool {
+        let sent = self.template().send_empty(ctx, seq, flags);
         if sent && flags & ACK != 0 {
-            self.ack_due = false;
+            self.due.ack = false;
         }
         sent
     }
 
+    /// Sends an acknowledgement. False when the guest has no room for it.
+    pub fn send_ack(&mut self, ctx: &mut Ctx<'_, '_>) -> bool {
+        self.send_empty(ctx, self.to_guest.nxt(), ACK)
+    }
+
     /// Sends our SYN or SYN-ACK.
     fn send_syn(&mut self, ctx: &mut Ctx<'_, '_>) -> bool {
-        let flags = if self.state == State::SynSent { SYN } else { SYN | ACK };
-        let mut fields = self.fields(self.down.iss, flags);
-        if flags == SYN {
-            fields.window = 0xffff;
+        let mut fields = Fields { seq: self.to_guest.iss(), ..self.fields(false) };
+        if self.state == State::SynSent {
+            fields = Fields { ack: Seq::new(0), flags: SYN, window: 0xffff, ..fields };
+        } else {
+            fields.flags = SYN | ACK;
         }
-        let scale = (self.up.scale > 0).then_some(self.up.scale);
-        let (header, len) = fields.with_options(Options { mss: Some(self.up.mss), scale });
+        let options = Options { mss: Some(self.to_host.mss()), scale: self.to_host.scale() };
+        let (header, len) = fields.with_options(options);
         let sent = ctx.deliver_packet(&self.envelope(), &header[..len], &[]).is_ok();
         if sent {
-            self.syn_due = false;
-            self.rto.start(ctx.io.now);
+            self.due.syn = false;
+            self.to_guest.syn_sent(ctx.io.now);
         }
         sent
     }
@@ -368,18 +211,19 @@ impl Flow {
     /// The host's socket is connected: the guest is to get a SYN-ACK.
     pub fn connected(&mut self, poll: &Poller) {
         self.state = State::SynReceived;
-        self.syn_due = true;
+        self.due.syn = true;
         // The event that told it may have told of bytes as well, or of the end.
-        self.down.readable = true;
-        self.refresh_window(poll);
+        self.to_guest.set_readable();
+        self.offer_window(poll);
     }
 
     /// The header of the reset that tells the guest that the flow is over.
     pub fn reset_fields(&self) -> Fields {
-        match self.state {
-            State::Connecting => Fields { window: 0, ..self.fields(0, RST | ACK) },
-            _ => Fields { window: 0, ..self.fields(self.down.max, RST | ACK) },
-        }
+        let seq = match self.state {
+            State::Connecting => Seq::new(0),
+            _ => self.to_guest.max(),
+        };
+        Fields { seq, flags: RST | ACK, window: 0, ..self.fields(true) }
     }
 
     /// An answer to a segment that should not be, now and then (RFC 5961).
@@ -389,57 +233,139 @@ impl Flow {
             return DropReason::RateLimited;
         }
         self.challenged = Some(now);
-        self.ack_due = true;
+        self.due.ack = true;
         DropReason::OutOfWindow
     }
 
     /// True if both directions have ended and the guest knows.
     pub fn is_finished(&self) -> bool {
-        self.state == State::Open
-            && self.up.fin
-            && self.down.fin.is_some_and(|fin| before(fin, self.down.una))
+        self.state == State::Open && self.to_host.is_ended() && self.to_guest.is_ended()
     }
 
-    /// True if something other than data is due.
-    pub fn wants_flush(&self) -> bool {
-        self.ack_due || self.syn_due || self.probe_due
+    /// True if both directions have ended, whether the guest knows or not.
+    pub fn is_closing(&self) -> bool {
+        self.state == State::Open && self.to_host.is_ended() && self.to_guest.is_ending()
+    }
+
+    /// Both directions have ended: what is left is to answer late segments.
+    pub fn begin_time_wait(&mut self, now: Instant) {
+        self.state = State::TimeWait;
+        self.to_guest.rest();
+        self.active = now;
+        self.socket = None;
+    }
+
+    /// True if there may be bytes or an end to deliver, and the guest takes them.
+    pub fn wants_delivery(&self) -> bool {
+        self.state == State::Open && self.to_guest.wants_delivery()
+    }
+
+    /// Delivers one frame, or a few small ones.
+    pub fn deliver(&mut self, ctx: &mut Ctx<'_, '_>, scratch: &mut Scratch) -> Turn {
+        let template = self.template();
+        let (State::Open, Some(socket)) = (self.state, &self.socket) else { return Turn::Idle };
+        let guest_ended = self.to_host.is_ended();
+        let mut out = Outward { socket, template, guest_ended, due: &mut self.due };
+        self.to_guest.deliver(ctx, scratch, &mut out)
+    }
+
+    /// Gives what was gathered to the socket, before anything is said about it to the guest.
+    pub fn flush_gathered(&mut self, ctx: &mut Ctx<'_, '_>, gather: &mut Gather) {
+        if let Some(socket) = &self.socket {
+            let mut to = Outlet { socket, gather, due: &mut self.due };
+            self.to_host.flush_gathered(ctx, &mut to);
+        }
+    }
+
+    /// Offers the guest as much window as the socket has room.
+    pub fn offer_window(&mut self, poll: &Poller) {
+        if let Some(socket) = &self.socket {
+            self.to_host.offer_window(socket, poll);
+        }
+    }
+
+    /// The socket has room.
+    pub fn on_writable(&mut self, ctx: &mut Ctx<'_, '_>) {
+        let Some(socket) = &self.socket else { return };
+        let Some(lost) = self.to_host.on_writable(socket, ctx.io.poll) else { return };
+        self.due.ack = true;
+        if lost {
+            // The guest learns the window with the first one and resends at once what was
+            // dropped because of the others, three that say the same (RFC 5681 §3.2).
+            for _ in 0..4 {
+                self.send_ack(ctx);
+            }
+        }
+    }
+
+    /// The socket has bytes, its end or its failure to tell.
+    pub fn on_readable(&mut self, ready: Ready) {
+        let failed = ready.intersects(Ready::ERR);
+        if failed && matches!(self.state, State::SynSent | State::SynReceived) {
+            self.due.end = Some(End::ByHost);
+        }
+        if let Some(socket) = &self.socket {
+            self.to_guest.on_readable(socket, &mut self.due, failed);
+        }
     }
 
     /// Keeps the socket in step with what the guest has said. Needs no room with the guest.
     pub fn upkeep(&mut self, poll: &Poller) {
-        if self.state == State::Open {
-            if std::mem::take(&mut self.up.more)
-                && let Some(socket) = &self.socket
-            {
-                stream::push(socket);
-            }
-            self.refresh_window(poll);
-            self.discard();
+        if let (State::Open, Some(socket)) = (self.state, &self.socket) {
+            self.to_host.push(socket);
+            self.to_host.offer_window(socket, poll);
+            self.to_guest.discard(Some(socket));
         }
     }
 
     /// Sends what is due other than data. False when the guest has no room for it.
     pub fn flush(&mut self, ctx: &mut Ctx<'_, '_>) -> bool {
         self.upkeep(ctx.io.poll);
-        if self.syn_due && !self.send_syn(ctx) {
+        if self.due.syn && !self.send_syn(ctx) {
             return false;
         }
-        if self.probe_due {
+        if self.due.probe {
             // An old sequence number makes the guest say what it expects and how much.
-            if !self.bare(ctx, self.down.una.wrapping_sub(1), ACK) {
+            if !self.send_empty(ctx, self.to_guest.una() - 1, ACK) {
                 return false;
             }
-            self.probe_due = false;
+            self.due.probe = false;
         }
-        !self.ack_due || self.bare(ctx, self.down.nxt, ACK)
+        !self.due.ack || self.send_ack(ctx)
     }
 
-    /// Tells the host's peer that the guest sends no more.
-    pub fn shut(&mut self) {
-        self.up.fin = true;
-        self.up.nxt = self.up.nxt.wrapping_add(1);
-        if let Some(socket) = &self.socket {
-            let _ = rustix::net::shutdown(socket.as_fd(), Shutdown::Write);
+    /// The alarm went off. While the guest has no receive buffers, nothing is late.
+    pub fn alarm(&mut self, now: Instant, blocked: bool) {
+        if self.active + self.idle_limit() <= now {
+            let over = self.state == State::TimeWait;
+            self.due.end = Some(if over { End::Closed } else { End::Both });
+            return;
+        }
+        let awaits = self.awaits();
+        self.to_guest.alarm(&mut self.due, awaits, now, blocked);
+    }
+
+    /// When it wants to be woken.
+    pub fn alarm_at(&mut self, now: Instant) -> Instant {
+        let idle = self.active + self.idle_limit();
+        let awaits = self.awaits();
+        self.to_guest.alarm_at(awaits, now).map_or(idle, |at| at.min(idle))
+    }
+
+    /// What of the guest's it waits for.
+    fn awaits(&self) -> Awaits {
+        match self.state {
+            State::SynSent | State::SynReceived => Awaits::Syn,
+            State::Open => Awaits::Acks,
+            State::Connecting | State::TimeWait => Awaits::Nothing,
+        }
+    }
+
+    fn idle_limit(&self) -> Duration {
+        match self.state {
+            State::TimeWait => TIME_WAIT,
+            State::Open if !self.is_closing() => IDLE_OPEN,
+            _ => IDLE_TRANSITORY,
         }
     }
 }

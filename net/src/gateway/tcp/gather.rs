@@ -38,7 +38,7 @@ impl Gather {
         if len > SEGMENT_MAX || len > ROOM - self.len || self.flow.is_some_and(|f| f != flow) {
             return false;
         }
-        payload.copy_from(skip, &mut self.bytes[self.len..self.len + len]);
+        payload.copy_at(skip, &mut self.bytes[self.len..self.len + len]);
         self.flow = Some(flow);
         self.len += len;
         true

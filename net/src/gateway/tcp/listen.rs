@@ -1,20 +1,21 @@
 //! Published ports: connections from outside that lead to the guest.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::Tcp;
 use super::flow::Flow;
-use super::table::{Endpoint, Key};
+use super::flows::Flows;
+use super::key::Key;
+use crate::gateway::client::{published_guest, seen_by_guest};
 use crate::gateway::config::{GatewayConfig, Publish, Transport};
+use crate::gateway::context::Ctx;
 use crate::gateway::error::GatewayError;
-use crate::gateway::target::is_forbidden;
-use crate::gateway::{Core, Ctx};
-use crate::poll::{Owner, Poller, Ready, Token};
+use crate::gateway::source;
+use crate::poll::{Poller, Ready, Token};
 use crate::stats::DropReason;
 use crate::sys::{is_exhausted, stream};
 
@@ -23,9 +24,6 @@ const ACCEPTS: usize = 16;
 
 /// How long nothing is accepted when there are no descriptors left.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// The range that stands in for a client's port where that is taken (RFC 6335 §6).
-const PORTS: std::ops::RangeInclusive<u16> = 49152..=65535;
 
 #[derive(Debug)]
 struct Listener {
@@ -38,8 +36,6 @@ struct Listener {
 pub struct Listeners {
     list: Vec<Listener>,
     paused: Option<Instant>,
-    /// Where the search for a free port goes on.
-    next_port: u16,
 }
 
 impl Listeners {
@@ -54,7 +50,7 @@ impl Listeners {
         };
         let ours = config.publish.iter().filter(|p| p.transport == Transport::Tcp);
         let list = ours.map(bind).collect::<Result<_, _>>()?;
-        Ok(Self { list, paused: None, next_port: *PORTS.start() })
+        Ok(Self { list, paused: None })
     }
 
     /// Watches them.
@@ -64,7 +60,7 @@ impl Listeners {
 
     fn each(&self, f: impl Fn(&OwnedFd, Token) -> io::Result<()>) -> io::Result<()> {
         let mut list = self.list.iter().enumerate();
-        list.try_for_each(|(i, l)| f(&l.socket, Token::new(Owner::TcpListener, i as u32)))
+        list.try_for_each(|(i, l)| f(&l.socket, Token::new(source::TCP_LISTENER, i as u32)))
     }
 
     /// Accepts nothing for a while.
@@ -85,88 +81,75 @@ impl Listeners {
             let _ = self.each(|socket, token| poll.modify(socket, token, Ready::IN));
         }
     }
-
-    fn port(&mut self) -> u16 {
-        let port = self.next_port;
-        self.next_port = if port == *PORTS.end() { *PORTS.start() } else { port + 1 };
-        port
-    }
 }
 
-impl Tcp {
+impl Listeners {
     /// Clients are at a published port.
-    pub(super) fn accept(&mut self, ctx: &mut Ctx<'_, '_>, index: u32) {
+    pub fn accept(&mut self, ctx: &mut Ctx<'_, '_>, flows: &mut Flows, index: u32) {
         for _ in 0..ACCEPTS {
-            let Some(listener) = self.listeners.list.get(index as usize) else { return };
+            let Some(listener) = self.list.get(index as usize) else { return };
             let guest_port = listener.guest_port;
             match stream::accept(&listener.socket) {
-                Ok((socket, client)) => self.publish(ctx, socket, client, guest_port),
+                Ok((socket, client)) => publish(ctx, flows, socket, client, guest_port),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) if is_exhausted(&e) => {
                     ctx.io.stats.dropped(DropReason::SocketFailed);
-                    ctx.core.no_socket(&e);
-                    if !self.evict(ctx, true) {
-                        return self.listeners.pause(ctx.io.now, ctx.io.poll);
+                    ctx.shared.no_socket(&e);
+                    if !flows.evict(ctx, true) {
+                        return self.pause(ctx.io.now, ctx.io.poll);
                     }
                 }
                 Err(e) if failed_before(&e) => {}
                 // It would come again at once: of memory, or of a policy of the host.
                 Err(e) => {
                     tracing::debug!("cannot accept a connection: {e}");
-                    return self.listeners.pause(ctx.io.now, ctx.io.poll);
+                    return self.pause(ctx.io.now, ctx.io.poll);
                 }
             }
         }
     }
+}
 
-    /// Begins a flow to the guest for a client.
-    fn publish(
-        &mut self,
-        ctx: &mut Ctx<'_, '_>,
-        socket: OwnedFd,
-        client: SocketAddr,
-        guest_port: u16,
-    ) {
-        if let Err((socket, reason)) = self.try_publish(ctx, socket, client, guest_port) {
-            ctx.io.stats.dropped(reason);
-            stream::abort(socket);
-        }
+/// Begins a flow to the guest for a client.
+fn publish(
+    ctx: &mut Ctx<'_, '_>,
+    flows: &mut Flows,
+    socket: OwnedFd,
+    client: SocketAddr,
+    guest_port: u16,
+) {
+    if let Err((socket, reason)) = try_publish(ctx, flows, socket, client, guest_port) {
+        ctx.io.stats.dropped(reason);
+        stream::abort(socket);
     }
+}
 
-    fn try_publish(
-        &mut self,
-        ctx: &mut Ctx<'_, '_>,
-        socket: OwnedFd,
-        client: SocketAddr,
-        guest_port: u16,
-    ) -> Result<(), (OwnedFd, DropReason)> {
-        let (peer, guest) = seen_by_guest(ctx.core, client.ip());
-        let mut key = Key {
-            guest: Endpoint { ip: guest, port: guest_port },
-            peer: Endpoint { ip: peer, port: client.port() },
-        };
-        let Some(mac) = ctx.core.link.neighbor(guest) else {
-            return Err((socket, DropReason::NoNeighbor));
-        };
-        if !self.make_room(ctx) {
-            return Err((socket, DropReason::FlowTableFull));
-        }
-        // Clients that share an address in the guest's eyes may share a port as well.
-        let mut tries = PORTS.len();
-        while self.table.contains(&key) {
-            key.peer.port = self.listeners.port();
-            tries -= 1;
-            if tries == 0 {
-                return Err((socket, DropReason::FlowTableFull));
-            }
-        }
-        let seed = self.seed(ctx, key, mac, socket);
-        let flow = Box::new(Flow::from_client(seed));
-        if self.add(ctx, flow).is_none() {
-            ctx.io.stats.dropped(DropReason::SocketFailed);
-        }
-        Ok(())
+fn try_publish(
+    ctx: &mut Ctx<'_, '_>,
+    flows: &mut Flows,
+    socket: OwnedFd,
+    client: SocketAddr,
+    guest_port: u16,
+) -> Result<(), (OwnedFd, DropReason)> {
+    let guest = SocketAddr::new(published_guest(ctx.shared, client.into()), guest_port);
+    let Some(mac) = ctx.shared.link.neighbor(guest.ip()) else {
+        return Err((socket, DropReason::NoNeighbor));
+    };
+    if !flows.make_room(ctx) {
+        return Err((socket, DropReason::FlowTableFull));
     }
+    let key = |peer: SocketAddr| Key { guest: guest.into(), peer: peer.into() };
+    let free = |peer| !flows.table.contains(&key(peer));
+    let Some(peer) = seen_by_guest(ctx.shared, guest, client, free) else {
+        return Err((socket, DropReason::FlowTableFull));
+    };
+    let key = key(peer);
+    let seed = flows.seed(ctx, key, mac, socket);
+    let flow = Box::new(Flow::from_client(seed));
+    if flows.add(ctx, flow).is_none() {
+        ctx.io.stats.dropped(DropReason::SocketFailed);
+    }
+    Ok(())
 }
 
 /// It is a connection's own error, of one that failed before we took it (accept(2)).
@@ -175,23 +158,4 @@ fn failed_before(e: &io::Error) -> bool {
     matches!(e, Errno::CONNABORTED | Errno::INTR | Errno::PERM | Errno::PROTO | Errno::TIMEDOUT)
         || matches!(e, Errno::NETDOWN | Errno::NETUNREACH | Errno::NONET | Errno::NOPROTOOPT)
         || matches!(e, Errno::HOSTDOWN | Errno::HOSTUNREACH | Errno::OPNOTSUPP | Errno::CONNRESET)
-}
-
-/// A client's address as the guest sees it, and the guest's address of the same family. It is the
-/// client's own, so that the guest can tell clients apart, except where the guest could not answer
-/// it by way of the gateway; then it is the gateway's. A client over IPv6 of a guest without IPv6
-/// becomes the gateway over IPv4.
-fn seen_by_guest(core: &Core, client: IpAddr) -> (IpAddr, IpAddr) {
-    let config = &core.config;
-    match (client, core.guest6()) {
-        (IpAddr::V6(_), Some(guest6)) => {
-            let peer = if is_forbidden(config, client) { config.gateway6.into() } else { client };
-            (peer, guest6.into())
-        }
-        (IpAddr::V6(_), None) => (config.gateway4.into(), core.guest4().into()),
-        (IpAddr::V4(_), _) => {
-            let peer = if is_forbidden(config, client) { config.gateway4.into() } else { client };
-            (peer, core.guest4().into())
-        }
-    }
 }

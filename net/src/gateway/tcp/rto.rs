@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::wire::seq::Seq;
+
 /// Before anything was measured (RFC 6298 §2.1).
 const INITIAL: Duration = Duration::from_secs(1);
 /// The link is memory, but the guest may be slow: what is late is seldom lost.
@@ -15,11 +17,11 @@ pub struct Rto {
     /// Smoothed round-trip time and its variation.
     measured: Option<(Duration, Duration)>,
     /// How often the time was doubled.
-    pub backoff: u32,
+    backoff: u32,
     /// When it goes off.
-    pub at: Option<Instant>,
+    at: Option<Instant>,
     /// The segment being timed: the sequence number that acknowledges it, and when it was sent.
-    timed: Option<(u32, Instant)>,
+    timed: Option<(Seq, Instant)>,
 }
 
 impl Rto {
@@ -46,16 +48,37 @@ impl Rto {
         self.at = Some(now + self.timeout());
     }
 
-    /// Starts it anew with the time doubled.
-    pub fn back_off(&mut self, now: Instant) {
+    /// Starts it anew with the time doubled, and returns how often it was.
+    pub fn back_off(&mut self, now: Instant) -> u32 {
         self.backoff += 1;
         // A retransmitted segment must not be timed (RFC 6298 §3).
         self.timed = None;
         self.restart(now);
+        self.backoff
+    }
+
+    /// When it goes off.
+    pub fn at(&self) -> Option<Instant> {
+        self.at
+    }
+
+    /// It does not go off.
+    pub fn disarm(&mut self) {
+        self.at = None;
+    }
+
+    /// It does not go off, and the time is no longer doubled.
+    pub fn stop(&mut self) {
+        (self.at, self.backoff) = (None, 0);
+    }
+
+    /// The time stays doubled `times` at most.
+    pub fn limit_backoff(&mut self, times: u32) {
+        self.backoff = self.backoff.min(times);
     }
 
     /// Times the segment that `end` acknowledges, unless one is being timed.
-    pub fn time(&mut self, end: u32, now: Instant) {
+    pub fn time(&mut self, end: Seq, now: Instant) {
         if self.timed.is_none() {
             self.timed = Some((end, now));
         }
@@ -67,10 +90,10 @@ impl Rto {
     }
 
     /// New data up to `ack` is acknowledged.
-    pub fn acked(&mut self, ack: u32, now: Instant) {
+    pub fn acked(&mut self, ack: Seq, now: Instant) {
         self.backoff = 0;
         let Some((end, sent)) = self.timed else { return };
-        if super::segment::before(ack, end) {
+        if ack.is_before(end) {
             return;
         }
         self.timed = None;
@@ -92,21 +115,21 @@ mod tests {
         let mut rto = Rto::new();
         rto.start(now);
         assert_eq!(rto.at, Some(now + INITIAL));
-        rto.time(100, now);
-        rto.acked(99, now + Duration::from_secs(9));
+        rto.time(Seq::new(100), now);
+        rto.acked(Seq::new(99), now + Duration::from_secs(9));
         assert_eq!(rto.timeout(), INITIAL);
-        rto.acked(100, now + Duration::from_secs(2));
+        rto.acked(Seq::new(100), now + Duration::from_secs(2));
         assert_eq!(rto.timeout(), Duration::from_secs(6));
         for _ in 0..100 {
-            rto.time(100, now);
-            rto.acked(100, now);
+            rto.time(Seq::new(100), now);
+            rto.acked(Seq::new(100), now);
         }
         assert_eq!(rto.timeout(), MIN);
         for n in 1..40 {
             rto.back_off(now);
             assert_eq!(rto.timeout(), (MIN * (1 << n.min(8))).min(MAX));
         }
-        rto.acked(100, now);
+        rto.acked(Seq::new(100), now);
         assert_eq!(rto.timeout(), MIN);
     }
 }

@@ -1,69 +1,19 @@
 //! All flows: found by their addresses and ports, or by the index that their socket's events bear.
 
 use std::collections::HashMap;
-use std::hash::{Hash, Hasher, RandomState};
-use std::net::{IpAddr, SocketAddr};
+use std::hash::RandomState;
 
 use super::flow::Flow;
-use crate::poll::{Owner, Token};
-
-/// A flow's endpoints as the guest sees them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Key {
-    /// The guest's end.
-    pub guest: Endpoint,
-    /// The other end.
-    pub peer: Endpoint,
-}
-
-/// An address and a port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Endpoint {
-    /// The address.
-    pub ip: IpAddr,
-    /// The port.
-    pub port: u16,
-}
-
-impl From<SocketAddr> for Endpoint {
-    fn from(addr: SocketAddr) -> Self {
-        Self { ip: addr.ip(), port: addr.port() }
-    }
-}
-
-impl From<Endpoint> for SocketAddr {
-    fn from(end: Endpoint) -> Self {
-        Self::new(end.ip, end.port)
-    }
-}
-
-impl Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        // In one piece: the hasher's work is by the call.
-        let mut bytes = [0; 36];
-        for (at, end) in [(0, self.guest), (18, self.peer)] {
-            match end.ip {
-                IpAddr::V4(ip) => bytes[at..at + 4].copy_from_slice(&ip.octets()),
-                IpAddr::V6(ip) => bytes[at..at + 16].copy_from_slice(&ip.octets()),
-            }
-            bytes[at + 16..at + 18].copy_from_slice(&end.port.to_be_bytes());
-        }
-        state.write(&bytes);
-    }
-}
-
-#[derive(Debug)]
-struct Slot {
-    generation: u32,
-    flow: Option<Box<Flow>>,
-}
+use super::key::Key;
+use crate::gateway::source;
+use crate::poll::Token;
+use crate::slab::Slab;
 
 /// See the [module's documentation](self). The guest chooses most of a key, so the hash is keyed
 /// with a secret.
 #[derive(Debug)]
 pub struct Table {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
+    flows: Slab<Box<Flow>>,
     map: HashMap<Key, u32, RandomState>,
     last: Option<(Key, u32)>,
     limit: usize,
@@ -73,7 +23,7 @@ impl Table {
     /// A table of at most `limit` flows.
     pub fn new(limit: usize) -> Self {
         let map = HashMap::default();
-        Self { slots: Vec::new(), free: Vec::new(), map, last: None, limit: limit.max(1) }
+        Self { flows: Slab::new(source::TCP), map, last: None, limit: limit.max(1) }
     }
 
     /// How many flows there are.
@@ -110,44 +60,30 @@ impl Table {
 
     /// The flow at `id`.
     pub fn get(&mut self, id: u32) -> Option<&mut Flow> {
-        self.slots.get_mut(id as usize)?.flow.as_deref_mut()
+        Some(self.flows.get_mut(id)?)
     }
 
     /// The flow of an event, unless that is about a former one.
     pub fn of_token(&mut self, token: Token) -> Option<&mut Flow> {
-        let slot = self.slots.get_mut(token.id as usize)?;
-        let current = Token::with_generation(Owner::Tcp, token.id, slot.generation) == token;
-        slot.flow.as_deref_mut().filter(|_| current)
+        Some(self.flows.named(token)?)
     }
 
     /// Where the next flow goes, and the name its socket's events are to bear.
-    pub fn vacancy(&mut self) -> Token {
-        let id = match self.free.last() {
-            Some(id) => *id,
-            None => {
-                self.slots.push(Slot { generation: 0, flow: None });
-                self.free.push(self.slots.len() as u32 - 1);
-                self.slots.len() as u32 - 1
-            }
-        };
-        Token::with_generation(Owner::Tcp, id, self.slots[id as usize].generation)
+    pub fn vacancy(&self) -> Token {
+        self.flows.vacancy()
     }
 
     /// Adds a flow where [`vacancy`](Self::vacancy) said; its key is new.
     pub fn insert(&mut self, flow: Box<Flow>) -> u32 {
-        let id = self.vacancy().id;
-        self.free.pop();
-        self.map.insert(flow.key, id);
-        self.slots[id as usize].flow = Some(flow);
+        let key = flow.key;
+        let id = self.flows.insert(flow);
+        self.map.insert(key, id);
         id
     }
 
     /// Takes a flow out; its index is used again with another generation.
     pub fn remove(&mut self, id: u32) -> Option<Box<Flow>> {
-        let slot = self.slots.get_mut(id as usize)?;
-        let flow = slot.flow.take()?;
-        slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(id);
+        let flow = self.flows.remove(id)?;
         self.map.remove(&flow.key);
         self.last = None;
         Some(flow)
@@ -155,12 +91,11 @@ impl Table {
 
     /// The indices there may be flows at.
     pub fn ids(&self) -> std::ops::Range<u32> {
-        0..self.slots.len() as u32
+        self.flows.ids()
     }
 
     /// All flows.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Flow)> {
-        let slots = self.slots.iter().enumerate();
-        slots.filter_map(|(i, s)| Some((i as u32, s.flow.as_deref()?)))
+        self.flows.iter().map(|(id, flow)| (id, &**flow))
     }
 }

@@ -6,23 +6,25 @@
 //! memory to the socket with nothing in between, small ones of a batch together ([`gather`]). On the
 //! way back a system call takes many at once, and each is copied to the guest from there.
 
+mod bundle;
 mod gather;
-mod input;
-mod output;
+mod inbox;
 mod sockets;
 mod table;
+mod to_guest;
+mod to_host;
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use self::gather::Gather;
-use self::output::Inbox;
-use self::sockets::{Sockets, Use};
-use self::table::{Flow, Table};
-use super::Ctx;
+use self::bundle::Bundle;
+use self::inbox::Inbox;
+use self::sockets::{Owner, Sockets};
+use self::table::{FlowTable, UdpFlow};
 use super::config::{GatewayConfig, Transport};
+use super::context::Ctx;
 use super::error::GatewayError;
 use crate::poll::{Poller, Ready, Token};
 use crate::sys::dgram::Dgram;
@@ -34,15 +36,15 @@ const BUDGET: usize = 64;
 #[derive(Debug)]
 pub struct Udp {
     sockets: Sockets,
-    table: Table,
+    table: FlowTable,
     /// Sockets that may have datagrams.
-    queue: VecDeque<u32>,
+    to_deliver: VecDeque<u32>,
     /// The guest has no receive buffers: reading goes on when it has.
     blocked: bool,
-    /// The queue goes on at once.
-    again: Option<Instant>,
+    /// When delivery goes on that only paused for others.
+    resume_at: Option<Instant>,
     inbox: Inbox,
-    gather: Gather,
+    bundle: Bundle,
 }
 
 impl Udp {
@@ -52,21 +54,21 @@ impl Udp {
     /// # Errors
     /// [`GatewayError::Publish`]
     pub fn bind(config: &GatewayConfig) -> Result<Self, GatewayError> {
-        let mut sockets = Sockets::default();
+        let mut sockets = Sockets::new();
         for publish in config.publish.iter().filter(|p| p.transport == Transport::Udp) {
             let dgram = Dgram::listen(publish.listen)
                 .map_err(|source| GatewayError::Publish { publish: *publish, source })?;
             let (port, listen) = (publish.guest_port, publish.listen.ip());
-            sockets.insert(dgram, Use::Published { port, listen });
+            sockets.insert(dgram, Owner::Published { port, listen });
         }
         Ok(Self {
             sockets,
-            table: Table::new(config.limits.udp),
-            queue: VecDeque::new(),
+            table: FlowTable::new(config.limits.udp),
+            to_deliver: VecDeque::new(),
             blocked: false,
-            again: None,
+            resume_at: None,
             inbox: Inbox::default(),
-            gather: Gather::new(),
+            bundle: Bundle::new(),
         })
     }
 
@@ -80,7 +82,7 @@ impl Udp {
 
     /// The batch of packets from the guest is over.
     pub fn batch_end(&mut self, ctx: &mut Ctx<'_, '_>) {
-        self.give(ctx);
+        self.flush_gathered(ctx);
     }
 
     /// A socket is ready.
@@ -88,10 +90,10 @@ impl Udp {
         let Some(socket) = self.sockets.of_token(token) else { return };
         if ready.intersects(Ready::IN) && !socket.queued {
             socket.queued = true;
-            self.queue.push_back(token.id);
+            self.to_deliver.push_back(token.id);
         }
         if ready.intersects(Ready::ERR) {
-            self.errors(ctx, token.id);
+            self.relay_errors(ctx, token.id);
         }
         self.pump(ctx);
     }
@@ -104,7 +106,7 @@ impl Udp {
 
     /// When [`expire`](Self::expire) is due.
     pub fn deadline(&self) -> Option<Instant> {
-        self.again.into_iter().chain(self.table.deadline()).min()
+        self.resume_at.into_iter().chain(self.table.deadline()).min()
     }
 
     /// Does what is due.
@@ -117,17 +119,17 @@ impl Udp {
 
     /// The guest is gone, and its flows with it.
     pub fn detached(&mut self, poll: &Poller) {
-        self.gather.clear();
+        self.bundle.clear();
         while let Some(i) = self.table.any() {
             self.close(i, poll);
         }
         self.inbox.clear();
         self.blocked = false;
-        self.again = None;
+        self.resume_at = None;
     }
 
     /// Adds a flow; the oldest one goes where there is no room.
-    fn open(&mut self, flow: Flow, poll: &Poller) -> u32 {
+    fn open(&mut self, flow: UdpFlow, poll: &Poller) -> u32 {
         if let Some(socket) = self.sockets.get(flow.socket) {
             // Before the victim goes: it may be the last of the same socket.
             socket.flows += 1;
@@ -154,12 +156,12 @@ impl Udp {
 
     /// Ends a flow, and its socket's use where it was the last one.
     fn close(&mut self, i: u32, poll: &Poller) {
-        let index = self.table.remove(i).socket;
+        let Some(UdpFlow { socket: index, .. }) = self.table.remove(i) else { return };
         if let Some(socket) = self.sockets.get(index) {
             socket.flows = socket.flows.saturating_sub(1);
             if socket.flows == 0 && !socket.is_published() {
                 if socket.queued {
-                    self.queue.retain(|i| *i != index);
+                    self.to_deliver.retain(|i| *i != index);
                 }
                 self.inbox.forget(index);
                 self.sockets.remove(index, poll);

@@ -1,14 +1,17 @@
-//! The host's sockets of the flows, by index; an index is used again with another generation.
+//! The host's sockets of the flows.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::poll::{Owner, Poller, Ready, Token};
+use crate::addr::Family;
+use crate::gateway::source;
+use crate::poll::{Poller, Ready, Token};
+use crate::slab::Slab;
 use crate::sys::dgram::Dgram;
 
 /// Whose socket it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Use {
+pub enum Owner {
     /// A guest's endpoint.
     Guest(SocketAddr),
     /// A published port of the address `listen`, which leads to `port` of the guest's.
@@ -26,7 +29,7 @@ pub struct Socket {
     /// The socket.
     pub dgram: Dgram,
     /// Whose it is.
-    pub owner: Use,
+    pub owner: Owner,
     /// Its flows.
     pub flows: u32,
     /// It is in line to be read.
@@ -36,105 +39,88 @@ pub struct Socket {
 impl Socket {
     /// True for that of a published port.
     pub fn is_published(&self) -> bool {
-        matches!(self.owner, Use::Published { .. })
+        matches!(self.owner, Owner::Published { .. })
     }
 }
 
 /// All sockets.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sockets {
-    list: Vec<(u32, Option<Socket>)>,
-    free: Vec<u32>,
-    by_guest: HashMap<(SocketAddr, bool), u32>,
+    list: Slab<Socket>,
+    by_guest: HashMap<(SocketAddr, Family), u32>,
 }
 
 impl Sockets {
+    /// None yet.
+    pub fn new() -> Self {
+        Self { list: Slab::new(source::UDP), by_guest: HashMap::new() }
+    }
+
     /// Adds a socket.
-    pub fn insert(&mut self, dgram: Dgram, owner: Use) -> u32 {
-        let i = match self.free.pop() {
-            Some(i) => i,
-            None => {
-                self.list.push((0, None));
-                self.list.len() as u32 - 1
-            }
-        };
-        if let Use::Guest(guest) = owner {
-            self.by_guest.insert((guest, dgram.is_ipv4()), i);
+    pub fn insert(&mut self, dgram: Dgram, owner: Owner) -> u32 {
+        let key = (owner, dgram.family());
+        let i = self.list.insert(Socket { dgram, owner, flows: 0, queued: false });
+        if let (Owner::Guest(guest), family) = key {
+            self.by_guest.insert((guest, family), i);
         }
-        self.list[i as usize].1 = Some(Socket { dgram, owner, flows: 0, queued: false });
         i
     }
 
     /// Watches socket `i` for datagrams, by edges: one that can't be read now stays in line.
     pub fn watch(&self, i: u32, poll: &Poller) -> std::io::Result<()> {
-        match &self.list[i as usize].1 {
-            Some(socket) => poll.add(&socket.dgram, self.token(i), Ready::IN | Ready::ET),
-            None => Ok(()),
+        match (self.list.get(i), self.list.token(i)) {
+            (Some(socket), Some(token)) => poll.add(&socket.dgram, token, Ready::IN | Ready::ET),
+            _ => Ok(()),
         }
     }
 
-    fn token(&self, i: u32) -> Token {
-        let (generation, socket) = &self.list[i as usize];
-        let owner = match socket.as_ref().map(|s| s.owner) {
-            Some(Use::Published { .. }) => Owner::UdpListener,
-            _ => Owner::Udp,
-        };
-        Token::with_generation(owner, i, *generation)
-    }
-
     /// The socket that a guest's endpoint has in that family.
-    pub fn find(&self, guest: SocketAddr, ipv4: bool) -> Option<u32> {
-        self.by_guest.get(&(guest, ipv4)).copied()
+    pub fn find(&self, guest: SocketAddr, family: Family) -> Option<u32> {
+        self.by_guest.get(&(guest, family)).copied()
     }
 
     /// The published socket that leads to port `port` of the guest's and from which the host
     /// reaches `host`.
     pub fn find_published(&self, port: u16, host: SocketAddr) -> Option<u32> {
         let fits = |socket: &Socket| match socket.owner {
-            Use::Published { port: published, listen } => {
+            Owner::Published { port: published, listen } => {
                 published == port
                     && listen.is_ipv4() == host.is_ipv4()
                     && (listen.is_unspecified() || listen.is_loopback() == host.ip().is_loopback())
             }
-            Use::Guest(_) => false,
+            Owner::Guest(_) => false,
         };
         // They are bound before there are any others, and stay.
-        let mut published =
-            self.list.iter().map_while(|(_, s)| s.as_ref().filter(|s| s.is_published()));
-        published.position(fits).map(|i| i as u32)
+        let mut published = self.list.iter().take_while(|(_, socket)| socket.is_published());
+        published.find(|(_, socket)| fits(socket)).map(|(i, _)| i)
     }
 
     /// The socket at `i`.
     pub fn get(&mut self, i: u32) -> Option<&mut Socket> {
-        self.list.get_mut(i as usize)?.1.as_mut()
+        self.list.get_mut(i)
     }
 
     /// The socket of an event, unless that is about a former one.
     pub fn of_token(&mut self, token: Token) -> Option<&mut Socket> {
-        let (generation, socket) = self.list.get_mut(token.id as usize)?;
-        let current = Token::with_generation(token.owner, token.id, *generation) == token;
-        socket.as_mut().filter(|_| current)
+        self.list.named(token)
     }
 
     /// Closes a socket.
     pub fn remove(&mut self, i: u32, poll: &Poller) {
-        let Some((generation, socket)) = self.list.get_mut(i as usize) else { return };
-        let Some(socket) = socket.take() else { return };
-        *generation = generation.wrapping_add(1);
-        self.free.push(i);
+        let Some(socket) = self.list.remove(i) else { return };
         let _ = poll.remove(&socket.dgram);
-        if let Use::Guest(guest) = socket.owner {
-            self.by_guest.remove(&(guest, socket.dgram.is_ipv4()));
+        if let Owner::Guest(guest) = socket.owner {
+            self.by_guest.remove(&(guest, socket.dgram.family()));
         }
     }
 
     /// Indices of all there are.
     pub fn indices(&self) -> impl Iterator<Item = u32> {
-        self.list.iter().enumerate().filter(|(_, s)| s.1.is_some()).map(|(i, _)| i as u32)
+        self.list.iter().map(|(i, _)| i)
     }
 
     #[cfg(test)]
     pub fn len(&self) -> usize {
-        self.indices().count()
+        self.list.len()
     }
 }

@@ -8,6 +8,9 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use crate::gateway::source;
+use crate::slab::Slab;
+
 /// How long a flow lives without a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
@@ -39,7 +42,7 @@ impl Class {
 
 /// A flow.
 #[derive(Debug, Clone)]
-pub struct Flow {
+pub struct UdpFlow {
     /// The socket's index.
     pub socket: u32,
     /// The guest's endpoint.
@@ -56,7 +59,7 @@ pub struct Flow {
     older: u32,
 }
 
-impl Flow {
+impl UdpFlow {
     /// A flow that begins now.
     pub fn new(
         socket: u32,
@@ -68,6 +71,11 @@ impl Flow {
     ) -> Self {
         let (newer, older) = (NONE, NONE);
         Self { socket, guest, remote, host, local: None, class, last: now, newer, older }
+    }
+
+    /// When it expires.
+    fn due(&self) -> Instant {
+        self.last + self.class.lifetime()
     }
 
     /// True where the guest sees the remote endpoint as what it is; then others at its address
@@ -88,9 +96,8 @@ struct List {
 
 /// All flows.
 #[derive(Debug)]
-pub struct Table {
-    flows: Vec<Option<Flow>>,
-    free: Vec<u32>,
+pub struct FlowTable {
+    flows: Slab<UdpFlow>,
     limit: usize,
     lists: [List; CLASSES],
     /// By the guest's endpoint and the remote one as the guest sees it.
@@ -101,12 +108,11 @@ pub struct Table {
     by_address: HashMap<(u32, IpAddr), u32>,
 }
 
-impl Table {
+impl FlowTable {
     /// A table for `limit` flows.
     pub fn new(limit: usize) -> Self {
         Self {
-            flows: Vec::new(),
-            free: Vec::new(),
+            flows: Slab::new(source::UDP),
             limit: limit.clamp(1, NONE as usize - 1),
             lists: [List { oldest: NONE, newest: NONE }; CLASSES],
             by_guest: HashMap::new(),
@@ -126,12 +132,8 @@ impl Table {
     }
 
     /// The flow at `i`.
-    pub fn get(&self, i: u32) -> &Flow {
-        self.flows[i as usize].as_ref().expect("indices are those of living flows")
-    }
-
-    fn get_mut(&mut self, i: u32) -> &mut Flow {
-        self.flows[i as usize].as_mut().expect("indices are those of living flows")
+    pub fn get(&self, i: u32) -> Option<&UdpFlow> {
+        self.flows.get(i)
     }
 
     /// The flow that the guest means.
@@ -150,65 +152,64 @@ impl Table {
     }
 
     /// Adds a flow. The table isn't full and has none for these endpoints.
-    pub fn insert(&mut self, flow: Flow) -> u32 {
-        let i = match self.free.pop() {
-            Some(i) => i,
-            None => {
-                self.flows.push(None);
-                self.flows.len() as u32 - 1
-            }
-        };
-        self.by_guest.insert((flow.guest, flow.remote), i);
+    pub fn insert(&mut self, flow: UdpFlow) -> u32 {
+        let UdpFlow { socket, guest, remote, host, class, .. } = flow;
+        let plain = flow.is_plain();
+        let i = self.flows.insert(flow);
+        self.by_guest.insert((guest, remote), i);
         // Two remote endpoints of the guest's may be one of the host's: the younger is answered.
-        self.by_host.insert((flow.socket, flow.host), i);
-        if flow.is_plain() {
-            *self.by_address.entry((flow.socket, flow.host.ip())).or_default() += 1;
+        self.by_host.insert((socket, host), i);
+        if plain {
+            *self.by_address.entry((socket, host.ip())).or_default() += 1;
         }
-        let class = flow.class;
-        self.flows[i as usize] = Some(flow);
         self.append(i, class);
         i
     }
 
     /// A datagram passed, and the flow is of this class from here on.
     pub fn touch(&mut self, i: u32, class: Class, now: Instant) {
-        let old = self.get(i).class;
+        let Some(old) = self.flows.get(i).map(|flow| flow.class) else { return };
         if old != class || self.lists[class as usize].newest != i {
             self.unlink(i);
             self.append(i, class);
         }
-        self.get_mut(i).last = now;
+        if let Some(flow) = self.flows.get_mut(i) {
+            flow.last = now;
+        }
     }
 
     /// The guest has sent something, by a `published` port or by a socket of its own.
     pub fn sent(&mut self, i: u32, published: bool, now: Instant) {
-        let class = match self.get(i).class {
-            Class::Inbound if published => Class::Answered,
-            Class::Inbound => Class::TwoWay,
-            class => class,
+        let class = match self.flows.get(i).map(|flow| flow.class) {
+            Some(Class::Inbound) if published => Class::Answered,
+            Some(Class::Inbound) => Class::TwoWay,
+            Some(class) => class,
+            None => return,
         };
         self.touch(i, class, now);
     }
 
     /// The remote endpoint has sent something.
     pub fn received(&mut self, i: u32, now: Instant) {
-        let class = match self.get(i).class {
-            Class::OneWay => Class::TwoWay,
-            class => class,
+        let class = match self.flows.get(i).map(|flow| flow.class) {
+            Some(Class::OneWay) => Class::TwoWay,
+            Some(class) => class,
+            None => return,
         };
         self.touch(i, class, now);
     }
 
     /// The address that the remote endpoint of `i` speaks to.
     pub fn set_local(&mut self, i: u32, local: Option<IpAddr>) {
-        self.get_mut(i).local = local;
+        if let Some(flow) = self.flows.get_mut(i) {
+            flow.local = local;
+        }
     }
 
     /// Takes a flow out.
-    pub fn remove(&mut self, i: u32) -> Flow {
+    pub fn remove(&mut self, i: u32) -> Option<UdpFlow> {
         self.unlink(i);
-        let flow = self.flows[i as usize].take().expect("indices are those of living flows");
-        self.free.push(i);
+        let flow = self.flows.remove(i)?;
         self.by_guest.remove(&(flow.guest, flow.remote));
         if self.by_host.get(&(flow.socket, flow.host)) == Some(&i) {
             self.by_host.remove(&(flow.socket, flow.host));
@@ -222,7 +223,7 @@ impl Table {
                 }
             }
         }
-        flow
+        Some(flow)
     }
 
     /// The flow that goes when there is no room. What strangers have begun goes before all else,
@@ -233,16 +234,15 @@ impl Table {
         if let Some(class) = begun.find(|class| self.lists[**class as usize].oldest != NONE) {
             return Some(self.lists[*class as usize].oldest);
         }
-        let oldest = self.lists.iter().map(|l| l.oldest).filter(|i| *i != NONE);
-        oldest.min_by_key(|i| self.due(*i))
+        self.oldest().min_by_key(|(_, due)| *due).map(|(i, _)| i)
     }
 
     /// Of the sockets that `which` takes, the one whose flows would all have expired first. It
     /// looks at each flow: for a want that is rare.
     pub fn idlest(&self, mut which: impl FnMut(u32) -> bool) -> Option<u32> {
         let mut last = HashMap::<u32, Instant>::new();
-        for flow in self.flows.iter().flatten().filter(|flow| which(flow.socket)) {
-            let due = flow.last + flow.class.lifetime();
+        for (_, flow) in self.flows.iter().filter(|(_, flow)| which(flow.socket)) {
+            let due = flow.due();
             last.entry(flow.socket).and_modify(|last| *last = due.max(*last)).or_insert(due);
         }
         last.into_iter().min_by_key(|(_, due)| *due).map(|(socket, _)| socket)
@@ -250,55 +250,50 @@ impl Table {
 
     /// The flows of a socket.
     pub fn of_socket(&self, socket: u32) -> Vec<u32> {
-        let flows = self.flows.iter().enumerate();
-        let its = flows.filter(|(_, flow)| flow.as_ref().is_some_and(|f| f.socket == socket));
-        its.map(|(i, _)| i as u32).collect()
+        self.flows.iter().filter(|(_, flow)| flow.socket == socket).map(|(i, _)| i).collect()
     }
 
-    fn due(&self, i: u32) -> Instant {
-        let flow = self.get(i);
-        flow.last + flow.class.lifetime()
+    /// The oldest flow of each class, and when it expires.
+    fn oldest(&self) -> impl Iterator<Item = (u32, Instant)> {
+        self.lists.iter().filter_map(|l| Some((l.oldest, self.flows.get(l.oldest)?.due())))
     }
 
     /// When the next flow expires.
     pub fn deadline(&self) -> Option<Instant> {
-        self.lists.iter().filter(|l| l.oldest != NONE).map(|l| self.due(l.oldest)).min()
+        self.oldest().map(|(_, due)| due).min()
     }
 
     /// A flow that has expired.
     pub fn expired(&self, now: Instant) -> Option<u32> {
-        let mut oldest = self.lists.iter().map(|l| l.oldest).filter(|i| *i != NONE);
-        oldest.find(|i| self.due(*i) <= now)
+        self.oldest().find(|(_, due)| *due <= now).map(|(i, _)| i)
     }
 
     /// Any flow.
     pub fn any(&self) -> Option<u32> {
-        self.lists.iter().map(|l| l.oldest).find(|i| *i != NONE)
+        self.oldest().next().map(|(i, _)| i)
     }
 
     fn append(&mut self, i: u32, class: Class) {
         let newest = std::mem::replace(&mut self.lists[class as usize].newest, i);
-        let flow = self.get_mut(i);
-        flow.class = class;
-        (flow.older, flow.newer) = (newest, NONE);
-        if newest == NONE {
-            self.lists[class as usize].oldest = i;
-        } else {
-            self.get_mut(newest).newer = i;
+        if let Some(flow) = self.flows.get_mut(i) {
+            flow.class = class;
+            (flow.older, flow.newer) = (newest, NONE);
+        }
+        match self.flows.get_mut(newest) {
+            Some(newest) => newest.newer = i,
+            None => self.lists[class as usize].oldest = i,
         }
     }
 
     fn unlink(&mut self, i: u32) {
-        let Flow { class, older, newer, .. } = *self.get(i);
-        if older == NONE {
-            self.lists[class as usize].oldest = newer;
-        } else {
-            self.get_mut(older).newer = newer;
+        let Some(&UdpFlow { class, older, newer, .. }) = self.flows.get(i) else { return };
+        match self.flows.get_mut(older) {
+            Some(older) => older.newer = newer,
+            None => self.lists[class as usize].oldest = newer,
         }
-        if newer == NONE {
-            self.lists[class as usize].newest = older;
-        } else {
-            self.get_mut(newer).older = older;
+        match self.flows.get_mut(newer) {
+            Some(newer) => newer.older = older,
+            None => self.lists[class as usize].newest = older,
         }
     }
 }
@@ -309,16 +304,16 @@ mod tests {
 
     use super::*;
 
-    fn flow(port: u16, class: Class, now: Instant) -> Flow {
+    fn flow(port: u16, class: Class, now: Instant) -> UdpFlow {
         let guest = SocketAddr::new([10, 0, 2, 2].into(), port);
         let remote = SocketAddr::new([192, 0, 2, 1].into(), 9);
-        Flow::new(0, guest, remote, remote, class, now)
+        UdpFlow::new(0, guest, remote, remote, class, now)
     }
 
     #[test]
     fn strangers_go_first_then_what_expires_first() {
         let now = Instant::now();
-        let mut table = Table::new(8);
+        let mut table = FlowTable::new(8);
         let later = now + Duration::from_secs(5);
         let both = table.insert(flow(1, Class::TwoWay, now));
         let dns = table.insert(flow(2, Class::Dns, later));
@@ -340,7 +335,7 @@ mod tests {
         fn flows_live_as_long_as_they_should(steps in prop::collection::vec((0u16..12, 0u8..5, any::<bool>(), 0u64..40), 0..200)) {
             let start = Instant::now();
             let mut now = start;
-            let mut table = Table::new(100);
+            let mut table = FlowTable::new(100);
             let mut model: Vec<(u16, Class, Instant)> = Vec::new();
             for (port, what, published, seconds) in steps {
                 now += Duration::from_secs(seconds);

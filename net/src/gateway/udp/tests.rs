@@ -10,7 +10,7 @@ use crate::gateway::config::{Ipv6Mode, Publish, Redirect};
 use crate::gateway::testing::{Bed, GATEWAY_MAC, alone, config, no_descriptors, udp_frame};
 use crate::port::Backend;
 use crate::stats::DropReason;
-use crate::sys::dgram::Batch;
+use crate::sys::dgram::batch::Batch;
 use crate::wire::checksum::{Sum, checksum};
 use crate::wire::{protocol, u16_at};
 
@@ -175,7 +175,7 @@ fn the_table_is_bounded_and_the_oldest_goes() {
     }
     let first = addr("10.0.2.2:4096");
     assert!(bed.gateway.udp.table.find(first, from).is_some());
-    bed.run(|gateway, cx| gateway.detached(cx.now, cx.poll));
+    bed.run(|gateway, io| gateway.detached(io.now, io.poll));
     assert_eq!((bed.gateway.udp.flows(), bed.gateway.udp.sockets.len()), (0, 0));
 }
 
@@ -192,10 +192,10 @@ fn without_buffers_the_socket_is_not_read() {
     nothing_comes(&mut bed);
     assert_eq!(bed.gateway.deadline().map(|due| due > bed.now), Some(true), "nothing spins");
     bed.ring.full = false;
-    bed.run(|gateway, cx| gateway.rx_available(cx));
+    bed.run(|gateway, io| gateway.rx_available(io));
     // The budget's end is no end: the rest comes at once, without another event.
     while bed.gateway.deadline().is_some_and(|due| due <= bed.now) {
-        bed.run(|gateway, cx| gateway.expire(cx));
+        bed.run(|gateway, io| gateway.expire(io));
     }
     let got: Vec<u8> = bed.received().iter().map(|f| parse(f).2[0]).collect();
     assert_eq!(got, (0..100).collect::<Vec<u8>>());
@@ -253,7 +253,7 @@ fn a_batch_arrives_as_it_was_sent() {
                 let f = udp_frame(GATEWAY_MAC, addr(guest), remote, &vec![n as u8; *size]);
                 assert_eq!(bed.send(&f), TxOutcome::Sent);
             }
-            bed.run(|gateway, cx| gateway.batch_end(cx));
+            bed.run(|gateway, io| gateway.batch_end(io));
             for (n, size) in sizes.iter().enumerate() {
                 let mut buffer = [0; 30000];
                 let (len, _) = host.recv_from(&mut buffer).unwrap();
@@ -288,7 +288,7 @@ fn what_the_hosts_kernel_put_together_comes_apart() {
             }
             bed.events(WAIT);
             while bed.gateway.deadline().is_some_and(|due| due <= bed.now) {
-                bed.run(|gateway, cx| gateway.expire(cx));
+                bed.run(|gateway, io| gateway.expire(io));
             }
             let frames: Vec<_> = bed.ring.frames.drain(..).collect();
             let at = if addr(guest).is_ipv4() { 34 } else { 54 };
@@ -323,7 +323,7 @@ fn headers_are_not_mixed() {
         f[24..26].copy_from_slice(&sum.to_be_bytes());
         assert_eq!(bed.send(&f), TxOutcome::Sent);
     }
-    bed.run(|gateway, cx| gateway.batch_end(cx));
+    bed.run(|gateway, io| gateway.batch_end(io));
     let mut batch = Batch::default();
     for class in classes {
         if batch.current().is_none() {
@@ -346,7 +346,7 @@ fn each_datagram_of_a_batch_has_its_own_error() {
         let f = udp_frame(GATEWAY_MAC, addr("10.0.2.2:4000"), from, &[n; 40]);
         assert_eq!(bed.send(&f), TxOutcome::Sent);
     }
-    bed.run(|gateway, cx| gateway.batch_end(cx));
+    bed.run(|gateway, io| gateway.batch_end(io));
     assert_eq!(bed.stats.drops(DropReason::DestinationForbidden), 3);
     let frames = bed.received();
     assert_eq!(frames.len(), 3);
@@ -411,9 +411,48 @@ fn a_wrong_checksum_or_length_is_dropped() {
     assert_eq!(bed.send(&f), TxOutcome::Dropped(DropReason::Malformed));
     f[38..40].copy_from_slice(&7u16.to_be_bytes());
     assert_eq!(bed.send(&f), TxOutcome::Dropped(DropReason::Malformed));
-    bed.run(|gateway, cx| gateway.batch_end(cx));
+    bed.run(|gateway, io| gateway.batch_end(io));
     let (n, _) = host.recv_from(&mut [0; 16]).unwrap();
     assert_eq!(n, 5);
+}
+
+#[test]
+fn an_open_checksum_is_udps_own_or_the_datagram_is_dropped() {
+    let host = peer("127.0.0.1:0");
+    let host6 = peer("[::1]:0");
+    let mut bed = redirected(&[("192.0.2.1:7", &host), ("[2001:db8::1]:7", &host6)]);
+    for (guest, remote, host, start) in [
+        ("10.0.2.2:4000", "192.0.2.1:7", &host, 34),
+        ("[fd00:2::2]:4000", "[2001:db8::1]:7", &host6, 54),
+    ] {
+        let mut f = udp_frame(GATEWAY_MAC, addr(guest), addr(remote), b"hello");
+        // Only the pseudo-header's sum stands there.
+        f[usize::from(start) + 6] ^= 1;
+        for (start, offset) in [(start, 16), (start, 7), (start + 2, 6), (start - 6, 6), (14, 10)] {
+            let dropped = TxOutcome::Dropped(DropReason::BadOffload);
+            assert_eq!(bed.send_open(&f, start, offset), dropped, "{start} {offset}");
+        }
+        assert_eq!(bed.send_open(&f, start, 6), TxOutcome::Sent);
+        bed.run(|gateway, io| gateway.batch_end(io));
+        let (n, _) = host.recv_from(&mut [0; 16]).unwrap();
+        assert_eq!(n, 5);
+    }
+}
+
+#[test]
+fn over_ipv6_no_checksum_is_a_wrong_one() {
+    let host = peer("[::1]:0");
+    let mut bed = redirected(&[("[2001:db8::1]:7", &host)]);
+    let (guest, remote) = (addr("[fd00:2::2]:4000"), addr("[2001:db8::1]:7"));
+    // The payload makes the sum 0, which is sent as its complement.
+    let mut f = udp_frame(GATEWAY_MAC, guest, remote, &[0, 0]);
+    let sum = [f[60], f[61]];
+    let f2 = udp_frame(GATEWAY_MAC, guest, remote, &sum);
+    assert_eq!(f2[60..62], [0xff, 0xff]);
+    assert_eq!(bed.send(&f2), TxOutcome::Sent);
+    f = f2;
+    f[60..62].fill(0);
+    assert_eq!(bed.send(&f), TxOutcome::Dropped(DropReason::BadChecksum));
 }
 
 /// A gateway that publishes UDP port 80 of the guest's, and where.
@@ -512,7 +551,7 @@ fn out_of_descriptors_the_idlest_endpoint_gives_its_own() {
     let (remote, other) = (addr("192.0.2.1:7"), addr("192.0.2.2:7"));
     let second = peer("127.0.0.1:0");
     let to = second.local_addr().unwrap();
-    let redirects = &mut bed.gateway.core.config.redirects;
+    let redirects = &mut bed.gateway.shared.config.redirects;
     redirects.push(Redirect { transport: Transport::Udp, from: other, to });
     let (idle, busy, new) = (addr("10.0.2.2:4000"), addr("10.0.2.2:4001"), addr("10.0.2.2:4002"));
     for (guest, to) in [(busy, remote), (idle, remote), (idle, other), (busy, other)] {
@@ -568,7 +607,7 @@ fn a_client_is_served_on_in_the_family_that_it_began_in() {
     let (early, late) = (peer("[::1]:0"), peer("[::1]:0"));
     assert_eq!(ask(&mut bed, &early, at), addr("10.0.2.2:80"));
     let v6 = "fd00:2::2".parse().unwrap();
-    bed.gateway.core.link.learn(v6, crate::gateway::testing::GUEST_MAC);
+    bed.gateway.shared.link.learn(v6, crate::gateway::testing::GUEST_MAC);
     assert_eq!(ask(&mut bed, &late, at), SocketAddr::new(v6, 80));
     assert_eq!(ask(&mut bed, &early, at), addr("10.0.2.2:80"));
     bed.detach();
@@ -632,8 +671,8 @@ fn a_published_port_is_the_source_whoever_the_guest_speaks_with() {
 #[test]
 fn a_published_port_is_no_source_where_it_does_not_lead() {
     let sockets = |listen: &str| {
-        let mut sockets = Sockets::default();
-        let owner = Use::Published { port: 80, listen: addr(listen).ip() };
+        let mut sockets = Sockets::new();
+        let owner = Owner::Published { port: 80, listen: addr(listen).ip() };
         sockets.insert(Dgram::listen(addr(listen)).unwrap(), owner);
         sockets
     };
@@ -679,15 +718,15 @@ fn an_answer_from_another_port_of_a_known_host_is_the_guests_own_conversation() 
     let mut bed = Bed::new();
     let guest = addr("10.0.2.2:4000");
     // A plain flow, whatever policy says about the loopback.
-    let dgram = Dgram::udp(true).unwrap();
+    let dgram = Dgram::udp(crate::addr::Family::V4).unwrap();
     let port = dgram.local_addr().unwrap().port();
-    let index = bed.gateway.udp.sockets.insert(dgram, Use::Guest(guest));
+    let index = bed.gateway.udp.sockets.insert(dgram, Owner::Guest(guest));
     let to = known.local_addr().unwrap();
     let now = bed.now;
-    bed.run(|gateway, cx| {
-        gateway.udp.sockets.watch(index, cx.poll).unwrap();
-        let flow = Flow::new(index, guest, to, to, Class::OneWay, now);
-        gateway.udp.open(flow, cx.poll)
+    bed.run(|gateway, io| {
+        gateway.udp.sockets.watch(index, io.poll).unwrap();
+        let flow = UdpFlow::new(index, guest, to, to, Class::OneWay, now);
+        gateway.udp.open(flow, io.poll)
     });
     other.send_to(b"data", ("127.0.0.1", port)).unwrap();
     let (from, _, _) = next(&mut bed);

@@ -9,7 +9,7 @@ use std::ptr::null_mut;
 use libc::{c_uint, iovec, mmsghdr, sockaddr_storage};
 
 use super::{
-    CONTROL_LEN, Cmsg, Control, Datagram, Dgram, destination, each_control, traffic_class,
+    Arrival, CONTROL_LEN, Cmsg, ControlBuffer, Dgram, destination, each_control, traffic_class,
 };
 use crate::sys::{from_sockaddr, result};
 
@@ -26,7 +26,7 @@ const STRIDE: usize = HEADROOM + 65536;
 #[derive(Debug, Clone, Copy)]
 struct Message {
     /// What all its datagrams share; the length is that of all.
-    all: Datagram,
+    all: Arrival,
     /// Bytes of each datagram but the last, which may have fewer.
     size: usize,
 }
@@ -37,7 +37,7 @@ pub struct Batch {
     /// A stride for each message; empty until something is received.
     memory: Box<[u8]>,
     names: Box<[MaybeUninit<sockaddr_storage>]>,
-    controls: Box<[Control]>,
+    controls: Box<[ControlBuffer]>,
     /// What came and is not over yet, the next one last.
     messages: Vec<(usize, Message)>,
     /// Where the current datagram begins in its message.
@@ -61,7 +61,7 @@ impl Batch {
             // Zero pages cost nothing until the kernel writes to them.
             self.memory = vec![0; MESSAGES * STRIDE].into();
             self.names = (0..MESSAGES).map(|_| MaybeUninit::zeroed()).collect();
-            self.controls = (0..MESSAGES).map(|_| Control([0; CONTROL_LEN])).collect();
+            self.controls = (0..MESSAGES).map(|_| ControlBuffer([0; CONTROL_LEN])).collect();
             self.messages = Vec::with_capacity(MESSAGES);
         }
         // SAFETY: all-zero headers and iovecs are valid: no name, no data, no control message.
@@ -97,18 +97,26 @@ impl Batch {
     }
 
     /// The current datagram; `None` when all have been looked at.
-    pub fn current(&self) -> Option<Datagram> {
+    pub fn current(&self) -> Option<Arrival> {
         let (_, message) = self.messages.last()?;
-        Some(Datagram { len: message.size.min(message.all.len - self.at), ..message.all })
+        Some(Arrival { len: message.size.min(message.all.len - self.at), ..message.all })
     }
 
     /// The current datagram's payload behind `headers` bytes of room, at most [`HEADROOM`].
     pub fn frame(&mut self, headers: usize) -> &mut [u8] {
-        let Some(Datagram { len, .. }) = self.current() else { return &mut [] };
+        let Some(Arrival { len, .. }) = self.current() else { return &mut [] };
         let Some((i, _)) = self.messages.last() else { return &mut [] };
         let payload = i * STRIDE + HEADROOM + self.at;
         // Where it isn't the first of its message, the room is what one before it has left.
         &mut self.memory[payload - headers.min(HEADROOM)..payload + len]
+    }
+
+    /// The current datagram's payload.
+    pub fn payload(&self) -> &[u8] {
+        let Some(Arrival { len, .. }) = self.current() else { return &[] };
+        let Some((i, _)) = self.messages.last() else { return &[] };
+        let at = i * STRIDE + HEADROOM + self.at;
+        &self.memory[at..at + len]
     }
 
     /// Goes on to the next datagram.
@@ -145,7 +153,7 @@ unsafe fn read(header: &mmsghdr, name: &MaybeUninit<sockaddr_storage>) -> Option
     // SAFETY: the storage was zeroed when it was made, so all of it is initialised.
     let from = from_sockaddr(unsafe { name.assume_init_ref() })?;
     let len = header.msg_len as usize;
-    let all = Datagram { len, from, local, traffic_class: class.unwrap_or(0) };
+    let all = Arrival { len, from, local, traffic_class: class.unwrap_or(0) };
     Some(Message { all, size: size.filter(|size| *size > 0).unwrap_or(len) })
 }
 
@@ -165,7 +173,7 @@ mod tests {
     use super::*;
 
     /// All that waits at `socket`, in its order.
-    fn drain(socket: &Dgram, batch: &mut Batch) -> Vec<(Datagram, Vec<u8>)> {
+    fn drain(socket: &Dgram, batch: &mut Batch) -> Vec<(Arrival, Vec<u8>)> {
         let mut got = Vec::new();
         while batch.receive(socket).is_ok() {
             while let Some(datagram) = batch.current() {
@@ -213,7 +221,7 @@ mod tests {
         for at in ["127.0.0.1:0", "[::1]:0"] {
             let (socket, sender) = pair(at);
             let bytes: Vec<u8> = (0..10_000u32).map(|i| (i % 251) as u8).collect();
-            let from = Dgram::udp(socket.is_ipv4()).unwrap();
+            let from = Dgram::udp(socket.family()).unwrap();
             from.send_segments(&bytes, 1400, socket.local_addr().unwrap(), None).unwrap();
             sender.send(b"another").unwrap();
             let mut batch = Batch::default();

@@ -10,13 +10,12 @@ use libc::{
     BPF_B, BPF_H, BPF_IMM, BPF_IND, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_LDX, BPF_MSH, BPF_RET,
     sock_filter, sock_fprog,
 };
-use rustix::net::{SocketType, ipproto};
+use rustix::net::SocketType;
 
-use super::Dgram;
+use super::{Dgram, icmp};
+use crate::addr::Family;
 use crate::sys::result;
-
-const ECHO_REPLY: u8 = 0;
-const ECHO_REPLY6: u8 = 129;
+use crate::wire::icmp::{kind4, kind6};
 
 impl Dgram {
     /// A raw socket that gets the echo replies with identifier `id`. What it receives over IPv4
@@ -24,22 +23,20 @@ impl Dgram {
     ///
     /// # Errors
     /// `EPERM` without CAP_NET_RAW.
-    pub fn raw_ping(ipv4: bool, id: u16) -> io::Result<Self> {
-        let protocol = if ipv4 { ipproto::ICMP } else { ipproto::ICMPV6 };
-        let socket = Self::open(ipv4, SocketType::RAW, protocol)?;
-        attach(&socket.fd, &mut replies(ipv4, id))?;
+    pub fn raw_ping(family: Family, id: u16) -> io::Result<Self> {
+        let socket = Self::open(family, SocketType::RAW, icmp(family))?;
+        attach(&socket.fd, &mut replies(family, id))?;
         Ok(socket)
     }
 }
 
 /// A program that passes echo replies with identifier `id`.
-fn replies(ipv4: bool, id: u16) -> [sock_filter; 7] {
+fn replies(family: Family, id: u16) -> [sock_filter; 7] {
     let op = |code: u32, k: u32, jf: u8| sock_filter { code: code as u16, jt: 0, jf, k };
     // Over IPv4 a filter sees the IP header, whose length goes to the index register.
-    let (skip, reply) = if ipv4 {
-        (BPF_LDX | BPF_B | BPF_MSH, ECHO_REPLY)
-    } else {
-        (BPF_LDX | BPF_IMM, ECHO_REPLY6)
+    let (skip, reply) = match family {
+        Family::V4 => (BPF_LDX | BPF_B | BPF_MSH, kind4::ECHO_REPLY),
+        Family::V6 => (BPF_LDX | BPF_IMM, kind6::ECHO_REPLY),
     };
     [
         op(skip, 0, 0),

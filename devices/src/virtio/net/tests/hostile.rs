@@ -1,6 +1,6 @@
 //! Drivers that break the rules.
 
-use minivmm_net::sys::IOV_MAX;
+use minivmm_net::nic::IOV_MAX;
 
 use super::*;
 

@@ -6,10 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use minivmm_net::poll::{Poller, Ready, Token};
-use minivmm_net::port::{Backend, Cx};
-use minivmm_net::rx::RxOffloads;
-use minivmm_net::segment::Segment;
+use minivmm_net::nic::{Io, Offloads, Poller, Ready, Token};
+use minivmm_net::{Backend, Segment};
 
 use super::features::GUEST_TSO6;
 use super::*;
@@ -27,24 +25,24 @@ struct Source {
 }
 
 impl Source {
-    fn push(&mut self, cx: &mut Cx<'_>) {
+    fn push(&mut self, io: &mut Io<'_>) {
         self.more = None;
         for _ in 0..64 {
             if self.sent == self.to_send.load(Ordering::SeqCst) {
                 return;
             }
-            let Some(slot) = RxSlot::reserve(cx.rx, 1000) else { return };
+            let Some(slot) = RxSlot::reserve(io.rx, 1000) else { return };
             slot.write_at(0, &self.sent.to_le_bytes());
             slot.commit(60 + (self.sent % 900) as usize, Offload::default());
             self.sent += 1;
         }
-        self.more = Some(cx.now);
+        self.more = Some(io.now);
     }
 }
 
 impl Backend for Source {
-    fn tx_offloads(&self) -> TxOffloads {
-        TxOffloads::default()
+    fn tx_offloads(&self) -> Offloads {
+        Offloads::default()
     }
 
     fn mtu(&self) -> u16 {
@@ -55,8 +53,8 @@ impl Backend for Source {
         Ok(())
     }
 
-    fn attached(&mut self, _cx: &mut Cx<'_>, offloads: RxOffloads) -> io::Result<()> {
-        assert_eq!(offloads, RxOffloads::default());
+    fn attached(&mut self, _cx: &mut Io<'_>, offloads: Offloads) -> io::Result<()> {
+        assert_eq!(offloads, Offloads::default());
         self.attached.fetch_add(1, Ordering::SeqCst);
         self.live = true;
         Ok(())
@@ -66,7 +64,7 @@ impl Backend for Source {
         (self.live, self.more) = (false, None);
     }
 
-    fn send(&mut self, _cx: &mut Cx<'_>, frame: &TxFrame<'_>) -> TxOutcome {
+    fn send(&mut self, _cx: &mut Io<'_>, frame: &TxFrame<'_>) -> TxOutcome {
         assert!(self.live);
         let number = u64::from_le_bytes(frame.head[..8].try_into().unwrap());
         let before = self.received.load(Ordering::SeqCst);
@@ -76,22 +74,22 @@ impl Backend for Source {
         TxOutcome::Sent
     }
 
-    fn batch_end(&mut self, _cx: &mut Cx<'_>) {}
+    fn batch_end(&mut self, _cx: &mut Io<'_>) {}
 
-    fn ready(&mut self, _cx: &mut Cx<'_>, _token: Token, _ready: Ready) -> bool {
+    fn ready(&mut self, _cx: &mut Io<'_>, _token: Token, _ready: Ready) -> bool {
         unreachable!("it has no sources")
     }
 
-    fn rx_available(&mut self, cx: &mut Cx<'_>) {
-        self.push(cx);
+    fn rx_available(&mut self, io: &mut Io<'_>) {
+        self.push(io);
     }
 
     fn deadline(&self) -> Option<Instant> {
         self.more
     }
 
-    fn expire(&mut self, cx: &mut Cx<'_>) {
-        self.push(cx);
+    fn expire(&mut self, io: &mut Io<'_>) {
+        self.push(io);
     }
 }
 
@@ -111,7 +109,7 @@ fn bed() -> Bed {
     let config = NicConfig {
         mac: MacAddr([0x52, 0x4d, 1, 2, 3, 4]),
         mtu: 1400,
-        tx_offloads: TxOffloads::default(),
+        tx_offloads: Offloads::default(),
     };
     let device = Net::new(config, segment.handle());
     Bed { _segment: segment, device, received, to_send, attached }
@@ -149,7 +147,7 @@ fn configuration_reads_of_any_size_and_place_are_safe() {
 #[test]
 fn features_that_need_others_are_refused_without_them() {
     let bed = bed();
-    let tx_offloads = TxOffloads { checksum: true, tso4: true, tso6: true };
+    let tx_offloads = Offloads { checksum: true, tso4: true, tso6: true };
     let config = NicConfig { mac: MacAddr::default(), mtu: 1500, tx_offloads };
     let device = Net::new(config, bed.device.segment.clone());
     let machine = PciMachine::new();
@@ -301,8 +299,7 @@ fn a_reset_in_the_middle_of_traffic_leaves_memory_alone() {
 #[test]
 fn a_second_nic_is_refused_and_does_not_disturb_the_first() {
     let mut first = bed();
-    let config =
-        NicConfig { mac: MacAddr::default(), mtu: 1500, tx_offloads: TxOffloads::default() };
+    let config = NicConfig { mac: MacAddr::default(), mtu: 1500, tx_offloads: Offloads::default() };
     let mut second = Net::new(config, first.device.segment.clone());
     let mut driver = NetDriver::new(0, 16);
     first.device.activate(driver.activation()).unwrap();

@@ -2,8 +2,11 @@
 
 use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
 
+use rustix::process::{Resource, setrlimit};
+
 use super::*;
 use crate::gateway::config::Ipv6Mode;
+use crate::gateway::testing::{alone, no_descriptors};
 
 #[test]
 fn a_connection_carries_bytes_both_ways_over_both_families() {
@@ -60,7 +63,7 @@ fn a_closed_port_refuses() {
         let mut guest = Guest::new(redirected(remote, closed), local, remote);
         guest.syn();
         let got = guest.next();
-        assert_eq!((got.flags(), got.h.fields.seq), (RST | ACK, 0), "{i}");
+        assert_eq!((got.flags(), got.h.fields.seq), (RST | ACK, Seq::new(0)), "{i}");
         assert_eq!(got.h.fields.ack, guest.seq);
         assert_eq!(guest.flows(), 0);
     }
@@ -103,12 +106,28 @@ fn ipv6_that_is_not_offered_is_told_by_icmp() {
 }
 
 #[test]
+fn a_guest_is_told_that_there_are_no_descriptors() {
+    if !alone("gateway::tcp::tests::begin::a_guest_is_told_that_there_are_no_descriptors") {
+        return;
+    }
+    let (mut guest, _server) = Guest::with_server(0);
+    let limit = no_descriptors();
+    assert_eq!(guest.syn(), TxOutcome::Dropped(DropReason::SocketFailed));
+    let told = guest.bed.received();
+    // As for UDP and echo: administratively prohibited. A reset would be the server's word.
+    assert_eq!(told.iter().map(|f| [f[23], f[34], f[35]]).collect::<Vec<_>>(), [[1, 3, 13]]);
+    setrlimit(Resource::Nofile, limit).unwrap();
+    guest.syn();
+    assert_eq!(guest.next().flags(), SYN | ACK);
+}
+
+#[test]
 fn a_lost_syn_ack_comes_again() {
     let (mut guest, _server) = Guest::with_server(0);
     guest.syn();
     let first = guest.next();
     // The guest asks again.
-    guest.seq = guest.seq.wrapping_sub(1);
+    guest.seq -= 1;
     guest.syn();
     let second = guest.next();
     assert_eq!(first.h, second.h);
@@ -129,7 +148,7 @@ fn without_receive_buffers_the_syn_ack_waits() {
     guest.syn();
     guest.silence();
     guest.bed.ring.full = false;
-    guest.bed.run(|gateway, cx| gateway.rx_available(cx));
+    guest.bed.run(|gateway, io| gateway.rx_available(io));
     assert_eq!(guest.next().flags(), SYN | ACK);
 }
 
@@ -154,17 +173,17 @@ fn while_the_host_connects_the_guest_waits() {
     let mut guest = Guest::new(redirected(remote, at), "10.0.2.2:1000", remote);
     for _ in 0..3 {
         assert_eq!(guest.syn(), TxOutcome::Sent);
-        guest.seq = guest.seq.wrapping_sub(1);
+        guest.seq -= 1;
         guest.silence();
     }
     assert_eq!(guest.flows(), 1);
     // Another SYN from the same port is another connection.
-    guest.seq = guest.seq.wrapping_add(100_000);
+    guest.seq += 100_000;
     assert_eq!(guest.syn(), TxOutcome::Sent);
-    assert_eq!((guest.flows(), guest.bed.gateway.tcp.connecting), (1, 1));
+    assert_eq!((guest.flows(), guest.bed.gateway.tcp.flows.pending().connecting), (1, 1));
     // The guest gives up.
     guest.raw(guest.fields(RST), &[], b"");
-    assert_eq!((guest.flows(), guest.bed.gateway.tcp.connecting), (0, 0));
+    assert_eq!((guest.flows(), guest.bed.gateway.tcp.flows.pending().connecting), (0, 0));
 }
 
 #[test]
@@ -172,7 +191,7 @@ fn connections_that_nobody_answers_are_limited() {
     let (at, _filled, _fd) = busy_listener();
     let remote = "198.51.100.1:80";
     let mut guest = Guest::new(redirected(remote, at), "10.0.2.2:1000", remote);
-    guest.bed.gateway.tcp.table = Table::new(64);
+    guest.bed.gateway.tcp.flows = Flows::new(64);
     for port in 1000..1100 {
         guest.local.set_port(port);
         assert_eq!(guest.syn(), TxOutcome::Sent);
@@ -183,15 +202,15 @@ fn connections_that_nobody_answers_are_limited() {
 #[test]
 fn what_belongs_to_no_connection_is_reset() {
     let mut guest = Guest::new(config(), "10.0.2.2:1000", "198.51.100.1:80");
-    guest.ack = 77;
+    guest.ack = Seq::new(77);
     assert_eq!(guest.send(ACK, b"abc"), TxOutcome::Dropped(DropReason::NoConnection));
     let got = guest.next();
-    assert_eq!((got.flags(), got.h.fields.seq), (RST, 77));
+    assert_eq!((got.flags(), got.h.fields.seq), (RST, Seq::new(77)));
     let (seq, fin) = (guest.seq, guest.fields(FIN));
     guest.raw(fin, &[], b"abc");
     let got = guest.next();
-    assert_eq!((got.flags(), got.h.fields.seq), (RST | ACK, 0));
-    assert_eq!(got.h.fields.ack, seq.wrapping_add(4));
+    assert_eq!((got.flags(), got.h.fields.seq), (RST | ACK, Seq::new(0)));
+    assert_eq!(got.h.fields.ack, seq + 4);
     assert_eq!(guest.send(RST, b""), TxOutcome::Dropped(DropReason::NoConnection));
     guest.silence();
 }
@@ -223,7 +242,7 @@ fn resets_wait_for_receive_buffers() {
     }
     assert_eq!(guest.drops(DropReason::NoRxBuffers), 300 - RESETS_MAX as u64);
     guest.bed.ring.full = false;
-    guest.bed.run(|gateway, cx| gateway.rx_available(cx));
+    guest.bed.run(|gateway, io| gateway.rx_available(io));
     let got = std::iter::from_fn(|| guest.try_next(Duration::ZERO)).count();
     assert_eq!(got, RESETS_MAX);
 }
@@ -239,7 +258,7 @@ fn a_wrong_checksum_is_dropped() {
         let offload =
             Offload { checksum: Some(PartialChecksum { start, offset }), ..Offload::default() };
         let frame = TxFrame { head: &frame, tail: &[], len: frame.len(), offload };
-        guest.bed.run(|gateway, cx| gateway.send(cx, &frame))
+        guest.bed.run(|gateway, io| gateway.send(io, &frame))
     };
     assert_eq!(send(34, 6), TxOutcome::Dropped(DropReason::BadOffload));
     assert_eq!(send(34, 16), TxOutcome::Sent);
@@ -249,7 +268,7 @@ fn a_wrong_checksum_is_dropped() {
 #[test]
 fn a_full_table_lets_the_idlest_go() {
     let (mut guest, server) = Guest::with_server(0);
-    guest.bed.gateway.tcp.table = Table::new(2);
+    guest.bed.gateway.tcp.flows = Flows::new(2);
     let mut streams = Vec::new();
     for port in [1001, 1002] {
         guest.local.set_port(port);

@@ -6,8 +6,8 @@ use super::*;
 
 /// The class of the flow's socket.
 fn class_of(guest: &Guest) -> u32 {
-    let (_, flow) = guest.bed.gateway.tcp.table.iter().next().unwrap();
-    let socket = flow.socket.as_ref().unwrap();
+    let (_, flow) = guest.bed.gateway.tcp.flows.table.iter().next().unwrap();
+    let socket = &flow.socket.as_ref().unwrap().fd;
     if guest.local.is_ipv4() {
         ip_tos(socket).unwrap().into()
     } else {

@@ -21,7 +21,7 @@ fn abort(server: TcpStream) {
 fn take_fin(guest: &mut Guest) {
     let got = guest.next_with(FIN);
     assert_eq!(got.h.fields.seq, guest.ack);
-    guest.ack = guest.ack.wrapping_add(1);
+    guest.ack += 1;
     guest.send(ACK, b"");
 }
 
@@ -61,7 +61,7 @@ fn the_host_ends_first() {
     let last = std::iter::from_fn(|| guest.try_next(Duration::ZERO)).last().unwrap();
     assert_eq!(last.h.fields.ack, guest.seq);
     // The last FIN may come again: TIME-WAIT.
-    guest.seq = guest.seq.wrapping_sub(1);
+    guest.seq -= 1;
     guest.send(ACK | FIN, b"");
     assert_eq!(guest.next().h.fields.ack, guest.seq);
     assert_eq!(guest.flows(), 1);
@@ -81,7 +81,7 @@ fn a_port_in_time_wait_may_be_used_again() {
         assert_eq!(guest.next().h.fields.ack, guest.seq);
         assert_eq!(server.read(&mut [0; 8]).unwrap(), 1);
         assert_eq!(guest.flows(), 1);
-        guest.seq = guest.seq.wrapping_add(1000);
+        guest.seq += 1000;
     }
 }
 
@@ -95,7 +95,7 @@ fn both_end_at_once() {
     expect_end(&server);
     assert_eq!(guest.next().h.fields.ack, guest.seq);
     assert_eq!(fin.h.fields.seq, guest.ack);
-    guest.ack = guest.ack.wrapping_add(1);
+    guest.ack += 1;
     guest.send(ACK, b"");
     assert_eq!(guest.flows(), 1);
     guest.bed.advance(Duration::from_secs(11));
@@ -120,7 +120,7 @@ fn a_lost_fin_comes_again() {
 fn take_later(guest: &mut Guest) {
     guest.inbox.clear();
     guest.bed.ring.frames.clear();
-    guest.ack = guest.ack.wrapping_add(1);
+    guest.ack += 1;
     guest.send(ACK, b"");
 }
 
@@ -221,12 +221,12 @@ fn only_the_right_reset_resets() {
     let (mut guest, _server) = Guest::connected(0);
     let seq = guest.seq;
     // In the window, but not what is expected: a challenge (RFC 5961 §3.2).
-    guest.seq = seq.wrapping_add(5);
+    guest.seq = seq + 5;
     assert_eq!(guest.send(RST, b""), TxOutcome::Dropped(DropReason::OutOfWindow));
     assert_eq!(guest.next().h.fields.ack, seq);
     // The next one is not answered so soon.
     assert_eq!(guest.send(RST, b""), TxOutcome::Dropped(DropReason::RateLimited));
-    guest.seq = seq.wrapping_sub(5);
+    guest.seq = seq - 5;
     assert_eq!(guest.send(RST, b""), TxOutcome::Dropped(DropReason::OutOfWindow));
     guest.silence();
     // A SYN is no better (RFC 5961 §4).

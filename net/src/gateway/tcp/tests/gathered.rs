@@ -70,11 +70,11 @@ fn overfilled(data: &[u8]) -> (Guest, TcpStream, usize) {
     let server = listener.accept().unwrap().0;
     server.set_read_timeout(Some(WAIT)).unwrap();
     let start = guest.seq;
-    let id = guest.bed.gateway.tcp.table.ids().start;
-    let flow = guest.bed.gateway.tcp.table.get(id).unwrap();
-    set_socket_send_buffer_size(flow.socket.as_ref().unwrap(), 4096).unwrap();
+    let id = guest.bed.gateway.tcp.flows.table.ids().start;
+    let flow = guest.bed.gateway.tcp.flows.table.get(id).unwrap();
+    set_socket_send_buffer_size(&flow.socket.as_ref().unwrap().fd, 4096).unwrap();
     // A guest that looks at no window.
-    flow.up.edge = start.wrapping_add(data.len() as u32 + 1);
+    flow.to_host.widen(start + (data.len() as u32 + 1));
     for segment in data.chunks(1400) {
         guest.queue(ACK, segment);
     }
@@ -82,7 +82,7 @@ fn overfilled(data: &[u8]) -> (Guest, TcpStream, usize) {
     guest.batch_end();
     let last = std::iter::from_fn(|| guest.try_next(Duration::ZERO)).last().unwrap();
     assert_eq!(last.h.fields.window, 0);
-    let taken = last.h.fields.ack.wrapping_sub(start) as usize;
+    let taken = (last.h.fields.ack - start) as usize;
     assert!(taken > 0 && taken < data.len(), "{taken}");
     guest.seq = last.h.fields.ack;
     (guest, server, taken)
@@ -100,7 +100,7 @@ fn what_the_socket_refuses_of_a_batch_is_as_if_it_had_not_come() {
         while guest.try_next(Duration::from_millis(20)).is_some() {}
         let n = 1000.min(data.len() - at);
         if guest.send(ACK, &data[at..at + n]) != TxOutcome::Sent {
-            guest.seq = guest.seq.wrapping_sub(n as u32);
+            guest.seq -= n as u32;
             continue;
         }
         assert_eq!(read_all(&server, n), data[at..at + n]);
@@ -126,12 +126,13 @@ fn a_socket_that_fails_with_gathered_bytes_resets_the_guest() {
 #[expect(unsafe_code, reason = "an ioctl without a wrapper")]
 fn unsent(guest: &mut Guest) -> i32 {
     use std::os::fd::AsRawFd;
-    let id = guest.bed.gateway.tcp.table.ids().start;
-    let flow = guest.bed.gateway.tcp.table.get(id).unwrap();
+    let id = guest.bed.gateway.tcp.flows.table.ids().start;
+    let flow = guest.bed.gateway.tcp.flows.table.get(id).unwrap();
     let mut bytes = 0;
     // SAFETY: it writes one int, which lives here.
-    let done =
-        unsafe { libc::ioctl(flow.socket.as_ref().unwrap().as_raw_fd(), 0x894b, &raw mut bytes) };
+    let done = unsafe {
+        libc::ioctl(flow.socket.as_ref().unwrap().fd.as_raw_fd(), 0x894b, &raw mut bytes)
+    };
     assert_eq!(done, 0);
     bytes
 }

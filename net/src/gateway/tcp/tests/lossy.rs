@@ -109,7 +109,7 @@ impl Station {
                 self.guest.bed.send(&frame);
             }
         }
-        self.guest.bed.run(|gateway, cx| gateway.batch_end(cx));
+        self.guest.bed.run(|gateway, io| gateway.batch_end(io));
         moved |= self.guest.events(Duration::ZERO);
         for frame in self.guest.bed.received() {
             moved = true;

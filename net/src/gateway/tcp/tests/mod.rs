@@ -19,21 +19,24 @@ use std::time::Duration;
 
 use vm_memory::VolatileSlice;
 
-use super::reset::RESETS_MAX;
-use super::segment::{Fields, PSH};
+use super::flows::RESETS_MAX;
 use super::to_guest::UNACKED_MAX;
+use super::to_host::SCALE;
 use super::*;
-use crate::frame::{FRAME_MAX, HEAD_MAX, Offload, PartialChecksum, TxFrame, TxOutcome};
+use crate::frame::{FRAME_MAX, HEAD_MAX, Offload, Offloads, PartialChecksum, TxFrame, TxOutcome};
 use crate::gateway::config::{Redirect, Transport};
 use crate::gateway::emit::Envelope;
 use crate::gateway::testing::{Bed, GATEWAY_MAC, GUEST_MAC, config};
 use crate::port::Backend;
-use crate::rx::RxOffloads;
-use crate::wire::checksum::checksum;
+use crate::sys::stream;
+use crate::wire::checksum::{Sum, checksum};
+use crate::wire::protocol;
+use crate::wire::seq::Seq;
+use crate::wire::tcp::{Fields, PSH};
 use crate::wire::{TCP_LEN, u16_at};
 
 const WAIT: Duration = Duration::from_secs(10);
-const TSO: RxOffloads = RxOffloads { checksum: true, tso4: true, tso6: true };
+const TSO: Offloads = Offloads { checksum: true, tso4: true, tso6: true };
 
 fn addr(text: &str) -> SocketAddr {
     text.parse().unwrap()
@@ -94,16 +97,13 @@ fn parse(frame: &[u8], offload: Offload) -> Got {
 fn frame(from: SocketAddr, to: SocketAddr, f: Fields, options: &[u8], payload: &[u8]) -> Vec<u8> {
     let envelope = Envelope::new(GATEWAY_MAC, from.ip(), to.ip(), protocol::TCP);
     let len = TCP_LEN + options.len() + payload.len();
-    let mut frame = vec![0; envelope.len()];
+    let mut frame = vec![0; envelope.header_len()];
     let at = envelope.write(GUEST_MAC, len, &mut frame);
     frame.extend(f.bytes());
     frame.extend(options);
     frame.extend(payload);
     frame[at + 12] = ((TCP_LEN + options.len()) as u8 / 4) << 4;
-    let mut sum = envelope.pseudo_header(len);
-    sum.bytes(&frame[at..]);
-    let sum = sum.finish();
-    frame[at + 16..at + 18].copy_from_slice(&sum.to_be_bytes());
+    envelope.complete(&mut frame[at..]);
     frame
 }
 
@@ -128,8 +128,8 @@ struct Guest {
     local: SocketAddr,
     remote: SocketAddr,
     /// What it sends next, and what it expects.
-    seq: u32,
-    ack: u32,
+    seq: Seq,
+    ack: Seq,
     window: u16,
     /// The traffic class of what it sends.
     class: u8,
@@ -153,8 +153,8 @@ impl Guest {
             inbox: VecDeque::new(),
             local: addr(local),
             remote: addr(remote),
-            seq: 0xffff_ff00,
-            ack: 0,
+            seq: Seq::new(0xffff_ff00),
+            ack: Seq::new(0),
             window: 0xffff,
             class: 0,
         }
@@ -176,7 +176,7 @@ impl Guest {
     /// The same, maybe as with a kernel that does not know where it peeks.
     fn connected_with(i: usize, peeks: bool) -> (Self, TcpStream) {
         let (mut guest, server) = Self::with_server(i);
-        guest.bed.gateway.tcp.scratch.peeks = peeks;
+        guest.bed.gateway.tcp.flows.set_peeking(peeks);
         guest.open();
         let (stream, _) = server.accept().unwrap();
         stream.set_read_timeout(Some(WAIT)).unwrap();
@@ -196,13 +196,13 @@ impl Guest {
     fn syn(&mut self) -> TxOutcome {
         let options = [2, 4, 0x05, 0xb4, 1, 3, 3, 0];
         let outcome = self.raw(self.fields(SYN), &options, b"");
-        self.seq = self.seq.wrapping_add(1);
+        self.seq += 1;
         outcome
     }
 
     fn learn_syn(&mut self, got: &Got) {
-        assert_eq!(got.h.options.scale, Some(flow::SCALE));
-        self.ack = got.h.fields.seq.wrapping_add(1);
+        assert_eq!(got.h.options.scale, Some(SCALE));
+        self.ack = got.h.fields.seq + 1;
     }
 
     fn fields(&self, flags: u8) -> Fields {
@@ -210,7 +210,7 @@ impl Guest {
             src_port: self.local.port(),
             dst_port: self.remote.port(),
             seq: self.seq,
-            ack: if flags & ACK != 0 { self.ack } else { 0 },
+            ack: if flags & ACK != 0 { self.ack } else { Seq::new(0) },
             flags,
             window: self.window,
         }
@@ -228,19 +228,19 @@ impl Guest {
     fn queue(&mut self, flags: u8, payload: &[u8]) -> TxOutcome {
         let frame = frame(self.local, self.remote, self.fields(flags), &[], payload);
         let len = payload.len() as u32 + u32::from(flags & FIN != 0);
-        self.seq = self.seq.wrapping_add(len);
+        self.seq += len;
         self.bed.send(&marked(frame, self.class))
     }
 
     fn batch_end(&mut self) {
-        self.bed.run(|gateway, cx| gateway.batch_end(cx));
+        self.bed.run(|gateway, io| gateway.batch_end(io));
     }
 
     /// Sends the next segment.
     fn send(&mut self, flags: u8, payload: &[u8]) -> TxOutcome {
         let outcome = self.raw(self.fields(flags), &[], payload);
         let len = payload.len() as u32 + u32::from(flags & FIN != 0);
-        self.seq = self.seq.wrapping_add(len);
+        self.seq += len;
         outcome
     }
 
@@ -249,7 +249,7 @@ impl Guest {
         let any = self.bed.events(wait);
         // As the worker does: what was put off is done in the same turn.
         while self.bed.gateway.tcp.deadline().is_some_and(|due| due <= self.bed.now) {
-            self.bed.run(|gateway, cx| gateway.expire(cx));
+            self.bed.run(|gateway, io| gateway.expire(io));
         }
         any
     }
@@ -294,7 +294,7 @@ impl Guest {
         while data.len() < len {
             let got = self.next();
             if got.h.fields.seq == self.ack && !got.payload.is_empty() {
-                self.ack = self.ack.wrapping_add(got.payload.len() as u32);
+                self.ack += got.payload.len() as u32;
                 data.extend(got.payload);
                 self.send(ACK, b"");
             }

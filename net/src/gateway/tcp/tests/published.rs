@@ -29,7 +29,7 @@ fn answer(guest: &mut Guest, syn: &Got) {
     guest.learn_syn(syn);
     let fields = guest.fields(SYN | ACK);
     guest.raw(fields, &[2, 4, 0x05, 0xb4, 1, 3, 3, 2], b"");
-    guest.seq = guest.seq.wrapping_add(1);
+    guest.seq += 1;
     guest.poll();
     let got = &guest.inbox[0];
     assert_eq!((got.flags() & !PSH, got.h.fields.ack), (ACK, guest.seq));
@@ -61,8 +61,8 @@ fn a_client_gets_the_guests_traffic_class() {
         let (mut guest, _client, syn) = client(listen, ipv6);
         guest.class = 0x88 | 1;
         answer(&mut guest, &syn);
-        let (_, flow) = guest.bed.gateway.tcp.table.iter().next().unwrap();
-        let socket = flow.socket.as_ref().unwrap();
+        let (_, flow) = guest.bed.gateway.tcp.flows.table.iter().next().unwrap();
+        let socket = &flow.socket.as_ref().unwrap().fd;
         let class = match addr(listen).is_ipv4() {
             true => ip_tos(socket).unwrap().into(),
             false => ipv6_tclass(socket).unwrap(),
@@ -84,8 +84,8 @@ fn a_client_over_ipv6_reaches_a_guest_without_it() {
 fn a_guest_that_refuses_resets_the_client() {
     let (mut guest, mut client, syn) = client("127.0.0.1:0", false);
     (guest.local, guest.remote) = (syn.to, syn.from);
-    guest.ack = syn.h.fields.seq.wrapping_add(1);
-    guest.seq = 0;
+    guest.ack = syn.h.fields.seq + 1;
+    guest.seq = Seq::new(0);
     guest.send(RST | ACK, b"");
     assert_eq!(client.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     assert_eq!(guest.flows(), 0);
@@ -109,7 +109,7 @@ fn a_client_that_gives_up_resets_the_guest() {
     let (mut guest, client, syn) = client("127.0.0.1:0", false);
     stream::abort(client.into());
     let got = guest.next();
-    assert!(got.h.has(RST) && got.h.fields.seq == syn.h.fields.seq.wrapping_add(1), "{got:?}");
+    assert!(got.h.has(RST) && got.h.fields.seq == syn.h.fields.seq + 1, "{got:?}");
     assert_eq!(guest.flows(), 0);
 }
 

@@ -2,9 +2,9 @@
 
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-use super::super::segment::URG;
 use super::*;
 use crate::sys::stream::{has_urgent, is_at_mark};
+use crate::wire::tcp::URG;
 
 impl Guest {
     /// Sends `payload`, before whose byte `pointer` its urgent data ends, and maybe goes on.
@@ -18,7 +18,7 @@ impl Guest {
         let mut sum = Sum::pseudo_header(from, to, protocol::TCP, frame.len() - at);
         sum.bytes(&frame[at..]);
         frame[at + 16..at + 18].copy_from_slice(&sum.finish().to_be_bytes());
-        self.seq = self.seq.wrapping_add(payload.len() as u32);
+        self.seq += payload.len() as u32;
         assert_eq!(self.bed.send(&frame), TxOutcome::Sent);
         if !goes_on {
             self.batch_end();
@@ -30,7 +30,7 @@ impl Guest {
         let got = std::iter::repeat_with(|| self.next()).find(|got| !got.payload.is_empty());
         let got = got.unwrap();
         assert_eq!(got.h.fields.seq, self.ack);
-        self.ack = self.ack.wrapping_add(got.payload.len() as u32);
+        self.ack += got.payload.len() as u32;
         self.send(ACK, b"");
         got
     }
@@ -78,7 +78,7 @@ fn an_urgent_byte_may_be_ahead_of_what_has_come() {
     assert_eq!(read_all(&server, 4), b"abcd");
     assert_eq!(read_all(&server, 2), b"ef");
     // One that was passed long ago marks nothing.
-    guest.seq = guest.seq.wrapping_sub(7);
+    guest.seq -= 7;
     guest.send_urgent(5, b"abcd!efg", false);
     assert_eq!(read_all(&server, 1), b"g");
     assert!(!has_urgent(&server));
@@ -124,8 +124,8 @@ fn the_hosts_urgent_byte_keeps_its_mark() {
             }
         }
         // There is nothing of it any more.
-        let (_, flow) = guest.bed.gateway.tcp.table.iter().next().unwrap();
-        assert!(!flow.down.urgent);
+        let (_, flow) = guest.bed.gateway.tcp.flows.table.iter().next().unwrap();
+        assert!(!flow.to_guest.has_urgent());
         drop(server);
         assert_eq!(guest.next_with(FIN).h.fields.seq, guest.ack);
     }

@@ -12,11 +12,11 @@ fn the_guests_window_is_kept_to() {
     while got.len() < 10_000 {
         let mut window = Vec::new();
         while let Some(segment) = guest.try_next(Duration::from_millis(20)) {
-            assert_eq!(segment.h.fields.seq, guest.ack.wrapping_add(window.len() as u32));
+            assert_eq!(segment.h.fields.seq, guest.ack + window.len() as u32);
             window.extend(segment.payload);
         }
         assert!(!window.is_empty() && window.len() <= 1000, "{}", window.len());
-        guest.ack = guest.ack.wrapping_add(window.len() as u32);
+        guest.ack += window.len() as u32;
         got.extend(window);
         guest.send(ACK, b"");
     }
@@ -33,7 +33,7 @@ fn a_closed_window_is_probed_and_opened() {
     for _ in 0..5 {
         guest.bed.advance(Duration::from_secs(60));
         let probe = guest.next();
-        assert_eq!((probe.h.fields.seq, probe.payload.len()), (guest.ack.wrapping_sub(1), 0));
+        assert_eq!((probe.h.fields.seq, probe.payload.len()), (guest.ack - 1, 0));
         guest.inbox.clear();
         guest.bed.ring.frames.clear();
         guest.send(ACK, b"");
@@ -53,9 +53,9 @@ fn a_server_that_does_not_read_closes_the_window() {
     loop {
         guest.poll();
         for got in guest.inbox.drain(..) {
-            edge = got.h.fields.ack.wrapping_add(u32::from(got.h.fields.window) << flow::SCALE);
+            edge = got.h.fields.ack + (u32::from(got.h.fields.window) << SCALE);
         }
-        let room = edge.wrapping_sub(guest.seq) as usize;
+        let room = (edge - guest.seq) as usize;
         if room < 1460 && !guest.events(Duration::from_millis(100)) {
             break;
         }
@@ -70,7 +70,7 @@ fn a_server_that_does_not_read_closes_the_window() {
     assert_eq!(read_all(&server, sent), data[..sent]);
     let got = guest.next();
     assert_eq!(got.h.fields.ack, guest.seq);
-    assert!(u32::from(got.h.fields.window) << flow::SCALE >= 1460);
+    assert!(u32::from(got.h.fields.window) << SCALE >= 1460);
 }
 
 #[test]
@@ -79,9 +79,9 @@ fn what_the_socket_refuses_is_asked_for_again() {
     // The kernel may take back room that it had (tcp_mem).
     let data = pattern(32 << 20);
     let start = guest.seq;
-    let id = guest.bed.gateway.tcp.table.ids().start;
-    let flow = guest.bed.gateway.tcp.table.get(id).unwrap();
-    flow.up.edge = start.wrapping_add(data.len() as u32);
+    let id = guest.bed.gateway.tcp.flows.table.ids().start;
+    let flow = guest.bed.gateway.tcp.flows.table.get(id).unwrap();
+    flow.to_host.widen(start + data.len() as u32);
     let mut refused = false;
     for chunk in data.chunks(60_000) {
         match guest.send(ACK, chunk) {
@@ -96,7 +96,7 @@ fn what_the_socket_refuses_is_asked_for_again() {
     assert!(refused);
     let last = std::iter::from_fn(|| guest.try_next(Duration::ZERO)).last().unwrap();
     assert_eq!(last.h.fields.window, 0);
-    let taken = last.h.fields.ack.wrapping_sub(start) as usize;
+    let taken = (last.h.fields.ack - start) as usize;
     assert_eq!(read_all(&server, taken), data[..taken]);
     // The window opens, with three more that say the same: resend at once.
     let acks: Vec<_> = (0..4).map(|_| guest.next()).collect();
@@ -160,14 +160,14 @@ fn a_window_that_opens_late_is_used_with_patience() {
 fn bytes_beyond_the_window_do_not_turn_it_over() {
     let (mut guest, server) = Guest::connected(0);
     guest.send(ACK, b"x");
-    let id = guest.bed.gateway.tcp.table.ids().start;
+    let id = guest.bed.gateway.tcp.flows.table.ids().start;
     // As if all had been used.
-    guest.bed.gateway.tcp.table.get(id).unwrap().up.edge = guest.seq;
+    guest.bed.gateway.tcp.flows.table.get(id).unwrap().to_host.widen(guest.seq);
     guest.poll();
     guest.inbox.clear();
     // A probe of one byte, as some systems send.
     guest.send(ACK, b"p");
-    let window = u32::from(guest.next().h.fields.window) << flow::SCALE;
+    let window = u32::from(guest.next().h.fields.window) << SCALE;
     let size = stream::send_memory(&server).unwrap().size.max(4 * 1024 * 1024);
     assert!(window <= size, "{window} of {size}");
     assert_eq!(read_all(&server, 2), b"xp");

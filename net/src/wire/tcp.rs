@@ -1,7 +1,27 @@
-//! TCP headers (RFC 9293 §3.1), read and written.
+//! TCP headers (RFC 9293 §3.1) and their options.
 
+use super::bytes::{put, put_u16, u16_at, u32_at};
+use super::seq::Seq;
 use crate::stats::DropReason;
-use crate::wire::{TCP_LEN, u16_at, u32_at};
+
+/// Bytes of a header without options.
+pub const TCP_LEN: usize = 20;
+
+/// Where in the header its checksum lies.
+pub const CHECKSUM_AT: usize = field::CHECKSUM;
+
+mod field {
+    pub const SRC_PORT: usize = 0;
+    pub const DST_PORT: usize = 2;
+    pub const SEQ: usize = 4;
+    pub const ACK: usize = 8;
+    /// The header's length in units of 4 bytes, in the upper half.
+    pub const DATA_OFFSET: usize = 12;
+    pub const FLAGS: usize = 13;
+    pub const WINDOW: usize = 14;
+    pub const CHECKSUM: usize = 16;
+    pub const URGENT: usize = 18;
+}
 
 /// No more data from the sender.
 pub const FIN: u8 = 0x01;
@@ -27,16 +47,6 @@ pub const SCALE_MAX: u8 = 14;
 /// Bytes of a SYN of ours with all its options.
 pub const SYN_LEN: usize = TCP_LEN + 8;
 
-/// True if sequence number `a` comes before `b` (RFC 9293 §3.4).
-pub fn before(a: u32, b: u32) -> bool {
-    (a.wrapping_sub(b) as i32) < 0
-}
-
-/// The later one of two sequence numbers.
-pub fn later(a: u32, b: u32) -> u32 {
-    if before(a, b) { b } else { a }
-}
-
 /// A header's fixed fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fields {
@@ -45,9 +55,9 @@ pub struct Fields {
     /// Destination port.
     pub dst_port: u16,
     /// Sequence number.
-    pub seq: u32,
+    pub seq: Seq,
     /// Acknowledgement number.
-    pub ack: u32,
+    pub ack: Seq,
     /// [`FIN`] and so on.
     pub flags: u8,
     /// The window, not scaled.
@@ -69,7 +79,7 @@ pub struct Header {
     /// Its fixed fields.
     pub fields: Fields,
     /// The sequence number of the urgent byte, the one before what the pointer names (RFC 6093 §4).
-    pub urgent: Option<u32>,
+    pub urgent: Option<Seq>,
     /// Bytes, options included.
     pub len: usize,
     /// Its options, where it has SYN.
@@ -88,7 +98,7 @@ impl Header {
         if bytes.len() < TCP_LEN {
             return Err(DropReason::HeadersTooLong);
         }
-        let len = usize::from(bytes[12] >> 4) * 4;
+        let len = usize::from(bytes[field::DATA_OFFSET] >> 4) * 4;
         if len < TCP_LEN {
             return Err(DropReason::Malformed);
         }
@@ -97,17 +107,17 @@ impl Header {
         }
         let options = bytes.get(TCP_LEN..len).ok_or(DropReason::HeadersTooLong)?;
         let fields = Fields {
-            src_port: u16_at(bytes, 0),
-            dst_port: u16_at(bytes, 2),
-            seq: u32_at(bytes, 4),
-            ack: u32_at(bytes, 8),
-            flags: bytes[13],
-            window: u16_at(bytes, 14),
+            src_port: u16_at(bytes, field::SRC_PORT),
+            dst_port: u16_at(bytes, field::DST_PORT),
+            seq: Seq::new(u32_at(bytes, field::SEQ)),
+            ack: Seq::new(u32_at(bytes, field::ACK)),
+            flags: bytes[field::FLAGS],
+            window: u16_at(bytes, field::WINDOW),
         };
         let options =
             if fields.flags & SYN != 0 { Options::parse(options) } else { Options::default() };
-        let pointer = if fields.flags & URG != 0 { u16_at(bytes, 18) } else { 0 };
-        let urgent = u32::from(pointer).checked_sub(1).map(|n| fields.seq.wrapping_add(n));
+        let pointer = if fields.flags & URG != 0 { u16_at(bytes, field::URGENT) } else { 0 };
+        let urgent = u32::from(pointer).checked_sub(1).map(|n| fields.seq + n);
         Ok(Self { fields, urgent, len, options })
     }
 
@@ -157,17 +167,23 @@ impl Options {
     }
 }
 
+/// Says in `header` that the first byte behind it is urgent.
+pub fn mark_urgent(header: &mut [u8]) {
+    header[field::FLAGS] |= URG;
+    put_u16(header, field::URGENT, 1);
+}
+
 impl Fields {
     /// The header without options, its checksum field 0.
     pub fn bytes(&self) -> [u8; TCP_LEN] {
         let mut h = [0; TCP_LEN];
-        h[0..2].copy_from_slice(&self.src_port.to_be_bytes());
-        h[2..4].copy_from_slice(&self.dst_port.to_be_bytes());
-        h[4..8].copy_from_slice(&self.seq.to_be_bytes());
-        h[8..12].copy_from_slice(&self.ack.to_be_bytes());
-        h[12] = (TCP_LEN as u8 / 4) << 4;
-        h[13] = self.flags;
-        h[14..16].copy_from_slice(&self.window.to_be_bytes());
+        put_u16(&mut h, field::SRC_PORT, self.src_port);
+        put_u16(&mut h, field::DST_PORT, self.dst_port);
+        put(&mut h, field::SEQ, self.seq.bits().to_be_bytes());
+        put(&mut h, field::ACK, self.ack.bits().to_be_bytes());
+        h[field::DATA_OFFSET] = (TCP_LEN as u8 / 4) << 4;
+        h[field::FLAGS] = self.flags;
+        put_u16(&mut h, field::WINDOW, self.window);
         h
     }
 
@@ -176,7 +192,7 @@ impl Fields {
         let mut h = [0; SYN_LEN];
         h[..TCP_LEN].copy_from_slice(&self.bytes());
         let len = TCP_LEN + options.write(&mut h[TCP_LEN..]);
-        h[12] = (len as u8 / 4) << 4;
+        h[field::DATA_OFFSET] = (len as u8 / 4) << 4;
         (h, len)
     }
 }
@@ -198,8 +214,8 @@ mod tests {
         let fields = Fields {
             src_port: 0xd431,
             dst_port: 80,
-            seq: 0x1234_5678,
-            ack: 0,
+            seq: Seq::new(0x1234_5678),
+            ack: Seq::new(0),
             flags: SYN,
             window: 0xfaf0,
         };
@@ -212,8 +228,14 @@ mod tests {
 
     #[test]
     fn a_syn_of_ours_is_golden() {
-        let fields =
-            Fields { src_port: 80, dst_port: 0xd431, seq: 1, ack: 2, flags: SYN | ACK, window: 3 };
+        let fields = Fields {
+            src_port: 80,
+            dst_port: 0xd431,
+            seq: Seq::new(1),
+            ack: Seq::new(2),
+            flags: SYN | ACK,
+            window: 3,
+        };
         let (h, len) = fields.with_options(Options { mss: Some(1460), scale: Some(7) });
         #[rustfmt::skip]
         assert_eq!(h[..len], [
@@ -242,20 +264,32 @@ mod tests {
         h[18..20].copy_from_slice(&[0, 3]);
         assert_eq!(Header::parse(&h, 40).unwrap().urgent, None);
         h[13] = ACK | URG;
-        assert_eq!(Header::parse(&h, 40).unwrap().urgent, Some(0x1234_567a));
+        assert_eq!(Header::parse(&h, 40).unwrap().urgent, Some(Seq::new(0x1234_567a)));
         h[4..8].fill(0xff);
-        assert_eq!(Header::parse(&h, 40).unwrap().urgent, Some(1));
+        assert_eq!(Header::parse(&h, 40).unwrap().urgent, Some(Seq::new(1)));
         h[19] = 0;
         assert_eq!(Header::parse(&h, 40).unwrap().urgent, None);
     }
 
-    #[test]
-    fn sequence_numbers_wrap() {
-        assert!(before(u32::MAX, 0) && before(0, 1) && !before(1, 1) && !before(1, u32::MAX));
-        assert_eq!(later(u32::MAX, 5), 5);
-    }
-
     proptest! {
+        #[test]
+        fn a_header_of_ours_comes_back_as_it_went(
+            src_port: u16, dst_port: u16, seq: u32, ack: u32, flags: u8, window: u16,
+            mss: Option<u16>, scale in prop::option::of(0..=SCALE_MAX), payload in 0usize..100,
+        ) {
+            let (seq, ack) = (Seq::new(seq), Seq::new(ack));
+            let fields = Fields { src_port, dst_port, seq, ack, flags, window };
+            let bytes = fields.bytes();
+            let header = Header::parse(&bytes, TCP_LEN + payload).unwrap();
+            prop_assert_eq!((header.fields, header.len), (fields, TCP_LEN));
+            let options = Options { mss, scale };
+            let (bytes, len) = fields.with_options(options);
+            let header = Header::parse(&bytes[..len], len + payload).unwrap();
+            prop_assert_eq!((header.fields, header.len), (fields, len));
+            let want = if flags & SYN != 0 { options } else { Options::default() };
+            prop_assert_eq!(header.options, want);
+        }
+
         #[test]
         fn any_bytes_are_parsed_or_refused(mut bytes: Vec<u8>, syn: bool) {
             if let Some(flags) = bytes.get_mut(13) {

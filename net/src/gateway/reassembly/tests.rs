@@ -2,6 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::frame::{TxFrame, TxOutcome};
+use crate::gateway::emit::Envelope;
+use crate::gateway::outgoing::Outgoing;
 use crate::gateway::testing::{Bed, GATEWAY_MAC, GUEST_MAC};
 use crate::wire::u16_at;
 
@@ -21,11 +23,9 @@ fn fragment(ipv4: bool, protocol: u8, id: u32, at: usize, bytes: &[u8], more: bo
     let (src, dst) = if ipv4 { ("10.0.2.2", "10.0.2.1") } else { ("fd00:2::2", "fd00:2::1") };
     let (src, dst) = (src.parse().unwrap(), dst.parse().unwrap());
     let envelope = Envelope::new(GATEWAY_MAC, src, dst, protocol);
-    let mut top = [0; LOWER_MAX + 8];
     let len = if more { at + bytes.len() + 8 } else { at + bytes.len() };
-    let outgoing = Outgoing { envelope, len, id, at };
-    let lower = outgoing.write(GUEST_MAC, bytes.len(), &mut top);
-    [&top[..lower], bytes].concat()
+    let outgoing = Outgoing::new(envelope, len, id);
+    [outgoing.headers(GUEST_MAC, at, bytes.len()), bytes.to_vec()].concat()
 }
 
 /// An echo request to the gateway, whose reply proves that all of it arrived.

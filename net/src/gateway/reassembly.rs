@@ -1,21 +1,18 @@
-//! Fragments: the guest's are put together again, and what is larger than the link is cut.
+//! The guest's fragments are put together again.
 //!
-//! The guest's datagrams are reassembled (RFC 791 §3.2, RFC 8200 §4.5) in a bounded number of
-//! buffers. Pieces that overlap make the whole datagram void (RFC 5722), exact repetitions don't.
+//! Datagrams are reassembled (RFC 791 §3.2, RFC 8200 §4.5) in a bounded number of buffers. Pieces that overlap make the whole datagram void (RFC 5722), exact repetitions don't.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::Ctx;
-use super::emit::{Envelope, LOWER_MAX};
+use super::context::Ctx;
 use super::icmp::{self, Why};
-use super::packet::{Extensions, Packet};
+use super::packet::Packet;
 use crate::addr::MacAddr;
 use crate::frame::{HEAD_MAX, Offload};
-use crate::rx::RxSlot;
+use crate::scatter::Scatter;
 use crate::stats::DropReason;
-use crate::wire::checksum::checksum;
-use crate::wire::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN};
+use crate::wire::ip::{Extensions, FRAGMENT_LEN, FRAGMENT_UNIT as UNIT, IPV6_LEN};
 
 /// Datagrams in the making at once: 8 buffers of 64 KiB.
 const SLOTS: usize = 8;
@@ -26,14 +23,11 @@ const BUFFER: usize = 65536;
 /// How long a datagram may take (RFC 791 §3.2: at least 15 s; RFC 8200 §4.5 allows 60 s).
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Fragments count in units of 8 bytes.
-const UNIT: usize = 8;
-
 const WORDS: usize = BUFFER / UNIT / 64;
 
 /// What the pieces of one datagram share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Key {
+struct DatagramKey {
     src: IpAddr,
     dst: IpAddr,
     id: u32,
@@ -46,8 +40,8 @@ type Memory = (Box<[u8]>, Box<[u64; WORDS]>);
 
 /// A datagram in the making.
 #[derive(Debug)]
-struct Slot {
-    key: Key,
+struct Incomplete {
+    key: DatagramKey,
     due: Instant,
     parts: Parts,
     /// Overlapping or contradictory: what else comes of it is void too.
@@ -141,24 +135,8 @@ impl Parts {
     /// True when the piece's bytes are those that are there.
     fn same(&self, packet: &Packet<'_>, at: usize) -> bool {
         let have = &self.buffer[at..at + packet.len];
-        let (head, mut rest) = have.split_at(packet.head.len());
-        if head != packet.head {
-            return false;
-        }
-        let mut copy = [0; 512];
-        for slice in packet.tail {
-            let mut slice = *slice;
-            while !rest.is_empty() && !slice.is_empty() {
-                let n = rest.len().min(slice.len()).min(copy.len());
-                slice.copy_to(&mut copy[..n]);
-                if copy[..n] != rest[..n] {
-                    return false;
-                }
-                rest = &rest[n..];
-                slice = slice.offset(n).expect("n is at most the slice's length");
-            }
-        }
-        rest.is_empty()
+        let (head, rest) = have.split_at(packet.head.len());
+        head == packet.head && Scatter::new(packet.tail).equals(0, rest)
     }
 
     fn add(&mut self, packet: &Packet<'_>, at: usize, more: bool) -> Result<(), DropReason> {
@@ -194,7 +172,7 @@ impl Parts {
         let (at, len) = (self.header_len, self.len.unwrap_or(self.reach));
         let n = len.min(HEAD_MAX - at);
         self.header[at..at + n].copy_from_slice(&self.buffer[..n]);
-        let it = Extensions::parse(&self.header[..at + n], at, self.protocol_at)?;
+        let it = Extensions::parse_from(&self.header[..at + n], at, self.protocol_at)?;
         if it.fragment.is_some() {
             return Err(DropReason::Malformed);
         }
@@ -231,7 +209,7 @@ impl Parts {
 #[derive(Debug, Default)]
 pub struct Reassembly {
     /// Oldest first.
-    slots: Vec<Slot>,
+    slots: Vec<Incomplete>,
     spare: Vec<Memory>,
 }
 
@@ -261,12 +239,12 @@ impl Reassembly {
         // the extensions, of which the fragment header goes (RFC 8200 §4.5).
         let headers = match packet.src {
             IpAddr::V4(_) => packet.ip_header.len(),
-            IpAddr::V6(_) => packet.ip_header.len().saturating_sub(IPV6_LEN + 8),
+            IpAddr::V6(_) => packet.ip_header.len().saturating_sub(IPV6_LEN + FRAGMENT_LEN),
         };
         if at + packet.len + headers > 65535 {
             return Err(DropReason::BadFragment);
         }
-        let key = Key {
+        let key = DatagramKey {
             src: packet.src,
             dst: packet.dst,
             id: fragment.id,
@@ -301,7 +279,7 @@ impl Reassembly {
         Ok(None)
     }
 
-    fn open(&mut self, ctx: &mut Ctx<'_, '_>, key: Key, packet: &Packet<'_>) -> usize {
+    fn open(&mut self, ctx: &mut Ctx<'_, '_>, key: DatagramKey, packet: &Packet<'_>) -> usize {
         if self.slots.len() == SLOTS {
             ctx.io.stats.dropped(DropReason::FragmentMemory);
             let oldest = self.slots.remove(0);
@@ -310,7 +288,7 @@ impl Reassembly {
         let (buffer, seen) =
             self.spare.pop().unwrap_or_else(|| (Box::default(), Box::new([0; WORDS])));
         let parts = Parts::new(packet, buffer, seen);
-        self.slots.push(Slot { key, due: ctx.io.now + TIMEOUT, parts, void: false });
+        self.slots.push(Incomplete { key, due: ctx.io.now + TIMEOUT, parts, void: false });
         self.slots.len() - 1
     }
 
@@ -342,75 +320,6 @@ impl Reassembly {
     pub fn detached(&mut self) {
         self.slots.clear();
         self.spare.clear();
-    }
-}
-
-/// A datagram towards the guest that is cut to the link's MTU, if it is larger.
-#[derive(Debug, Clone, Copy)]
-pub struct Outgoing {
-    envelope: Envelope,
-    len: usize,
-    id: u32,
-    at: usize,
-}
-
-impl Outgoing {
-    /// A datagram of `len` bytes, transport header on.
-    pub fn new(envelope: Envelope, len: usize, id: u32) -> Self {
-        Self { envelope, len, id, at: 0 }
-    }
-
-    /// Delivers what is left of it; `bytes` is all of it.
-    ///
-    /// # Errors
-    /// [`DropReason::NoRxBuffers`]: to be called again when there are some.
-    pub fn send(&mut self, ctx: &mut Ctx<'_, '_>, bytes: &[u8]) -> Result<(), DropReason> {
-        let mtu = usize::from(ctx.core.config.mtu);
-        let ipv4 = self.envelope.src.is_ipv4();
-        let headers = if ipv4 { IPV4_LEN } else { IPV6_LEN + 8 };
-        let piece = if self.envelope.len() - ETHERNET_LEN + self.len <= mtu {
-            self.len
-        } else {
-            mtu.saturating_sub(headers).max(UNIT) / UNIT * UNIT
-        };
-        while self.at < self.len {
-            let n = piece.min(self.len - self.at);
-            let mut top = [0; LOWER_MAX + 8];
-            let lower = self.write(ctx.core.link.mac, n, &mut top);
-            let slot = RxSlot::reserve(ctx.io.rx, lower + n).ok_or(DropReason::NoRxBuffers)?;
-            slot.write_at(0, &top[..lower]);
-            slot.write_at(lower, &bytes[self.at..self.at + n]);
-            slot.commit(lower + n, Offload::default());
-            self.at += n;
-        }
-        Ok(())
-    }
-
-    /// Writes the headers of the next piece, of `n` bytes.
-    fn write(&self, mac: MacAddr, n: usize, top: &mut [u8; LOWER_MAX + 8]) -> usize {
-        let more = self.at + n < self.len;
-        if n == self.len {
-            self.envelope.write(mac, n, top)
-        } else if self.envelope.src.is_ipv4() {
-            let lower = self.envelope.write(mac, n, top);
-            let header = &mut top[ETHERNET_LEN..lower];
-            header[4..6].copy_from_slice(&(self.id as u16).to_be_bytes());
-            let field = (self.at / UNIT) as u16 | u16::from(more) << 13;
-            header[6..8].copy_from_slice(&field.to_be_bytes());
-            header[10..12].fill(0);
-            let sum = checksum(header);
-            header[10..12].copy_from_slice(&sum.to_be_bytes());
-            lower
-        } else {
-            let envelope = Envelope { protocol: 44, ..self.envelope };
-            let lower = envelope.write(mac, 8 + n, top);
-            let header = &mut top[lower..lower + 8];
-            header[0] = self.envelope.protocol;
-            let field = self.at as u16 | u16::from(more);
-            header[2..4].copy_from_slice(&field.to_be_bytes());
-            header[4..8].copy_from_slice(&self.id.to_be_bytes());
-            lower + 8
-        }
     }
 }
 

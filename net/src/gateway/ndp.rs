@@ -3,21 +3,19 @@
 //! IPv6 is offered while the host can route it. When that ends, the guest is told at once: the
 //! router's lifetime becomes 0 and the prefix deprecated, so new flows use IPv4.
 
-mod message;
-
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
-use self::message::{Advertisement, Message, kind, neighbor_advertisement};
 use super::config::Ipv6Mode;
+use super::context::{Ctx, Handled, Shared};
 use super::emit::Envelope;
 use super::packet::Packet;
-use super::{Core, Ctx, Handled};
 use crate::addr::MacAddr;
 use crate::frame::TxOutcome;
 use crate::stats::DropReason;
-use crate::wire::checksum::Sum;
-use crate::wire::protocol;
+use crate::wire::icmp::ICMP_LEN;
+use crate::wire::ndp::{NdpMessage, RouterAdvertisement, SEARCH_MAX, kind, neighbor_advertisement};
+use crate::wire::{names, protocol};
 
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// All of these messages come from the link itself (RFC 4861 §6.1, §7.1).
@@ -58,16 +56,16 @@ impl Ndp {
     }
 
     /// A guest has come. Its system is yet to start and will ask then; who does not ask is told.
-    pub fn attached(&mut self, core: &Core, now: Instant) {
-        if core.config.ipv6 != Ipv6Mode::Off {
+    pub fn attached(&mut self, shared: &Shared, now: Instant) {
+        if shared.config.ipv6 != Ipv6Mode::Off {
             self.initial = INITIAL_COUNT;
             self.next = Some(now + INITIAL_INTERVAL);
         }
     }
 
     /// What the guest is offered has changed: it is told soon, and again.
-    pub fn announce(&mut self, core: &Core, now: Instant) {
-        if core.config.ipv6 != Ipv6Mode::Off {
+    pub fn announce(&mut self, shared: &Shared, now: Instant) {
+        if shared.config.ipv6 != Ipv6Mode::Off {
             self.initial = INITIAL_COUNT;
             self.next = Some(self.last.map_or(now, |last| now.max(last + MIN_DELAY)));
         }
@@ -91,11 +89,8 @@ impl Ndp {
         }
     }
 
-    /// An ICMPv6 packet. `None`: it is none of these messages.
+    /// An ICMPv6 packet that is no fragment. `None`: it is none of these messages.
     pub fn input(&mut self, ctx: &mut Ctx<'_, '_>, packet: &Packet<'_>) -> Option<Handled> {
-        if packet.protocol != protocol::ICMPV6 || packet.fragment.is_some() {
-            return None;
-        }
         let first = packet.head.first()?;
         if !(kind::ROUTER_SOLICITATION..=kind::REDIRECT).contains(first) {
             return None;
@@ -120,28 +115,22 @@ impl Ndp {
         if packet.hop_limit != HOP_LIMIT {
             return Err(DropReason::Malformed);
         }
-        if packet.offload.checksum.is_none() && !packet.offload.validated {
-            let mut sum = Sum::pseudo_header(packet.src, packet.dst, protocol::ICMPV6, bytes.len());
-            sum.bytes(bytes);
-            if sum.finish() != 0 {
-                return Err(DropReason::BadChecksum);
-            }
-        }
-        if !src.is_unspecified() && !ctx.core.config.is_guest6(src) {
+        packet.verify(packet.len)?;
+        if !src.is_unspecified() && !ctx.shared.config.is_guest6(src) {
             return Err(DropReason::BadSource);
         }
-        match Message::parse(bytes)? {
-            Message::RouterSolicitation { source } => {
+        match NdpMessage::parse(bytes)? {
+            NdpMessage::RouterSolicitation { source } => {
                 self.router_solicitation(ctx, packet.src_mac, src, source)
             }
-            Message::NeighborSolicitation { target, source } => {
+            NdpMessage::NeighborSolicitation { target, source } => {
                 neighbor_solicitation(ctx, packet.src_mac, src, dst, target, source)
             }
-            Message::NeighborAdvertisement { target, link } => {
-                if !ctx.core.config.is_guest6(target) {
+            NdpMessage::NeighborAdvertisement { target, link } => {
+                if !ctx.shared.config.is_guest6(target) {
                     return Err(DropReason::BadSource);
                 }
-                ctx.core.link.learn(target.into(), link.unwrap_or(packet.src_mac));
+                ctx.shared.link.learn(target.into(), link.unwrap_or(packet.src_mac));
                 Ok(TxOutcome::Sent)
             }
         }
@@ -154,7 +143,7 @@ impl Ndp {
         src: Ipv6Addr,
         source: Option<MacAddr>,
     ) -> Handled {
-        if ctx.core.config.ipv6 == Ipv6Mode::Off {
+        if ctx.shared.config.ipv6 == Ipv6Mode::Off {
             return Ok(TxOutcome::Sent);
         }
         if src.is_unspecified() {
@@ -162,14 +151,14 @@ impl Ndp {
                 return Err(DropReason::Malformed);
             }
             if self.last.is_some_and(|last| ctx.io.now < last + MIN_DELAY) {
-                self.announce(ctx.core, ctx.io.now);
+                self.announce(ctx.shared, ctx.io.now);
             } else {
                 self.advertise_to_all(ctx)?;
             }
             return Ok(TxOutcome::Sent);
         }
         let mac = source.unwrap_or(src_mac);
-        ctx.core.link.learn(src.into(), mac);
+        ctx.shared.link.learn(src.into(), mac);
         advertise(ctx, mac, src)?;
         Ok(TxOutcome::Sent)
     }
@@ -180,7 +169,7 @@ impl Ndp {
         self.initial = self.initial.saturating_sub(1);
         self.next = match self.initial {
             // What is not offered needs no reminder.
-            0 => ctx.core.ipv6_offered().then(|| now + INTERVAL),
+            0 => ctx.shared.ipv6_offered().then(|| now + INTERVAL),
             _ => Some(now + INITIAL_INTERVAL),
         };
         advertise(ctx, group_mac(ALL_NODES), ALL_NODES)
@@ -189,13 +178,13 @@ impl Ndp {
 
 /// Sends a router advertisement that says what the guest is offered now.
 fn advertise(ctx: &mut Ctx<'_, '_>, mac: MacAddr, dst: Ipv6Addr) -> Result<(), DropReason> {
-    let offered = ctx.core.ipv6_offered();
+    let offered = ctx.shared.ipv6_offered();
     // For its search domains.
-    ctx.core.resolvers.refresh(ctx.io.now);
-    let config = &ctx.core.config;
+    ctx.shared.resolvers.refresh(ctx.io.now);
+    let config = &ctx.shared.config;
     let src = config.link_local6();
-    let search = ctx.core.resolvers.conf().search_wire(message::SEARCH_MAX);
-    let message = Advertisement {
+    let search = names::emit_list(&ctx.shared.resolvers.conf().search, SEARCH_MAX);
+    let message = RouterAdvertisement {
         mac: config.mac,
         mtu: config.mtu,
         prefix: config.prefix6.network(),
@@ -205,7 +194,7 @@ fn advertise(ctx: &mut Ctx<'_, '_>, mac: MacAddr, dst: Ipv6Addr) -> Result<(), D
         prefix_lifetimes: if offered { PREFIX_LIFETIMES } else { (0, 0) },
         resolver_lifetime: if offered { RESOLVER_LIFETIME } else { 0 },
     }
-    .write();
+    .emit();
     send(ctx, mac, src, dst, &message)
 }
 
@@ -218,7 +207,7 @@ fn neighbor_solicitation(
     target: Ipv6Addr,
     source: Option<MacAddr>,
 ) -> Handled {
-    let config = &ctx.core.config;
+    let config = &ctx.shared.config;
     let ours = target == config.gateway6 || target == config.link_local6();
     let guests = config.is_guest6(target);
     let probe = src.is_unspecified();
@@ -226,11 +215,11 @@ fn neighbor_solicitation(
         return Err(DropReason::Malformed);
     }
     if !probe {
-        ctx.core.link.learn(src.into(), source.unwrap_or(src_mac));
+        ctx.shared.link.learn(src.into(), source.unwrap_or(src_mac));
     } else if guests {
         // Nobody else is on the link to object: in a second the address is the guest's, which
         // may then wait for others to speak to it.
-        ctx.core.link.learn(target.into(), src_mac);
+        ctx.shared.link.learn(target.into(), src_mac);
     }
     if ours {
         // An asker without an address, whose own probe this is, is told with all others.
@@ -239,7 +228,7 @@ fn neighbor_solicitation(
         } else {
             (source.unwrap_or(src_mac), src)
         };
-        let message = neighbor_advertisement(target, ctx.core.link.mac, !probe);
+        let message = neighbor_advertisement(target, ctx.shared.link.mac, !probe);
         send(ctx, mac, target, to, &message)?;
     }
     Ok(TxOutcome::Sent)
@@ -256,7 +245,7 @@ fn send(
         hop_limit: HOP_LIMIT,
         ..Envelope::new(mac, src.into(), dst.into(), protocol::ICMPV6)
     };
-    let (header, rest) = message.split_at(8);
+    let (header, rest) = message.split_at(ICMP_LEN);
     ctx.deliver_packet(&envelope, header, rest)
 }
 

@@ -1,0 +1,279 @@
+//! Bytes of the host's sockets to the guest.
+//!
+//! They are read into the guest's memory, behind room for the headers, and stay in the socket
+//! until the guest has acknowledged them. A station that takes large segments gets up to 64 KiB
+//! at once. For one that does not, as much is read into memory of ours and cut there: one system
+//! call for many frames, and their checksums are due anyway.
+
+use std::io;
+
+use libc::MSG_PEEK;
+
+use super::super::due::{Due, End};
+use super::super::socket::Socket;
+use super::super::template::Template;
+use super::{READ_MIN, ToGuest, UNACKED_MAX, fail};
+use crate::frame::{SegmentKind, Segmentation};
+use crate::gateway::context::Ctx;
+use crate::gateway::emit::Body;
+use crate::rx::RxSlot;
+use crate::sys::{self, stream};
+use crate::wire::TCP_LEN;
+use crate::wire::tcp::{ACK, FIN, PSH};
+
+/// The largest payload of a frame: a 64 KiB packet less the headers of IPv6 and TCP.
+pub const PAYLOAD_MAX: usize = 65535 - 60;
+
+/// What is read before the bytes that are wanted, at most.
+const SKIPPED_MAX: usize = 2 * UNACKED_MAX as usize;
+
+/// Memory of ours for what can't be read into the guest's directly.
+#[derive(Debug)]
+pub struct Scratch {
+    /// Flows may use `SO_PEEK_OFF`, where the kernel has it for TCP (Linux 6.9, for IPv6 6.11).
+    pub peeks: bool,
+    payload: Box<[u8]>,
+    /// Only used without `SO_PEEK_OFF`, and only made then.
+    skipped: Vec<u8>,
+}
+
+/// What became of a flow's turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// That many bytes were delivered.
+    Sent(usize),
+    /// Nothing can be delivered now.
+    Idle,
+    /// The guest has no receive buffers.
+    NoRoom,
+}
+
+impl Scratch {
+    /// Unused memory.
+    pub fn new() -> Self {
+        Self { peeks: true, payload: vec![0; PAYLOAD_MAX].into(), skipped: Vec::new() }
+    }
+}
+
+/// What a delivery takes bytes from, and what it puts around them.
+#[derive(Debug)]
+pub struct Outward<'a> {
+    /// The host's socket.
+    pub socket: &'a Socket,
+    /// The headers.
+    pub template: Template,
+    /// The guest has ended its stream.
+    pub guest_ended: bool,
+    /// What is to be done because of it.
+    pub due: &'a mut Due,
+}
+
+impl ToGuest {
+    /// Delivers one frame, or a few small ones.
+    pub fn deliver(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        scratch: &mut Scratch,
+        out: &mut Outward<'_>,
+    ) -> Turn {
+        if self.fin == Some(self.nxt) && self.readable {
+            return self.send_fin(ctx, out);
+        }
+        if !self.wants_delivery() {
+            return Turn::Idle;
+        }
+        let mut len = (self.usable() as usize).min(self.read_size);
+        if self.urgent {
+            self.find_mark(out.socket, &mut len);
+        }
+        let Some(skip) = self.seek(scratch, out, &mut len) else { return Turn::Idle };
+        let offloads = ctx.io.rx.offloads();
+        let tso = if out.template.envelope.src.is_ipv4() { offloads.tso4 } else { offloads.tso6 };
+        let turn = if (tso && offloads.checksum) || len <= self.mss.into() {
+            self.read_into_guest(ctx, scratch, out, skip, len)
+        } else {
+            self.read_and_cut(ctx, scratch, out, skip, len)
+        };
+        match turn {
+            Ok(turn) => turn,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                // Without an offset to peek at, this is how a failure shows.
+                if self.failed {
+                    fail(out.socket, out.due);
+                }
+                self.readable = false;
+                Turn::Idle
+            }
+            Err(_) => {
+                out.due.end = Some(End::ByHost);
+                Turn::Idle
+            }
+        }
+    }
+
+    /// Makes the kernel peek at `nxt`; where it can't, returns how many bytes before that will
+    /// come first.
+    fn seek(
+        &mut self,
+        scratch: &mut Scratch,
+        out: &mut Outward<'_>,
+        len: &mut usize,
+    ) -> Option<usize> {
+        let before = self.nxt - self.base;
+        if self.peeks {
+            if self.peek_at != self.nxt {
+                if stream::set_peek_offset(&out.socket.fd, before).is_err() {
+                    out.due.end = Some(End::Both);
+                    return None;
+                }
+                self.peek_at = self.nxt;
+            }
+            return Some(0);
+        }
+        // The flow's limit keeps what is under way well below this, so the socket will not give
+        // up what was acknowledged.
+        let before = before as usize;
+        if before >= SKIPPED_MAX {
+            out.due.end = Some(End::Both);
+            return None;
+        }
+        scratch.skipped.resize(SKIPPED_MAX, 0);
+        *len = (*len).min(SKIPPED_MAX - before);
+        Some(before)
+    }
+
+    /// After `read` bytes came where `asked` were asked for: false if this was the end.
+    fn learn_read(&mut self, read: usize, asked: usize) -> bool {
+        self.readable = read == asked || self.hup || self.urgent;
+        if read == asked {
+            self.read_size = (self.read_size * 4).min(PAYLOAD_MAX);
+        } else if read < self.read_size / 4 {
+            self.read_size = (self.read_size / 2).max(READ_MIN);
+        }
+        read > 0
+    }
+
+    fn read_into_guest(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        scratch: &mut Scratch,
+        out: &mut Outward<'_>,
+        skip: usize,
+        len: usize,
+    ) -> io::Result<Turn> {
+        let mss = usize::from(self.mss);
+        let envelope = &out.template.envelope;
+        let headers = envelope.header_len() + TCP_LEN;
+        let least = headers + len.min(mss);
+        let Some(slot) = RxSlot::reserve_most(ctx.io.rx, headers + len, least) else {
+            return Ok(Turn::NoRoom);
+        };
+        let len = slot.len() - headers;
+        let skipped = &mut scratch.skipped[..skip];
+        let got = sys::recv(&out.socket.fd, skipped, slot.slices(), headers, len, MSG_PEEK)?;
+        let Some(read) = self.past(got, skip)?.filter(|&read| self.learn_read(read, len)) else {
+            drop(slot);
+            return Ok(self.ended(ctx, out));
+        };
+        let mut header = out.template.header(self.nxt, ACK | PSH);
+        self.mark(&mut header);
+        let ipv4 = envelope.src.is_ipv4();
+        let segmentation = (read > mss).then_some(Segmentation {
+            kind: if ipv4 { SegmentKind::Tcp4 } else { SegmentKind::Tcp6 },
+            size: self.mss,
+            header_len: headers as u16,
+            ecn: false,
+        });
+        let body = Body::InSlot { len: read, segmentation };
+        envelope.send(slot, ctx.shared.link.mac, &header, body);
+        self.peek_at = self.nxt + read as u32;
+        self.sent_acked(ctx, out, read);
+        Ok(Turn::Sent(read))
+    }
+
+    fn read_and_cut(
+        &mut self,
+        ctx: &mut Ctx<'_, '_>,
+        scratch: &mut Scratch,
+        out: &mut Outward<'_>,
+        skip: usize,
+        len: usize,
+    ) -> io::Result<Turn> {
+        let mss = usize::from(self.mss);
+        let headers = out.template.envelope.header_len() + TCP_LEN;
+        // Read only what there is room for: the first frame at least.
+        match RxSlot::reserve(ctx.io.rx, headers + mss) {
+            Some(slot) => drop(slot),
+            None => return Ok(Turn::NoRoom),
+        }
+        let skipped = &mut scratch.skipped[..skip];
+        let pieces = [vm_memory::VolatileSlice::from(&mut scratch.payload[..])];
+        let got = sys::recv(&out.socket.fd, skipped, &pieces, 0, len, MSG_PEEK)?;
+        let Some(read) = self.past(got, skip)?.filter(|&read| self.learn_read(read, len)) else {
+            return Ok(self.ended(ctx, out));
+        };
+        self.peek_at = self.nxt + read as u32;
+        let mut sent = 0;
+        for payload in scratch.payload[..read].chunks(mss) {
+            if !self.send_piece(ctx, out, payload) {
+                self.readable = true;
+                return Ok(Turn::NoRoom);
+            }
+            sent += payload.len();
+        }
+        Ok(Turn::Sent(sent))
+    }
+
+    /// Delivers `payload` in a frame of its own.
+    fn send_piece(&mut self, ctx: &mut Ctx<'_, '_>, out: &mut Outward<'_>, payload: &[u8]) -> bool {
+        let envelope = &out.template.envelope;
+        let headers = envelope.header_len() + TCP_LEN;
+        let Some(slot) = RxSlot::reserve(ctx.io.rx, headers + payload.len()) else { return false };
+        let header = out.template.header(self.nxt, ACK | PSH);
+        envelope.send(slot, ctx.shared.link.mac, &header, Body::Bytes(payload));
+        self.sent_acked(ctx, out, payload.len());
+        true
+    }
+
+    /// How many of `got` bytes are new; `None` at the end of the stream.
+    fn past(&self, got: usize, skip: usize) -> io::Result<Option<usize>> {
+        if got > skip {
+            return Ok(Some(got - skip));
+        }
+        // Peeking from the start, the end looks just like nothing new.
+        if skip == 0 || self.hup {
+            return Ok(None);
+        }
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    /// A frame went whose sequence numbers are `len`, which acknowledged what the guest has sent.
+    fn sent_acked(&mut self, ctx: &Ctx<'_, '_>, out: &mut Outward<'_>, len: usize) {
+        out.due.ack = false;
+        self.sent(ctx.io.now, len as u32);
+    }
+
+    /// The host's stream ends at `nxt`.
+    fn ended(&mut self, ctx: &mut Ctx<'_, '_>, out: &mut Outward<'_>) -> Turn {
+        if self.failed {
+            fail(out.socket, out.due);
+            if out.due.end.is_some() {
+                return Turn::Idle;
+            }
+        }
+        self.fin = Some(self.nxt);
+        self.hup = true;
+        self.send_fin(ctx, out)
+    }
+
+    fn send_fin(&mut self, ctx: &mut Ctx<'_, '_>, out: &mut Outward<'_>) -> Turn {
+        self.readable = true;
+        if !out.template.send_empty(ctx, self.nxt, FIN | ACK) {
+            return Turn::NoRoom;
+        }
+        self.first |= !out.guest_ended;
+        self.readable = false;
+        self.sent_acked(ctx, out, 1);
+        Turn::Sent(1)
+    }
+}
