@@ -98,7 +98,7 @@ impl Gateway {
         match link.ethertype {
             ethertype::ARP => arp::input(&mut Ctx { io, shared: &mut self.shared }, frame),
             ethertype::IPV4 | ethertype::IPV6 => {
-                let packet = Packet::parse(frame)?;
+                let packet = Packet::parse(&link, frame)?;
                 self.packet(io, &packet)
             }
             _ => Err(DropReason::UnknownEtherType),

@@ -82,12 +82,11 @@ impl<'a> Payload<'a> {
 }
 
 impl<'a> Packet<'a> {
-    /// Parses a frame whose EtherType is IPv4 or IPv6.
+    /// Parses a frame whose header is `link` and whose EtherType is IPv4 or IPv6.
     ///
     /// # Errors
     /// The reason to drop it.
-    pub fn parse(frame: &TxFrame<'a>) -> Result<Self, DropReason> {
-        let link = EthernetHeader::parse(frame.head)?;
+    pub fn parse(link: &EthernetHeader, frame: &TxFrame<'a>) -> Result<Self, DropReason> {
         let ip = &frame.head[ETHERNET_LEN..];
         let ip_len = frame.len - ETHERNET_LEN;
         let packet = match link.ethertype {

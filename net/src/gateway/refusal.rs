@@ -37,13 +37,13 @@ impl Refusal {
     pub fn of(error: &io::Error, mtu: u32) -> Self {
         match error.raw_os_error().unwrap_or(0) {
             // A queue is full, or memory short, for now. A router drops (RFC 1812 §4.3.3.3: source
-            // quench must not be sent), and TCP and others send again.
+            // quench should not be sent), and TCP and others send again.
             libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => Self::untold(DropReason::SendBufferFull),
             // ip_forward() and ip6_forward(): fragmentation needed, packet too big.
             libc::EMSGSIZE => Self::told(Why::TooBig(mtu), DropReason::TooBig),
             // ip_error(), no route: ICMP_NET_UNREACH, ICMPV6_NOROUTE. An interface that is down has
-            // no routes; a route without an address of the host's to send from, over which nothing
-            // comes back, is none either. Programs with several addresses try the next at once.
+            // no routes; a route without an address of the host's to send from, or without a port
+            // left there, is none either. Programs with several addresses try the next at once.
             libc::ENETUNREACH | libc::ENETDOWN | libc::EADDRNOTAVAIL => {
                 Self::told(Why::Network, DropReason::NoRoute)
             }
@@ -133,6 +133,7 @@ mod tests {
     use super::*;
     use crate::frame::{Offload, TxFrame};
     use crate::gateway::testing::{Bed, GATEWAY_MAC, udp_frame};
+    use crate::wire::ethernet::EthernetHeader;
 
     fn of(errno: i32) -> (Option<Why>, DropReason) {
         let Refusal { why, reason } = Refusal::of(&io::Error::from_raw_os_error(errno), 1400);
@@ -179,7 +180,8 @@ mod tests {
         let frame = udp_frame(GATEWAY_MAC, from, to, b"x");
         let frame =
             TxFrame { head: &frame, tail: &[], len: frame.len(), offload: Offload::default() };
-        let packet = Packet::parse(&frame).unwrap();
+        let link = EthernetHeader::parse(frame.head).unwrap();
+        let packet = Packet::parse(&link, &frame).unwrap();
         for (errno, said) in [
             (libc::EACCES, [3, 13]),
             (libc::EPERM, [3, 13]),

@@ -7,6 +7,10 @@ fn frame(head: &[u8], len: usize) -> TxFrame<'_> {
     TxFrame { head, tail: &[], len, offload: Offload::default() }
 }
 
+fn parse<'a>(frame: &TxFrame<'a>) -> Result<Packet<'a>, DropReason> {
+    Packet::parse(&EthernetHeader::parse(frame.head)?, frame)
+}
+
 fn v4(extra: &[u8], total: u16, flags: u16) -> Vec<u8> {
     let mut f = vec![0; 12];
     f[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
@@ -24,7 +28,7 @@ fn v4(extra: &[u8], total: u16, flags: u16) -> Vec<u8> {
 #[test]
 fn link_padding_is_no_payload() {
     let f = v4(&[7; 26], 20 + 3, 0);
-    let p = Packet::parse(&frame(&f, f.len())).unwrap();
+    let p = parse(&frame(&f, f.len())).unwrap();
     assert_eq!((p.len, p.head), (3, &[7, 7, 7][..]));
     assert_eq!(p.src, "10.0.2.15".parse::<IpAddr>().unwrap());
     assert_eq!(p.src_mac, MacAddr([2, 0, 0, 0, 0, 9]));
@@ -34,17 +38,17 @@ fn link_padding_is_no_payload() {
 #[test]
 fn fragments_are_told() {
     let f = v4(&[1; 8], 28, 0x2003);
-    let p = Packet::parse(&frame(&f, f.len())).unwrap();
+    let p = parse(&frame(&f, f.len())).unwrap();
     assert_eq!(p.fragment, Some(Fragment { id: 0xabcd, offset: 24, more: true }));
 }
 
 #[test]
 fn lengths_are_checked_against_the_frame() {
     let f = v4(&[1; 8], 29, 0);
-    assert_eq!(Packet::parse(&frame(&f, f.len())).unwrap_err(), DropReason::Truncated);
+    assert_eq!(parse(&frame(&f, f.len())).unwrap_err(), DropReason::Truncated);
     let mut f = v4(&[1; 8], 28, 0);
     f[30] ^= 1;
-    assert_eq!(Packet::parse(&frame(&f, f.len())).unwrap_err(), DropReason::BadChecksum);
+    assert_eq!(parse(&frame(&f, f.len())).unwrap_err(), DropReason::BadChecksum);
 }
 
 proptest! {
@@ -56,7 +60,7 @@ proptest! {
         }
         bytes.truncate(180);
         let len = bytes.len() + extra;
-        if let Ok(p) = Packet::parse(&frame(&bytes, len)) {
+        if let Ok(p) = parse(&frame(&bytes, len)) {
             prop_assert!(p.head.len() <= p.len);
             if let Ok(payload) = p.payload(skip) {
                 prop_assert!(payload.head.len() <= payload.len);

@@ -5,6 +5,7 @@ use crate::frame::{TxFrame, TxOutcome};
 use crate::gateway::emit::Envelope;
 use crate::gateway::outgoing::Outgoing;
 use crate::gateway::testing::{Bed, GATEWAY_MAC, GUEST_MAC};
+use crate::wire::ethernet::EthernetHeader;
 use crate::wire::u16_at;
 
 /// A datagram of the guest's in frames of at most `mtu` bytes of IP.
@@ -216,5 +217,6 @@ fn repetitions_in_the_guests_memory_are_compared_too() {
     frame[1000] ^= 1;
     assert_eq!(bed.send(&frame), TxOutcome::Dropped(DropReason::BadFragment));
     let whole = TxFrame { head: &frame, tail: &[], len: frame.len(), offload: Offload::default() };
-    assert!(Packet::parse(&whole).unwrap().fragment.is_some());
+    let link = EthernetHeader::parse(whole.head).unwrap();
+    assert!(Packet::parse(&link, &whole).unwrap().fragment.is_some());
 }
