@@ -18,11 +18,11 @@ use crate::gateway::context::Ctx;
 use crate::gateway::emit::Body;
 use crate::rx::RxSlot;
 use crate::sys::{self, stream};
-use crate::wire::TCP_LEN;
 use crate::wire::tcp::{ACK, FIN, PSH};
+use crate::wire::{IPV6_LEN, TCP_LEN};
 
 /// The largest payload of a frame: a 64 KiB packet less the headers of IPv6 and TCP.
-pub const PAYLOAD_MAX: usize = 65535 - 60;
+pub const PAYLOAD_MAX: usize = u16::MAX as usize - IPV6_LEN - TCP_LEN;
 
 /// What is read before the bytes that are wanted, at most.
 const SKIPPED_MAX: usize = 2 * UNACKED_MAX as usize;
