@@ -96,6 +96,7 @@ impl Buffers {
         let descriptors = chain.descriptors;
         self.chains.push_back(Buffer { head: chain.head, len, slices, descriptors });
         self.bytes += len;
+        self.check();
         Ok(Popped::Buffer)
     }
 
@@ -166,6 +167,7 @@ impl Buffers {
     pub fn open(&mut self) -> usize {
         if self.header.is_empty() {
             self.memory.move_front(self.first, VNET_HEADER_LEN, &mut self.header);
+            self.check();
         }
         if self.mergeable { self.live().len() } else { self.chains.front().map_or(0, |b| b.slices) }
     }
@@ -210,6 +212,7 @@ impl Buffers {
         Scatter::new(self.header.as_slice()).copy_from(0, &bytes);
         self.header.clear();
         self.forget_delivered();
+        self.check();
     }
 
     fn forget_delivered(&mut self) {
@@ -219,6 +222,20 @@ impl Buffers {
         } else if self.first >= COMPACT {
             self.memory.drop_front(self.first);
             self.first = 0;
+        }
+    }
+
+    /// Holds the sequences to their step, in debug builds.
+    fn check(&self) {
+        if cfg!(debug_assertions) {
+            let sum = |slices: &[VolatileSlice<'_>]| slices.iter().map(VolatileSlice::len).sum();
+            let (header, live): (usize, usize) = (sum(self.header.as_slice()), sum(self.live()));
+            let slices: usize = self.chains.iter().map(|b| b.slices).sum();
+            let bytes: usize = self.chains.iter().map(|b| b.len).sum();
+            assert_eq!(slices, self.live().len(), "each live slice is a chain's");
+            assert_eq!(bytes, self.bytes);
+            assert_eq!(header + live, bytes, "the memory is the chains', with the header's place");
+            assert!(header == 0 || header == VNET_HEADER_LEN && !self.is_empty());
         }
     }
 }

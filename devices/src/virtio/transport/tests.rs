@@ -305,6 +305,9 @@ fn the_user_hears_once_that_a_device_does_not_work() {
     }
 
     let heard = Heard::default();
+    // Where there is one subscriber, tracing asks that of the thread which is the first to come by,
+    // and a test beside this one has none: with a second one, all are asked.
+    let _second = tracing::Dispatch::new(heard.clone());
     tracing::subscriber::with_default(heard.clone(), || {
         on_both(|driver, device, ram| {
             let layouts = layouts(&queues(ram));
