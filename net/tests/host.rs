@@ -5,6 +5,8 @@
 #![expect(clippy::unwrap_used, reason = "a test, though not one that clippy knows")]
 
 mod common;
+#[path = "common/namespace.rs"]
+mod namespace;
 
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -18,25 +20,9 @@ use minivmm_net::{
 };
 use vm_memory::VolatileSlice;
 
-const INSIDE: &str = "MINIVMM_TEST_NETNS";
-
 fn main() -> ExitCode {
-    if std::env::var_os(INSIDE).is_none() {
-        let program = std::env::current_exe().unwrap();
-        let status = Command::new("unshare")
-            .args(["--user", "--map-root-user", "--net"])
-            .arg(program)
-            .args(std::env::args_os().skip(1))
-            .env(INSIDE, "1")
-            .status();
-        return match status {
-            Ok(status) if status.success() => ExitCode::SUCCESS,
-            Ok(_) => ExitCode::FAILURE,
-            Err(e) => {
-                eprintln!("cannot run unshare: {e}");
-                ExitCode::FAILURE
-            }
-        };
+    if let Some(ended) = namespace::outside_namespace() {
+        return ended;
     }
     let tests: [(&str, fn()); 7] = [
         ("a_host_without_network_is_no_error", a_host_without_network_is_no_error),

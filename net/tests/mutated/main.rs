@@ -6,11 +6,15 @@
 //! `MINIVMM_MUTATED_FRAMES` says how many changed frames there are, and `MINIVMM_MUTATED_SEED` which.
 #![expect(clippy::unwrap_used, reason = "a test, though not one that clippy knows")]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod mutation;
+#[path = "../common/namespace.rs"]
+mod namespace;
 mod station;
 mod world;
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use minivmm_net::nic::{
@@ -23,43 +27,24 @@ use self::mutation::Mutator;
 use self::station::Station;
 use self::world::World;
 
-const INSIDE: &str = "MINIVMM_TEST_NETNS";
 /// Changed frames, where nothing says otherwise: some seconds of a debug build.
 const FRAMES: u64 = 40_000;
 /// For each frame of the stack's.
 const CHANGED: u64 = 24;
 
 fn main() -> ExitCode {
-    if std::env::var_os(INSIDE).is_none() {
-        let program = std::env::current_exe().unwrap();
-        let status = Command::new("unshare")
-            .args(["--user", "--map-root-user", "--net"])
-            .arg(program)
-            .args(std::env::args_os().skip(1))
-            .env(INSIDE, "1")
-            .status();
-        return match status {
-            Ok(status) if status.success() => ExitCode::SUCCESS,
-            Ok(_) => ExitCode::FAILURE,
-            Err(e) => {
-                eprintln!("cannot run unshare: {e}");
-                ExitCode::FAILURE
-            }
-        };
+    if let Some(ended) = namespace::outside_namespace() {
+        return ended;
     }
+    common::run(&[("changed_frames_do_no_harm", changed_frames_do_no_harm)], || {})
+}
+
+fn changed_frames_do_no_harm() {
     let number = |name, default| match std::env::var(name) {
         Ok(text) => text.parse().unwrap(),
         Err(_) => default,
     };
-    let start = Instant::now();
     run(number("MINIVMM_MUTATED_FRAMES", FRAMES), number("MINIVMM_MUTATED_SEED", 1));
-    println!("test changed_frames_do_no_harm ... ok");
-    let took = start.elapsed().as_secs_f64();
-    println!(
-        "\ntest result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; \
-         finished in {took:.2}s\n"
-    );
-    ExitCode::SUCCESS
 }
 
 /// The guest's receive side.
