@@ -12,6 +12,8 @@ mod mutation;
 #[path = "../common/namespace.rs"]
 mod namespace;
 mod station;
+#[path = "../common/wire.rs"]
+mod wire;
 mod world;
 
 use std::process::ExitCode;

@@ -5,61 +5,17 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{self, Device, DeviceCapabilities, Medium};
 use smoltcp::socket::{dhcpv4, icmp, tcp, udp};
 use smoltcp::time::Instant;
 use smoltcp::wire::{
     EthernetAddress, HardwareAddress, Icmpv4Packet, Icmpv4Repr, IpAddress, IpCidr, IpEndpoint,
 };
 
+use super::wire::Wire;
 use super::world::{DNS, GATEWAY4, GATEWAY6, GUEST_MAC, GUEST4, GUEST6, PEER4, PEER6, PUBLISHED};
 
 /// Bytes of a conversation.
 const TALK: usize = 3000;
-
-#[derive(Default)]
-struct Wire {
-    to_guest: VecDeque<Vec<u8>>,
-    to_gateway: Vec<Vec<u8>>,
-}
-
-struct Rx(Vec<u8>);
-struct Tx<'a>(&'a mut Vec<Vec<u8>>);
-
-impl phy::RxToken for Rx {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(&self.0)
-    }
-}
-
-impl phy::TxToken for Tx<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut frame = vec![0; len];
-        let result = f(&mut frame);
-        self.0.push(frame);
-        result
-    }
-}
-
-impl Device for Wire {
-    type RxToken<'a> = Rx;
-    type TxToken<'a> = Tx<'a>;
-
-    fn receive(&mut self, _: Instant) -> Option<(Rx, Tx<'_>)> {
-        Some((Rx(self.to_guest.pop_front()?), Tx(&mut self.to_gateway)))
-    }
-
-    fn transmit(&mut self, _: Instant) -> Option<Tx<'_>> {
-        Some(Tx(&mut self.to_gateway))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut caps = DeviceCapabilities::default();
-        caps.medium = Medium::Ethernet;
-        caps.max_transmission_unit = 1514;
-        caps
-    }
-}
 
 /// A TCP connection to the peer, which echoes: one conversation after another.
 struct Talk {
@@ -129,7 +85,7 @@ impl Station {
     }
 
     /// What the guest sends at that time.
-    pub fn turn(&mut self, elapsed: Duration) -> Vec<Vec<u8>> {
+    pub fn turn(&mut self, elapsed: Duration) -> VecDeque<Vec<u8>> {
         self.turns += 1;
         self.talk();
         self.serve();
