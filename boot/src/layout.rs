@@ -140,6 +140,10 @@ pub const ACPI_S5_SLP_TYP: u8 = 5;
 /// The byte that the guest writes to reset.
 pub const ACPI_RESET_VALUE: u8 = 1;
 
+/// Interrupt of the power button, by a Generic Event Device (ACPI 6.5 §5.6.9). It would be COM2's,
+/// which there is none of.
+pub const POWER_BUTTON_GSI: u32 = 3;
+
 /// First GSI for devices.
 pub const GSI_FIRST: u32 = 5;
 /// Last GSI of the one I/O APIC.

@@ -2,8 +2,8 @@
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name,
-    Package, ResourceTemplate, Scope,
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Method,
+    Name, Notify, Package, Path, ResourceTemplate, Scope,
 };
 use acpi_tables::sdt::Sdt;
 
@@ -20,6 +20,7 @@ pub(super) fn build(platform: &Platform) -> Sdt {
     // Nothing is encoded in SLP_TYPb: there is one sleep control register.
     let s5 = Package::new(vec![&layout::ACPI_S5_SLP_TYP, &0u8, &0u8, &0u8]);
     Name::new("_S5_".into(), &s5).to_aml_bytes(&mut aml);
+    power_button(&mut aml);
     if platform.serial {
         serial(&mut aml);
     }
@@ -47,6 +48,27 @@ fn device(aml: &mut Vec<u8>, name: &str, objects: Vec<&dyn Aml>) {
 fn interrupt(gsi: u32) -> Interrupt {
     // Consumer, edge-triggered, active high, not shared: what an irqfd without resampling is.
     Interrupt::new(true, true, false, false, gsi)
+}
+
+/// A power button, and the Generic Event Device whose interrupt says that it was pressed (ACPI 6.5
+/// §4.8.2.2.1.2, §5.6.9): a hardware-reduced machine has no fixed one.
+fn power_button(aml: &mut Vec<u8>) {
+    /// "S0 Power Button Pressed" (ACPI 6.5 §5.6.6, table 5.172).
+    const PRESSED: u8 = 0x80;
+    device(aml, "PWRB", vec![&Name::new("_HID".into(), &EISAName::new("PNP0C0C"))]);
+    let irq = interrupt(layout::POWER_BUTTON_GSI);
+    let crs = ResourceTemplate::new(vec![&irq]);
+    let button = Path::new("\\_SB_.PWRB");
+    let notify = Notify::new(&button, &PRESSED);
+    device(
+        aml,
+        "GED_",
+        vec![
+            &Name::new("_HID".into(), &"ACPI0013"),
+            &Name::new("_CRS".into(), &crs),
+            &Method::new("_EVT".into(), 1, true, vec![&notify]),
+        ],
+    );
 }
 
 fn serial(aml: &mut Vec<u8>) {
