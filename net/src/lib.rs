@@ -34,7 +34,7 @@ pub use gateway::plan::{
 };
 pub use host::network::{HostNetwork, Known, ListError};
 pub use port::Backend;
-pub use segment::{AttachError, Segment, SegmentHandle};
+pub use segment::{AttachError, OpenSegment, Segment, SegmentHandle};
 pub use stats::{DropReason, Stats};
 pub use tap::{Tap, TapBackend, TapError};
 

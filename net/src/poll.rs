@@ -96,7 +96,17 @@ impl Poller {
     /// # Errors
     /// Those of `epoll_create1(2)`.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { epoll: epoll::create(CreateFlags::CLOEXEC)?, events: Vec::with_capacity(256) })
+        Ok(Self::from_fd(epoll::create(CreateFlags::CLOEXEC)?))
+    }
+
+    /// One with what an epoll instance watches already; the tokens are this type's.
+    pub(crate) fn from_fd(epoll: OwnedFd) -> Self {
+        Self { epoll, events: Vec::with_capacity(256) }
+    }
+
+    /// Its epoll instance, to be handed to another thread.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.epoll
     }
 
     /// Watches `fd` for `interest` (add [`Ready::ET`] for edges).

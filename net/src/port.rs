@@ -88,7 +88,7 @@ pub trait Backend: Send {
     /// The largest IP packet it takes, in bytes, without segmentation.
     fn mtu(&self) -> u16;
 
-    /// Called once, on the worker, before anything else: registers its sources.
+    /// Called once, before the worker's thread and anything else: registers its sources.
     ///
     /// # Errors
     /// Those of `epoll_ctl(2)` and of the sockets it opens.

@@ -120,6 +120,66 @@ impl SegmentHandle {
     }
 }
 
+/// A segment whose worker was not started yet: all that it needs of the host is open.
+pub struct OpenSegment {
+    name: String,
+    handle: SegmentHandle,
+    backend: Box<dyn Backend>,
+    epoll: OwnedFd,
+    clock: fn() -> Instant,
+    messages: Receiver<Control>,
+}
+
+impl std::fmt::Debug for OpenSegment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenSegment").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl OpenSegment {
+    /// Opens one with `clock` as its only source of time.
+    ///
+    /// # Errors
+    /// Those of `epoll_create1(2)` and `eventfd(2)`, or where the backend does not start.
+    pub fn new(
+        name: &str,
+        mut backend: Box<dyn Backend>,
+        clock: fn() -> Instant,
+    ) -> io::Result<Self> {
+        let (control, messages) = mpsc::channel();
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let poll = Poller::new()?;
+        poll.add(&*wake, Token::new(Source::Control, 0), Ready::IN)?;
+        backend.start(&poll)?;
+        let handle = SegmentHandle(Arc::new(Shared {
+            control,
+            wake,
+            stats: Arc::default(),
+            tx_offloads: backend.tx_offloads(),
+            mtu: backend.mtu(),
+        }));
+        let name = name.replace('\0', "").chars().take(15).collect();
+        Ok(Self { name, handle, backend, epoll: poll.into_fd(), clock, messages })
+    }
+
+    /// A handle to it. Nobody may attach a station before it is started: that would wait for the
+    /// worker.
+    pub fn handle(&self) -> SegmentHandle {
+        self.handle.clone()
+    }
+
+    /// Starts the worker.
+    ///
+    /// # Errors
+    /// Those of thread creation.
+    pub fn start(self) -> io::Result<Segment> {
+        let handle = self.handle.clone();
+        let thread = thread::Builder::new().name(self.name.clone());
+        let thread = Some(thread.spawn(move || Worker::new(self).run())?);
+        Ok(Segment { handle, thread })
+    }
+}
+
 /// A running segment; dropping it ends the worker and waits for it.
 #[derive(Debug)]
 pub struct Segment {
@@ -128,46 +188,16 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Starts the worker, with `clock` as its only source of time, and waits until the backend
-    /// has started.
+    /// Opens and starts one.
     ///
     /// # Errors
-    /// Where the thread can't be made, or the backend does not start.
+    /// Those of [`OpenSegment::new`] and [`OpenSegment::start`].
     pub fn spawn(
         name: &str,
         backend: Box<dyn Backend>,
         clock: fn() -> Instant,
     ) -> io::Result<Self> {
-        let (control, messages) = mpsc::channel();
-        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let stats = Arc::new(Stats::default());
-        let handle = SegmentHandle(Arc::new(Shared {
-            control,
-            wake: Arc::clone(&wake),
-            stats: Arc::clone(&stats),
-            tx_offloads: backend.tx_offloads(),
-            mtu: backend.mtu(),
-        }));
-        let (started, start) = mpsc::sync_channel(1);
-        let name = name.replace('\0', "").chars().take(15).collect();
-        let thread = thread::Builder::new().name(name).spawn(move || {
-            match Worker::start(backend, stats, clock, wake, messages) {
-                Ok(mut worker) => {
-                    let _ = started.send(Ok(()));
-                    worker.run();
-                }
-                Err(e) => drop(started.send(Err(e))),
-            }
-        })?;
-        let outcome =
-            start.recv().unwrap_or_else(|_| Err(io::Error::other("the segment's worker has died")));
-        match outcome {
-            Ok(()) => Ok(Self { handle, thread: Some(thread) }),
-            Err(e) => {
-                let _ = thread.join();
-                Err(e)
-            }
-        }
+        OpenSegment::new(name, backend, clock)?.start()
     }
 
     /// A handle to it.
@@ -272,26 +302,20 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(
-        mut backend: Box<dyn Backend>,
-        stats: Arc<Stats>,
-        clock: fn() -> Instant,
-        wake: Arc<OwnedFd>,
-        messages: Receiver<Control>,
-    ) -> io::Result<Self> {
-        let poll = Poller::new()?;
-        poll.add(&*wake, Token::new(Source::Control, 0), Ready::IN)?;
-        backend.start(&poll)?;
-        Ok(Self {
+    fn new(opened: OpenSegment) -> Self {
+        let OpenSegment { handle, backend, epoll, clock, messages, .. } = opened;
+        // Of the handle, this keeps what does not keep `messages` open.
+        let (stats, wake) = (handle.stats(), Arc::clone(&handle.0.wake));
+        Self {
             port: None,
-            side: Side { backend, poll, stats, clock },
+            side: Side { backend, poll: Poller::from_fd(epoll), stats, clock },
             null: NullRing,
             tx: Tx::Idle,
             frame_len: 0,
             rx: false,
             wake,
             messages,
-        })
+        }
     }
 
     fn run(&mut self) {

@@ -140,7 +140,8 @@ fn the_hosts_loopback() {
     test("the_hosts_loopback", || {
         host()?;
         // Not the one of the run, which is reached always.
-        let peer = Peer::start()?.context("the loopback is up")?;
+        let mut peer = Peer::open()?.context("the loopback is up")?;
+        peer.start()?;
         let cmdline =
             format!("probe.peer=10.9.0.1:{} probe.name=host.minivmm.internal", peer.address.port());
         let run = |access: &str| {

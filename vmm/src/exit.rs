@@ -19,6 +19,12 @@ pub const GUEST_CRASH: u8 = 70;
 pub const HOST: u8 = 71;
 /// A privilege is missing (`EX_NOPERM`).
 pub const NO_PERMISSION: u8 = 77;
+/// The machine's time was over, as `timeout(1)` says it.
+pub const TIMED_OUT: u8 = 124;
+/// Stopped by request, as by SIGTERM.
+pub const STOPPED: u8 = 128 + libc::SIGTERM as u8;
+/// Killed by request, as by SIGKILL.
+pub const KILLED: u8 = 128 + libc::SIGKILL as u8;
 /// The reader of standard output has gone: as any program in a pipeline ends, by SIGPIPE.
 pub const READER_GONE: u8 = 128 + libc::SIGPIPE as u8;
 
@@ -37,8 +43,14 @@ pub enum Exit {
     Refused(String),
     /// A signal to the monitor ended it.
     Signal(i32),
-    /// The user left by the console's escape.
+    /// The user left by the console's escape, or its owner let go of it.
     Quit,
+    /// It was asked to stop, and the guest did not power off by itself.
+    Stopped,
+    /// It was killed, by request.
+    Killed,
+    /// Its time was over.
+    TimedOut,
 }
 
 impl Exit {
@@ -63,6 +75,9 @@ impl fmt::Display for Exit {
             Self::Signal(libc::SIGPIPE) => f.write_str("the reader of standard output has gone"),
             Self::Signal(signal) => write!(f, "ended by signal {signal}"),
             Self::Quit => f.write_str("ended from the console"),
+            Self::Stopped => f.write_str("stopped by request"),
+            Self::Killed => f.write_str("killed by request"),
+            Self::TimedOut => f.write_str("its time was over"),
         }
     }
 }
@@ -91,6 +106,9 @@ impl Outcome {
             Exit::Refused(_) => HOST,
             Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
             Exit::Quit => OK,
+            Exit::Stopped => STOPPED,
+            Exit::Killed => KILLED,
+            Exit::TimedOut => TIMED_OUT,
         }
     }
 

@@ -22,6 +22,7 @@ mod machine;
 pub mod memory;
 #[cfg(not(feature = "test-utils"))]
 mod memory;
+mod power;
 pub mod probe;
 mod timings;
 mod vcpu;
@@ -29,6 +30,9 @@ mod vcpu;
 pub use self::ending::Ending;
 pub use self::error::{Error, NetError};
 pub use self::kvm::KvmError;
-pub use self::machine::{BuildOptions, Ended, Files, Machine};
+pub use self::machine::{
+    BuildOptions, ConsoleTo, Ended, Event, Events, Files, Handle, Machine, MachineBuilder,
+    MachineStats, Nic, Opened, PortInfo, PortStats, State, What, prometheus,
+};
 pub use self::memory::{Backing, MemoryError};
 pub use self::timings::{ProcessStart, Timings};

@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 
 use minivmm::config::{ConsoleKind, MachineConfig, Size, VirtioTransport};
-use minivmm::{Backing, BuildOptions, Files, Machine, ProcessStart};
+use minivmm::{Backing, BuildOptions, Files, Opened, ProcessStart};
 
 const MEMORY: Size = Size::mib(32);
 
@@ -66,8 +66,8 @@ fn nothing_is_left_of_a_machine() {
         let config = config.validate().unwrap();
         let files = Files::open(&config).unwrap();
         let start = ProcessStart::now();
-        let options = BuildOptions { output: None, backing, json: false, start };
-        let machine = Machine::build(&config, &files, options).unwrap();
+        let options = BuildOptions { backing, start, ..BuildOptions::default() };
+        let machine = Opened::new(&config, &files, options).unwrap().spawn().unwrap();
         machine.resume();
         if nat {
             common::eventually("the probe speaks with its peer", || has_thread("peer-conn"));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{CODE, Code, DATA, eventually, kernel};
 use minivmm::config::{ConsoleKind, MachineConfig, Size};
 use minivmm::exit::Exit;
-use minivmm::{Backing, BuildOptions, Ended, Files, Machine, ProcessStart};
+use minivmm::{Backing, BuildOptions, Ended, Files, Machine, Opened, ProcessStart};
 use vm_memory::{Bytes, GuestAddress};
 
 /// Where an application processor starts: vector 8, in real mode.
@@ -56,8 +56,8 @@ fn machine(code: &Code, cpus: u32) -> Machine {
     let config = config.validate().unwrap();
     let files = Files::open(&config).unwrap();
     let start = ProcessStart::now();
-    let options = BuildOptions { output: None, backing: Backing::default(), json: false, start };
-    Machine::build(&config, &files, options).unwrap()
+    let options = BuildOptions { backing: Backing::default(), start, ..BuildOptions::default() };
+    Opened::new(&config, &files, options).unwrap().spawn().unwrap()
 }
 
 fn counts(machine: &Machine, cpus: u32) -> Vec<u32> {
@@ -119,7 +119,7 @@ fn a_crashed_machine_can_be_paused() {
     eventually("it crashes", || machine.ending().get().is_some());
     machine.pause();
     machine.resume();
-    let Ended { outcome, output } = machine.finish();
+    let Ended { outcome, output, .. } = machine.finish();
     assert_eq!(outcome.exit, Exit::Crash("triple fault".into()));
     assert!(output.is_none());
 }

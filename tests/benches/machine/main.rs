@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use minivmm::config::MachineConfig;
-use minivmm::{Backing, BuildOptions, Files, Machine, ProcessStart};
+use minivmm::{Backing, BuildOptions, Files, Opened, ProcessStart};
 use minivmm_tests::cli;
 use serde_json::Value;
 
@@ -267,8 +267,8 @@ fn allocations() -> Result<()> {
     };
     let config = config.validate()?;
     let start = ProcessStart::now();
-    let options = BuildOptions { output: None, backing: Backing::default(), json: false, start };
-    let machine = Machine::build(&config, &Files::open(&config)?, options)?;
+    let options = BuildOptions { backing: Backing::default(), start, ..BuildOptions::default() };
+    let machine = Opened::new(&config, &Files::open(&config)?, options)?.spawn()?;
     let stats = machine.segments()[0].stats();
     let frames = || stats.tx_frames.get() + stats.rx_frames.get();
     machine.resume();

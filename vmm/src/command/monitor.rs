@@ -11,7 +11,9 @@ use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber
 use minivmm::config::{ConfigError, ConsoleKind, MachineConfig};
 use minivmm::console::Output;
 use minivmm::exit::{self, Exit, Outcome};
-use minivmm::{Backing, BuildOptions, Ended, Ending, Error, Files, Machine, ProcessStart, Timings};
+use minivmm::{
+    Backing, BuildOptions, ConsoleTo, Ending, Error, Files, Opened, ProcessStart, Timings,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::console::{Console, Input};
@@ -56,17 +58,19 @@ pub fn run(
     // Before any thread exists, so that all inherit the mask and only the descriptor sees them.
     let signals = Arc::new(Signals::block().map_err(Error::host("watch signals"))?);
     let build = BuildOptions {
-        output: match kind {
-            ConsoleKind::Tty | ConsoleKind::Pipe => Some(Box::new(io::stdout())),
-            ConsoleKind::None => None,
+        console: match kind {
+            ConsoleKind::Tty | ConsoleKind::Pipe => ConsoleTo::Descriptor(Box::new(io::stdout())),
+            ConsoleKind::None => ConsoleTo::Nowhere,
         },
         // All that serves the guest is in this process.
         backing: Backing::Anonymous,
         json: options.json,
         start: options.start,
+        kick_signal: None,
     };
-    let machine = Machine::build(&config, &files, build)?;
+    let opened = Opened::new(&config, &files, build)?;
     drop(files);
+    let machine = opened.spawn()?;
     let raw = match kind {
         ConsoleKind::Tty => {
             Some(terminal::RawMode::enter().map_err(Error::host("use the terminal"))?)
@@ -78,15 +82,16 @@ pub fn run(
         ConsoleKind::Pipe if config.kernel.is_some() => Some(Input::new(false)),
         ConsoleKind::Pipe | ConsoleKind::None => None,
     };
-    let (serial, events) = machine.serial();
+    let (serial, room) = machine.serial();
     let ending = Arc::clone(machine.ending());
-    let console = Console::new(serial, events, input, Arc::clone(&ending))
+    let console = Console::new(serial, room, input, Arc::clone(&ending))
         .map_err(Error::host("create the console's descriptors"))?;
-    watch(&ending, &signals, console, || machine.resume())?;
+    watch(&ending, &signals, console, || machine.start())?;
     let taken = machine.timings();
-    let Ended { mut outcome, output } = machine.finish();
-    if let Some(output) = output {
-        if let Some(signal) = drain(&output, &signals, &outcome.exit)
+    let mut ended = machine.finish();
+    let outcome = &mut ended.outcome;
+    if let Some(output) = &ended.output {
+        if let Some(signal) = drain(output, &signals, &outcome.exit)
             && outcome.status() == exit::OK
         {
             outcome.exit = Exit::Signal(signal);
@@ -94,6 +99,8 @@ pub fn run(
         outcome.lost = output.lost();
     }
     drop(raw);
+    ended.announce();
+    let outcome = ended.outcome;
     if matches!(outcome.exit, Exit::Signal(_) | Exit::Quit) {
         log::hurry();
     }
@@ -171,7 +178,9 @@ fn stop() {
 /// by itself, unless a signal comes, which is returned.
 fn drain(output: &Output, signals: &Signals, exit: &Exit) -> Option<i32> {
     let end = match exit {
-        Exit::Signal(_) | Exit::Quit => Some(Instant::now() + LINGER),
+        Exit::Signal(_) | Exit::Quit | Exit::Stopped | Exit::Killed | Exit::TimedOut => {
+            Some(Instant::now() + LINGER)
+        }
         Exit::PowerOff | Exit::Reset | Exit::Panic | Exit::Crash(_) | Exit::Refused(_) => None,
     };
     loop {

@@ -92,6 +92,14 @@ pub struct TapConfig {
 }
 
 impl NetConfig {
+    /// The mode's word.
+    pub fn mode(&self) -> &'static str {
+        match self {
+            Self::Nat(_) => "nat",
+            Self::Tap(_) => "tap",
+        }
+    }
+
     /// The interface's address, where one was given.
     pub fn mac(&self) -> Option<MacAddr> {
         match self {

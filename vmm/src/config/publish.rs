@@ -38,6 +38,11 @@ impl FromStr for PublishConfig {
 }
 
 impl PublishConfig {
+    /// A TCP port of every address of the host.
+    pub fn tcp(host: u16, guest: u16) -> Self {
+        Self { address: None, host, guest, transport: Transport::Tcp }
+    }
+
     fn parse(s: &str) -> Option<Self> {
         let (ports, transport) = match s.rsplit_once('/') {
             None => (s, Transport::Tcp),

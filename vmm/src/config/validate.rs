@@ -110,6 +110,8 @@ pub enum ConfigError {
 /// A configuration that has been checked, with the defaults filled in.
 #[derive(Debug, Clone)]
 pub struct Validated {
+    /// What was asked for.
+    pub config: MachineConfig,
     /// The machine's name.
     pub name: String,
     /// The kernel; the probe without one.
@@ -169,6 +171,7 @@ impl MachineConfig {
         self.check_net()?;
         self.check_publish()?;
         Ok(Validated {
+            config: self.clone(),
             name,
             kernel: self.kernel.clone(),
             initrd: self.initrd.clone(),

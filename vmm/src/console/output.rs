@@ -6,10 +6,14 @@
 //! SIGPIPE would; what another error loses is said once, and kept for the exit status.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 use std::thread;
+use std::time::{Duration, Instant};
+
+use minivmm_devices::serial::{Hook, Serial};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
@@ -28,11 +32,17 @@ const PART: usize = 16 * 1024;
 /// More is refused. A vCPU that is held has added one exit's worth, at most a page.
 const MOST: usize = HIGH + 64 * 4096;
 
+/// How long an unfinished line may wait.
+const FLUSH_AFTER: Duration = Duration::from_millis(10);
+const UNPOISONED: &str = "nothing panics while it holds the lock";
+
 #[derive(Debug, Default)]
 struct Queue {
     bytes: VecDeque<u8>,
     holds: bool,
     closed: bool,
+    /// When the serial port is to give what it keeps of an unfinished line.
+    flush: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -50,22 +60,30 @@ struct Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().expect("nothing panics while it holds the lock")
+        self.queue.lock().expect(UNPOISONED)
     }
 }
 
-/// The writer of what the guest writes; dropping it lets it end when it has written everything.
-#[derive(Debug)]
-pub struct Output(Arc<Shared>);
+/// What takes a console's output.
+pub trait Destination: AsFd + Send + fmt::Debug {}
 
-impl Output {
-    /// Starts the thread, which writes to `out`. vCPUs that outrun it are held at `gate`; a reader
-    /// that has gone is an `ending`.
+impl<T: AsFd + Send + fmt::Debug> Destination for T {}
+
+/// A writer whose thread was not started yet: what the guest writes waits.
+#[derive(Debug)]
+pub(crate) struct OpenOutput {
+    shared: Arc<Shared>,
+    out: Box<dyn Destination>,
+}
+
+impl OpenOutput {
+    /// A writer to `out`. vCPUs that outrun it are held at `gate`; a reader that has gone is an
+    /// `ending`.
     ///
     /// # Errors
-    /// Those of `eventfd(2)` and thread creation.
-    pub(crate) fn start(
-        out: Box<dyn AsFd + Send>,
+    /// Those of `eventfd(2)`.
+    pub fn new(
+        out: Box<dyn Destination>,
         gate: Arc<Gate>,
         timings: Arc<Timings>,
         ending: Arc<Ending>,
@@ -79,20 +97,46 @@ impl Output {
             lost: OnceLock::new(),
             done: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         });
+        Ok(Self { shared, out })
+    }
+
+    /// A sink for the serial port that never blocks.
+    pub fn sink(&self) -> Box<dyn Write + Send> {
+        Box::new(Sink(Arc::clone(&self.shared)))
+    }
+
+    /// For the serial port: an unfinished line waits.
+    pub fn waits(&self) -> Hook {
+        let shared = Arc::clone(&self.shared);
+        Arc::new(move || {
+            shared.lock().flush = Some(Instant::now() + FLUSH_AFTER);
+            shared.changed.notify_all();
+        })
+    }
+
+    /// Starts the thread that writes what comes from `serial`.
+    ///
+    /// # Errors
+    /// Those of thread creation.
+    pub fn start(self, serial: &Arc<Serial>) -> io::Result<Output> {
+        let Self { shared, out } = self;
         let writer = Arc::clone(&shared);
+        // The port has a sink of this.
+        let serial = Arc::downgrade(serial);
         thread::Builder::new().name("console".into()).spawn(move || {
-            write_out(&writer, out.as_fd());
+            write_out(&writer, out.as_fd(), &serial);
             // Nobody else writes to it, so its counter can't overflow.
             let _ = rustix::io::write(&writer.done, &1u64.to_ne_bytes());
         })?;
-        Ok(Self(shared))
+        Ok(Output(shared))
     }
+}
 
-    /// A sink that never blocks.
-    pub(crate) fn sink(&self) -> Box<dyn Write + Send> {
-        Box::new(Sink(Arc::clone(&self.0)))
-    }
+/// The writer of what the guest writes; dropping it lets it end when it has written everything.
+#[derive(Debug)]
+pub struct Output(Arc<Shared>);
 
+impl Output {
     /// Nothing is added any more.
     pub(crate) fn close(&self) {
         self.0.lock().closed = true;
@@ -140,24 +184,56 @@ impl Write for Sink {
     }
 }
 
+/// What the writer has to do.
+enum Next {
+    /// Write the part.
+    Part,
+    /// Ask the serial port for what it keeps.
+    Flush,
+    /// Nothing any more.
+    End,
+}
+
+/// Waits for something to do. What is to be written is moved to `part`.
+fn next(shared: &Shared, part: &mut Vec<u8>) -> Next {
+    let mut queue = shared.lock();
+    while queue.bytes.is_empty() {
+        if queue.closed {
+            return Next::End;
+        }
+        queue = match queue.flush.map(|at| at.saturating_duration_since(Instant::now())) {
+            None => shared.changed.wait(queue).expect(UNPOISONED),
+            Some(Duration::ZERO) => {
+                queue.flush = None;
+                return Next::Flush;
+            }
+            Some(left) => shared.changed.wait_timeout(queue, left).expect(UNPOISONED).0,
+        };
+    }
+    let len = queue.bytes.len().min(PART);
+    part.clear();
+    part.extend(queue.bytes.drain(..len));
+    if queue.bytes.len() < LOW && std::mem::take(&mut queue.holds) {
+        shared.gate.release();
+    }
+    Next::Part
+}
+
 /// Writes until the queue is closed and empty. What `out` refuses is dropped.
-fn write_out(shared: &Shared, out: BorrowedFd<'_>) {
+fn write_out(shared: &Shared, out: BorrowedFd<'_>, serial: &Weak<Serial>) {
     let mut part = Vec::with_capacity(PART);
     loop {
-        let mut queue = shared
-            .changed
-            .wait_while(shared.lock(), |q| q.bytes.is_empty() && !q.closed)
-            .expect("nothing panics while it holds the lock");
-        if queue.bytes.is_empty() {
-            break;
+        match next(shared, &mut part) {
+            Next::Flush => {
+                if serial.upgrade().is_some_and(|serial| !serial.flush()) {
+                    // There was no room. It is made here, so there will be.
+                    shared.lock().flush = Some(Instant::now() + FLUSH_AFTER);
+                }
+                continue;
+            }
+            Next::End => break,
+            Next::Part => {}
         }
-        let len = queue.bytes.len().min(PART);
-        part.clear();
-        part.extend(queue.bytes.drain(..len));
-        if queue.bytes.len() < LOW && std::mem::take(&mut queue.holds) {
-            shared.gate.release();
-        }
-        drop(queue);
         match write_all(out, &part) {
             Ok(()) => {}
             Err(Errno::PIPE | Errno::CONNRESET) => {
@@ -222,7 +298,7 @@ mod tests {
             ours.set_nonblocking(nonblocking).unwrap();
             let writer = {
                 let shared = Arc::clone(&shared);
-                thread::spawn(move || write_out(&shared, ours.as_fd()))
+                thread::spawn(move || write_out(&shared, ours.as_fd(), &Weak::new()))
             };
             let data: Vec<u8> = (0..1 << 20).map(|i: u32| (i % 251) as u8).collect();
             let mut sink = Sink(Arc::clone(&shared));
@@ -258,7 +334,7 @@ mod tests {
         while sink.write(&[b'x'; 4096]).is_ok() {}
         assert!(shared.gate.is_held());
         shared.lock().closed = true;
-        write_out(&shared, ours.as_fd());
+        write_out(&shared, ours.as_fd(), &Weak::new());
         assert!(shared.lock().bytes.is_empty() && !shared.gate.is_held());
         assert_eq!(shared.ending.get(), Some(&Exit::Signal(libc::SIGPIPE)));
         assert_eq!(Output(shared).lost(), Some(141));

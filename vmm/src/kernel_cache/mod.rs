@@ -42,7 +42,12 @@ const UNFINISHED: &str = ".new-";
 /// The cache of a user, and the thread that writes to it. A kernel is written beside the start of
 /// its guest, as that can take longer than to unpack it.
 #[derive(Debug)]
-pub(crate) struct KernelCache(Arc<Folder>, Mutex<Option<JoinHandle<()>>>);
+pub(crate) struct KernelCache {
+    folder: Arc<Folder>,
+    /// What is to be kept, until the thread is started.
+    unpacked: Mutex<Option<(Key, Vec<u8>)>>,
+    thread: Option<JoinHandle<()>>,
+}
 
 /// The cache folder of a user.
 #[derive(Debug)]
@@ -68,15 +73,27 @@ impl KernelCache {
             opened.map_err(|e| format!("{}: {e}", path.display()))
         });
         let opened = opened.inspect_err(|why| tracing::info!("kernel cache: not used, {why}"));
-        Some(Self(Arc::new(opened.ok()?), Mutex::default()))
+        let folder = Arc::new(opened.ok()?);
+        Some(Self { folder, unpacked: Mutex::default(), thread: None })
+    }
+
+    /// Starts to write a kernel that is to be kept, if there is one.
+    pub(crate) fn start(&mut self) {
+        let unpacked = self.unpacked.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((key, vmlinux)) = unpacked else { return };
+        let folder = Arc::clone(&self.folder);
+        let thread = thread::Builder::new().name("kernel-cache".into());
+        match thread.spawn(move || folder.keep(&key, &vmlinux)) {
+            Ok(thread) => self.thread = Some(thread),
+            Err(e) => tracing::info!("kernel cache: not kept, no thread can be started: {e}"),
+        }
     }
 
     /// Waits until a kernel that is to be kept has been written. Without this, a machine that ends
     /// sooner leaves the next one to unpack it.
     pub(crate) fn finish(self) {
-        let thread = self.1.into_inner().unwrap_or_else(PoisonError::into_inner);
         // It does not panic; the process would have ended by that.
-        thread.map(JoinHandle::join);
+        self.thread.map(JoinHandle::join);
     }
 }
 
@@ -200,20 +217,15 @@ impl Folder {
 
 impl Store for KernelCache {
     fn key(&self, payload: &mut dyn Read) -> io::Result<Key> {
-        self.0.secret.key_of(payload)
+        self.folder.secret.key_of(payload)
     }
 
     fn find(&self, key: &Key) -> Option<Box<dyn Unpacked>> {
-        self.0.find(key).map(|entry| Box::new(entry) as Box<dyn Unpacked>)
+        self.folder.find(key).map(|entry| Box::new(entry) as Box<dyn Unpacked>)
     }
 
     fn keep(&self, key: &Key, vmlinux: Vec<u8>) {
-        let (folder, key) = (Arc::clone(&self.0), *key);
-        let thread = thread::Builder::new().name("kernel-cache".into());
-        match thread.spawn(move || folder.keep(&key, &vmlinux)) {
-            Ok(thread) => *self.1.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread),
-            Err(e) => tracing::info!("kernel cache: not kept, no thread can be started: {e}"),
-        }
+        *self.unpacked.lock().unwrap_or_else(PoisonError::into_inner) = Some((*key, vmlinux));
     }
 }
 

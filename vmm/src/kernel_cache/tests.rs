@@ -267,9 +267,12 @@ fn the_folder_is_where_the_user_keeps_caches() {
 #[test]
 fn it_is_written_by_a_thread_that_can_be_waited_for() {
     let (dir, folder) = cache(ROOM);
-    let cache = KernelCache(Arc::new(folder), Mutex::default());
+    let mut cache =
+        KernelCache { folder: Arc::new(folder), unpacked: Mutex::default(), thread: None };
     let key = hashed(b"payload");
     cache.keep(&key, vmlinux(1, 300_000));
+    assert!(names(dir.path()).is_empty());
+    cache.start();
     cache.finish();
     assert_eq!(names(dir.path()), [name(&key)]);
 }

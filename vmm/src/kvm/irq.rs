@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use kvm_bindings::{
     KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
-    KVM_IRQCHIP_PIC_SLAVE, KvmIrqRouting, kvm_irq_routing_entry,
+    KVM_IRQCHIP_PIC_SLAVE, KvmIrqRouting, kvm_irq_routing_entry, kvm_irqchip,
 };
 use kvm_ioctls::VmFd;
 use minivmm_boot::layout;
@@ -110,6 +110,24 @@ impl IrqLines {
             .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         self.vm.set_gsi_routing(&table).map_err(|e| io::Error::from_raw_os_error(e.errno()))
     }
+}
+
+/// Whether the guest has masked a pin of the I/O APIC, as all are until a driver takes one.
+///
+/// # Errors
+/// [`KvmError::Ioctl`].
+#[expect(unsafe_code, reason = "KVM gives the state of an interrupt controller as a union")]
+pub fn pin_is_masked(vm: &VmFd, pin: u32) -> Result<bool, KvmError> {
+    /// The mask bit of a redirection table entry (82093AA datasheet §3.2.4).
+    const MASKED: u64 = 1 << 16;
+    let mut chip = kvm_irqchip { chip_id: KVM_IRQCHIP_IOAPIC, ..Default::default() };
+    vm.get_irqchip(&mut chip).map_err(refused("read the interrupt controller"))?;
+    // SAFETY: KVM wrote the state of the chip that was asked for, an I/O APIC; all of it is plain
+    // numbers.
+    let table = unsafe { chip.chip.ioapic.redirtbl };
+    // SAFETY: as above; both views of an entry are of its 64 bits.
+    let entry = table.get(pin as usize).map(|entry| unsafe { entry.bits });
+    Ok(entry.is_none_or(|entry| entry & MASKED != 0))
 }
 
 fn pin_entry(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {

@@ -16,7 +16,7 @@ use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion}
 
 pub use self::cpu::{cpuid_entries, set_boot_registers, set_cpuid};
 pub use self::error::{KvmError, refused};
-pub use self::irq::IrqLines;
+pub use self::irq::{IrqLines, Line, pin_is_masked};
 
 /// A virtual machine without processors or devices.
 #[derive(Debug)]

@@ -64,12 +64,12 @@ impl Devices {
     /// Builds the fixed devices, and the transports of `virtio`.
     pub fn build(
         vm: &Vm,
+        irq_lines: &Arc<IrqLines>,
         memory: &GuestMemoryMmap,
         transport: VirtioTransport,
         virtio: Vec<Box<dyn VirtioDevice>>,
         host: Host,
     ) -> Result<Self, Error> {
-        let irq_lines = vm.irq_lines();
         let buses = Buses { pio: Arc::new(Bus::new()), mmio: Arc::new(Bus::new()) };
         let ram = memory.clone();
         let events: EventSink = Arc::new(move |event| {
@@ -93,8 +93,8 @@ impl Devices {
         let mut devices = Self { buses, serial, debug_exit, mmio_slots: Vec::new() };
         let ram = GuestRam::new(memory.clone());
         match transport {
-            VirtioTransport::Pci => devices.attach_pci(vm, &irq_lines, &ram, virtio)?,
-            VirtioTransport::Mmio => devices.attach_mmio(vm, &irq_lines, &ram, virtio)?,
+            VirtioTransport::Pci => devices.attach_pci(vm, irq_lines, &ram, virtio)?,
+            VirtioTransport::Mmio => devices.attach_mmio(vm, irq_lines, &ram, virtio)?,
         }
         Ok(devices)
     }

@@ -1,4 +1,4 @@
-//! Network interfaces: from configuration to a running segment and the device that joins it.
+//! Network interfaces: from configuration to a segment and the device that joins it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,38 +8,46 @@ use std::time::Instant;
 use minivmm_devices::virtio::VirtioDevice;
 use minivmm_devices::virtio::net::{Net, NicConfig};
 use minivmm_net::{
-    Backend, DEFAULT_MTU, Gateway, GatewayConfig, HostNetwork, Known, MacAddr, PlanRequest,
-    Publish, Redirect, Segment, Tap, TapBackend, Transport,
+    Backend, DEFAULT_MTU, Gateway, GatewayConfig, HostNetwork, Known, MacAddr, OpenSegment,
+    PlanRequest, Publish, Redirect, Tap, TapBackend, Transport,
 };
 
 use super::flows;
+use super::stats::PortInfo;
 use crate::config::{HostAccess, NatConfig, NetConfig, PublishConfig, TapConfig, Validated};
 use crate::error::{Error, NetError};
 use crate::probe::Peer;
 
-/// The interfaces of a machine, running, before a guest has found them.
+/// The interfaces of a machine, opened; nothing runs yet.
 #[derive(Default)]
 pub struct Nics {
     /// One for each interface, in order.
     pub devices: Vec<Box<dyn VirtioDevice>>,
     /// The same.
-    pub segments: Vec<Segment>,
+    pub ports: Vec<OpenPort>,
     /// The probe's peer as the guest sees it through each: nothing through a TAP.
     pub peers: Vec<Option<SocketAddr>>,
     /// The peer, to be kept while the machine is there.
     pub peer: Option<Peer>,
 }
 
-/// Opens sockets and TAPs and starts the segments.
+/// A segment, and what is told of the port that the guest's interface is on.
+#[derive(Debug)]
+pub struct OpenPort {
+    pub segment: OpenSegment,
+    pub info: PortInfo,
+}
+
+/// Opens sockets and TAPs.
 ///
 /// # Errors
 /// [`Error::Net`], or [`Error::Host`].
-pub fn build(config: &Validated) -> Result<Nics, Error> {
+pub fn open(config: &Validated) -> Result<Nics, Error> {
     let mut nics = Nics::default();
     let flows = flows::default_limits(config)?;
     let mut publish = publications(&config.publish);
     if config.kernel.is_none() && config.net.iter().any(is_nat) {
-        nics.peer = Peer::start().map_err(Error::host("start the probe's peer"))?;
+        nics.peer = Peer::open().map_err(Error::host("start the probe's peer"))?;
     }
     let peer = nics.peer.as_ref().map(|peer| peer.address);
     let mut host = None;
@@ -67,10 +75,13 @@ pub fn build(config: &Validated) -> Result<Nics, Error> {
             NetConfig::Tap(tap) => Box::new(tap_of(tap)?),
         };
         let device = NicConfig { mac, mtu: backend.mtu(), tx_offloads: backend.tx_offloads() };
-        let segment = Segment::spawn(&format!("net{index}"), backend, Instant::now)
-            .map_err(Error::host("start a network segment"))?;
+        let name = format!("net{index}");
+        let segment = OpenSegment::new(&name, backend, Instant::now)
+            .map_err(Error::host("open a network segment"))?;
         nics.devices.push(Box::new(Net::new(device, segment.handle())));
-        nics.segments.push(segment);
+        let info =
+            PortInfo { name, mode: net.mode().to_owned(), mac: mac.to_string(), mtu: device.mtu };
+        nics.ports.push(OpenPort { segment, info });
         nics.peers.push(seen);
     }
     Ok(nics)

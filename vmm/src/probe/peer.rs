@@ -65,12 +65,12 @@ impl Shared {
 }
 
 impl Peer {
-    /// Starts the service on a free port; none where the loopback interface is down, as it is in a
-    /// new network namespace.
+    /// Opens the service on a free port; none where the loopback interface is down, as it is in a
+    /// new network namespace. Nobody is served before [`Peer::start`].
     ///
     /// # Errors
-    /// Those of the sockets and of thread creation.
-    pub fn start() -> io::Result<Option<Self>> {
+    /// Those of the sockets.
+    pub fn open() -> io::Result<Option<Self>> {
         let (tcp, udp) = bind()?;
         let address = tcp.local_addr()?;
         // Binding to it is possible all the same.
@@ -85,13 +85,20 @@ impl Peer {
         let end = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let (served, ended) = (Mutex::default(), AtomicBool::new(false));
         let shared = Arc::new(Shared { tcp, udp, served, ended, end });
-        let mut peer = Self { address, shared, threads: Vec::new() };
+        Ok(Some(Self { address, shared, threads: Vec::new() }))
+    }
+
+    /// Starts its threads.
+    ///
+    /// # Errors
+    /// Those of thread creation.
+    pub fn start(&mut self) -> io::Result<()> {
         for (name, run) in [("peer-udp", echo_datagrams as fn(&Shared)), ("peer-tcp", accept)] {
-            let shared = Arc::clone(&peer.shared);
+            let shared = Arc::clone(&self.shared);
             let thread = thread::Builder::new().name(name.into()).spawn(move || run(&shared))?;
-            peer.threads.push(thread);
+            self.threads.push(thread);
         }
-        Ok(Some(peer))
+        Ok(())
     }
 }
 
@@ -257,8 +264,14 @@ fn serve(stream: &TcpStream) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn started() -> Peer {
+        let mut peer = Peer::open().unwrap().unwrap();
+        peer.start().unwrap();
+        peer
+    }
+
     fn ask(line: &[u8]) -> Vec<u8> {
-        let peer = Peer::start().unwrap().unwrap();
+        let peer = started();
         let mut stream = TcpStream::connect(peer.address).unwrap();
         stream.write_all(line).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
@@ -287,7 +300,7 @@ mod tests {
 
     #[test]
     fn datagrams_come_back() {
-        let peer = Peer::start().unwrap().unwrap();
+        let peer = started();
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         socket.send_to(b"ping", peer.address).unwrap();
         let mut buffer = [0; 8];
@@ -297,7 +310,7 @@ mod tests {
     /// Whatever it is at: a connection that idles, one that sends, none at all.
     #[test]
     fn it_ends() {
-        let mut peer = Peer::start().unwrap().unwrap();
+        let mut peer = started();
         let mut open = Vec::new();
         for line in ["ECHO\n", "SOURCE 99999999999\n", "SINK\n", "EC"] {
             let mut stream = TcpStream::connect(peer.address).unwrap();
@@ -312,6 +325,6 @@ mod tests {
         drop(peer);
         assert_eq!(Arc::strong_count(&shared), 1);
         assert!(shared.served().is_empty());
-        Peer::start().unwrap().unwrap().stop().unwrap();
+        started().stop().unwrap();
     }
 }

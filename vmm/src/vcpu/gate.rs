@@ -64,10 +64,20 @@ impl Gate {
         self.lock().threads = threads;
     }
 
-    /// Gives an order. Threads in guest code do not see it before they are kicked.
+    /// Gives an order; after [`Order::Stop`] there is no other. Threads in guest code do not see it
+    /// before they are kicked.
     pub(super) fn order(&self, order: Order) {
-        self.lock().order = order;
+        let mut state = self.lock();
+        if state.order != Order::Stop {
+            state.order = order;
+        }
+        drop(state);
         self.changed.notify_all();
+    }
+
+    /// Whether the machine was told to run.
+    pub(super) fn runs(&self) -> bool {
+        self.lock().order == Order::Run
     }
 
     /// Waits until a pause has reached every thread, or another order has come.

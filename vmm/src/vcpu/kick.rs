@@ -6,12 +6,14 @@
 
 use std::cell::Cell;
 use std::io;
+use std::mem;
 use std::ptr;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread::{Builder, JoinHandle};
 
 use kvm_ioctls::VcpuFd;
-use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler, unblock_signal};
+use vmm_sys_util::signal::{SIGRTMAX, SIGRTMIN, unblock_signal};
 
 thread_local! {
     /// `immediate_exit` of this thread's vCPU. Const and without a destructor, hence safe to use
@@ -19,22 +21,81 @@ thread_local! {
     static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
 }
 
-extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+/// One more than the highest signal.
+const SIGNALS: usize = 65;
+
+/// What handled each signal before [`install_handler`] took it; never freed, as a handler may run
+/// at any time.
+static BEFORE: [AtomicPtr<libc::sigaction>; SIGNALS] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; SIGNALS];
+
+extern "C" fn on_kick(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let flag = IMMEDIATE_EXIT.get();
-    if !flag.is_null() {
+    if flag.is_null() {
+        chain(signal, info, context);
+    } else {
         // SAFETY: `arm` set it to a byte of the mapped kvm_run, and `disarm` takes it away before
         // the vCPU is dropped. Only this thread writes it, so a volatile store serves.
         unsafe { flag.write_volatile(1) };
     }
 }
 
-/// Installs the handler; once for the process, before the first vCPU thread.
+/// Hands a signal that was sent to a thread without a vCPU to who had it before.
+fn chain(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let before = usize::try_from(signal).ok().and_then(|signal| BEFORE.get(signal));
+    let before = before.map_or(ptr::null_mut(), |before| before.load(Ordering::Acquire));
+    // SAFETY: it is null or was leaked by `install_handler`, and is not changed after that.
+    let Some(before) = (unsafe { before.as_ref() }) else { return };
+    match before.sa_sigaction {
+        libc::SIG_DFL | libc::SIG_IGN => {}
+        handler if before.sa_flags & libc::SA_SIGINFO != 0 => {
+            type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+            // SAFETY: the kernel gave this address as that of a handler of this form.
+            let handler = unsafe { mem::transmute::<libc::sighandler_t, Handler>(handler) };
+            handler(signal, info, context);
+        }
+        handler => {
+            // SAFETY: the kernel gave this address as that of a handler of this form.
+            let handler = unsafe {
+                mem::transmute::<libc::sighandler_t, extern "C" fn(libc::c_int)>(handler)
+            };
+            handler(signal);
+        }
+    }
+}
+
+/// The signal that kicks vCPUs where none was chosen.
+pub fn default_signal() -> i32 {
+    SIGRTMIN()
+}
+
+/// Takes a real-time signal for kicks, before the first vCPU thread that uses it. It is taken once
+/// for the process; who handled it before still gets those that are sent to other threads.
 ///
 /// # Errors
-/// Those of `sigaction(2)`.
-pub fn install_handler() -> io::Result<()> {
-    register_signal_handler(SIGRTMIN(), on_kick)
-        .map_err(|e| io::Error::from_raw_os_error(e.errno()))
+/// `InvalidInput` for what is no real-time signal, and those of `sigaction(2)`.
+pub fn install_handler(signal: i32) -> io::Result<()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    if !(SIGRTMIN()..=SIGRTMAX()).contains(&signal) {
+        let range = format!("{signal} is no real-time signal ({} to {})", SIGRTMIN(), SIGRTMAX());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, range));
+    }
+    let index = usize::try_from(signal).expect("real-time signals are positive");
+    let _one = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+    if !BEFORE[index].load(Ordering::Acquire).is_null() {
+        return Ok(());
+    }
+    // SAFETY: all zeros is a valid sigaction: the default action, an empty mask, no flags.
+    let (mut action, mut before) = unsafe { (mem::zeroed::<libc::sigaction>(), mem::zeroed()) };
+    // Not SA_RESTART: KVM_RUN is to return.
+    action.sa_flags = libc::SA_SIGINFO;
+    action.sa_sigaction = on_kick as *const () as libc::sighandler_t;
+    // SAFETY: both are valid for the call.
+    if unsafe { libc::sigaction(signal, &action, &mut before) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    BEFORE[index].store(Box::leak(Box::new(before)), Ordering::Release);
+    Ok(())
 }
 
 /// Makes kicks of this thread reach `fd`.
@@ -59,35 +120,39 @@ pub fn clear(fd: &mut VcpuFd) {
 
 /// A thread that can be kicked for as long as its handle isn't joined.
 #[derive(Debug)]
-pub struct Kickable(libc::pthread_t);
+pub struct Kickable {
+    thread: libc::pthread_t,
+    signal: i32,
+}
 
 impl Kickable {
     /// Makes the thread's current or next `KVM_RUN` return.
     pub fn kick(&self) {
         // SAFETY: the thread's handle is joined only after the last kick (see `Vcpus`), so the id
         // is still valid, also when the thread has ended.
-        unsafe { libc::pthread_kill(self.0, SIGRTMIN()) };
+        unsafe { libc::pthread_kill(self.thread, self.signal) };
     }
 }
 
-/// Starts a thread and returns a kick for it.
+/// Starts a thread and returns a kick for it, by a `signal` whose handler is installed.
 ///
 /// # Errors
 /// Those of thread creation.
 pub fn spawn(
     name: &str,
+    signal: i32,
     run: impl FnOnce() + Send + 'static,
 ) -> io::Result<(JoinHandle<()>, Kickable)> {
     let (tell, told) = mpsc::sync_channel(1);
     let thread = Builder::new().name(name.to_owned()).spawn(move || {
         // Whoever started this process may have had it blocked. Cannot fail for a valid signal.
-        let _ = unblock_signal(SIGRTMIN());
+        let _ = unblock_signal(signal);
         // SAFETY: always valid to call.
         let id = unsafe { libc::pthread_self() };
         // The receiver waits for just this.
         let _ = tell.send(id);
         run();
     })?;
-    let id = told.recv().map_err(|_| io::Error::other("the thread ended before it began"))?;
-    Ok((thread, Kickable(id)))
+    let told = told.recv().map_err(|_| io::Error::other("the thread ended before it began"))?;
+    Ok((thread, Kickable { thread: told, signal }))
 }

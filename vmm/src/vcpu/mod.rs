@@ -2,6 +2,7 @@
 //!
 //! Queue notifications never come here (ioeventfd), nor do interrupts (irqfd).
 
+mod exits;
 mod explain;
 mod gate;
 mod kick;
@@ -9,7 +10,8 @@ mod pio;
 mod stop;
 
 use std::io;
-use std::sync::Arc;
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use kvm_bindings::KVM_MP_STATE_UNINITIALIZED;
@@ -17,10 +19,11 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use minivmm_devices::bus::Bus;
 use vm_memory::GuestMemoryMmap;
 
+pub use self::exits::{ExitKind, Exits};
 pub use self::gate::Gate;
 use self::gate::Order;
 use self::kick::Kickable;
-pub use self::kick::install_handler;
+pub use self::kick::{default_signal, install_handler};
 pub use self::stop::Stop;
 
 /// Told once by each vCPU thread that can't go on, and what it met.
@@ -39,11 +42,14 @@ pub struct Buses {
 #[derive(Debug)]
 pub struct Vcpus {
     gate: Arc<Gate>,
-    threads: Vec<(Kickable, JoinHandle<()>)>,
+    exits: Arc<Exits>,
+    /// A thread is kicked under this lock and joined after it was taken out: no kick comes late.
+    threads: Mutex<Vec<(Kickable, JoinHandle<()>)>>,
 }
 
 impl Vcpus {
-    /// Starts a thread for each of `fds`, paused. `gate` is a new one, which the console may hold.
+    /// Starts a thread for each of `fds`, paused. `gate` is a new one, which the console may hold;
+    /// `signal` has its handler.
     ///
     /// # Errors
     /// Those of thread creation; threads that were started have ended then.
@@ -52,10 +58,11 @@ impl Vcpus {
         memory: &GuestMemoryMmap,
         buses: &Buses,
         gate: Arc<Gate>,
+        signal: i32,
         on_stop: &OnStop,
     ) -> io::Result<Self> {
         gate.set_threads(fds.len());
-        let mut vcpus = Self { gate, threads: Vec::new() };
+        let vcpus = Self { gate, exits: Arc::default(), threads: Mutex::default() };
         for (index, fd) in fds.into_iter().enumerate() {
             let vcpu = Vcpu {
                 waits: waits_for_start(&fd),
@@ -63,10 +70,12 @@ impl Vcpus {
                 memory: memory.clone(),
                 buses: buses.clone(),
                 gate: Arc::clone(&vcpus.gate),
+                exits: Arc::clone(&vcpus.exits),
                 on_stop: Arc::clone(on_stop),
             };
-            let (thread, kick) = kick::spawn(&format!("vcpu{index}"), move || vcpu.run())?;
-            vcpus.threads.push((kick, thread));
+            let name = format!("vcpu{index}");
+            let (thread, kick) = kick::spawn(&name, signal, move || vcpu.run())?;
+            vcpus.lock().push((kick, thread));
         }
         Ok(vcpus)
     }
@@ -83,22 +92,41 @@ impl Vcpus {
         self.gate.wait_parked();
     }
 
-    fn order(&self, order: Order) {
-        self.gate.order(order);
-        for (kick, _) in &self.threads {
-            kick.kick();
-        }
+    /// Whether they were told to run.
+    pub fn run(&self) -> bool {
+        self.gate.runs()
     }
-}
 
-/// Ends all threads and waits for them.
-impl Drop for Vcpus {
-    fn drop(&mut self) {
+    /// How often they left guest code.
+    pub fn exits(&self) -> &Exits {
+        &self.exits
+    }
+
+    /// Ends all threads and waits for them. Later orders do nothing.
+    pub fn end(&self) {
         self.order(Order::Stop);
-        for (_, thread) in self.threads.drain(..) {
+        let threads = mem::take(&mut *self.lock());
+        for (_, thread) in threads {
             // A panic aborts the process in release builds; in others it has been printed.
             let _ = thread.join();
         }
+    }
+
+    fn order(&self, order: Order) {
+        self.gate.order(order);
+        for (kick, _) in &*self.lock() {
+            kick.kick();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(Kickable, JoinHandle<()>)>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Vcpus {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -115,6 +143,7 @@ struct Vcpu {
     memory: GuestMemoryMmap,
     buses: Buses,
     gate: Arc<Gate>,
+    exits: Arc<Exits>,
     on_stop: OnStop,
 }
 
@@ -142,15 +171,25 @@ impl Vcpu {
         loop {
             match self.fd.run() {
                 Ok(VcpuExit::IoOut(..)) => {
+                    self.exits.count(ExitKind::Pio);
                     pio::serve(&mut self.fd, &self.buses.pio);
                     if self.gate.is_held() {
                         // The next entry then only completes this instruction.
                         kick::request(&mut self.fd);
                     }
                 }
-                Ok(VcpuExit::IoIn(..)) => pio::serve(&mut self.fd, &self.buses.pio),
-                Ok(VcpuExit::MmioWrite(address, data)) => self.buses.mmio.write(address, data),
-                Ok(VcpuExit::MmioRead(address, data)) => self.buses.mmio.read(address, data),
+                Ok(VcpuExit::IoIn(..)) => {
+                    self.exits.count(ExitKind::Pio);
+                    pio::serve(&mut self.fd, &self.buses.pio);
+                }
+                Ok(VcpuExit::MmioWrite(address, data)) => {
+                    self.exits.count(ExitKind::Mmio);
+                    self.buses.mmio.write(address, data);
+                }
+                Ok(VcpuExit::MmioRead(address, data)) => {
+                    self.exits.count(ExitKind::Mmio);
+                    self.buses.mmio.read(address, data);
+                }
                 // Accesses that KVM would leave to us if we had asked for it: refused, as KVM
                 // itself does, by #GP.
                 Ok(VcpuExit::X86Rdmsr(access)) => *access.error = 1,
@@ -164,7 +203,10 @@ impl Vcpu {
                     | VcpuExit::SetTpr
                     | VcpuExit::TprAccess
                     | VcpuExit::IoapicEoi(_),
-                ) => return None,
+                ) => {
+                    self.exits.count(ExitKind::Other);
+                    return None;
+                }
                 Ok(VcpuExit::Shutdown) => return Some(Stop::TripleFault),
                 Ok(VcpuExit::SystemEvent(kind, data)) => {
                     return Some(explain::system_event(kind, data));
@@ -189,7 +231,10 @@ impl Vcpu {
                 }
                 Err(e) => match e.errno() {
                     // A kick.
-                    libc::EINTR => return None,
+                    libc::EINTR => {
+                        self.exits.count(ExitKind::Kick);
+                        return None;
+                    }
                     libc::EAGAIN if self.waits => {
                         self.waits = waits_for_start(&self.fd);
                         return None;

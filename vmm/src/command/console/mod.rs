@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use minivmm::Ending;
-use minivmm::console::{ConsoleEvents, Timer};
+use minivmm::console::{Room, Timer};
 use minivmm::exit::Exit;
 use minivmm_devices::serial::Serial;
 
@@ -23,8 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 const INPUT: u32 = 0;
 const ROOM: u32 = 1;
-const FLUSH: u32 = 2;
-const LOOK: u32 = 3;
+const LOOK: u32 = 2;
 
 /// Makes the console look whether it has the terminal.
 #[derive(Debug, Clone)]
@@ -50,11 +49,11 @@ enum Watch {
     Ready,
 }
 
-/// The events of a console: input for the guest, room for more of it, output that waits.
+/// The events of a console: input for the guest, room for more of it.
 #[derive(Debug)]
 pub struct Console {
     serial: Arc<Serial>,
-    events: ConsoleEvents,
+    room: Room,
     input: Option<Input>,
     watch: Watch,
     foreground: Foreground,
@@ -68,12 +67,12 @@ impl Console {
     /// Those of `timerfd_create(2)`.
     pub fn new(
         serial: Arc<Serial>,
-        events: ConsoleEvents,
+        room: Room,
         input: Option<Input>,
         ending: Arc<Ending>,
     ) -> io::Result<Self> {
         let foreground = Foreground(Timer::new()?);
-        Ok(Self { serial, events, input, watch: Watch::Polled, foreground, ending })
+        Ok(Self { serial, room, input, watch: Watch::Polled, foreground, ending })
     }
 
     /// What makes it look whether it has the terminal, as after a stop.
@@ -136,11 +135,7 @@ impl Console {
 
 impl MutEventSubscriber for Console {
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        let fds = [
-            (self.events.room(), ROOM),
-            (self.events.flush().as_fd(), FLUSH),
-            (self.foreground.0.as_fd(), LOOK),
-        ];
+        let fds = [(self.room.as_fd(), ROOM), (self.foreground.0.as_fd(), LOOK)];
         let added = fds.into_iter().try_for_each(|(fd, data)| {
             ops.add(Events::with_data_raw(fd.as_raw_fd(), data, EventSet::IN))
         });
@@ -162,19 +157,14 @@ impl MutEventSubscriber for Console {
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
-        let mut counter = [0; 8];
-        // Reading the counters only resets them; nothing depends on their values.
         match events.data() {
-            FLUSH => {
-                let _ = rustix::io::read(self.events.flush(), &mut counter);
-                self.serial.flush();
-            }
             LOOK => {
-                let _ = rustix::io::read(&self.foreground.0, &mut counter);
+                // Reading only resets the counter; nothing depends on its value.
+                let _ = rustix::io::read(&self.foreground.0, &mut [0; 8]);
                 self.look(ops);
             }
             ROOM => {
-                let _ = rustix::io::read(self.events.room(), &mut counter);
+                self.room.reset();
                 if let Some(input) = &mut self.input {
                     let fed = input.offer(&self.serial);
                     self.fed(fed, ops);
