@@ -5,13 +5,31 @@ use std::path::PathBuf;
 
 use super::files::Files;
 use super::open::{BuildOptions, ConsoleTo, Opened};
-use super::{Error, Machine};
+use super::running::Machine;
 use crate::config::{
     ConfigError, HostAccess, MachineConfig, NatConfig, NetConfig, PublishConfig, Size, TapConfig,
     VirtioTransport,
 };
 use crate::console::Destination;
+use crate::error::Error;
 use crate::memory::Backing;
+
+impl Machine {
+    /// Begins the description of a machine.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use minivmm::{Machine, Nic};
+    ///
+    /// let machine = Machine::builder().kernel("vmlinux").nic(Nic::nat()).start()?;
+    /// println!("{}", machine.wait().reason());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder() -> MachineBuilder {
+        MachineBuilder::default()
+    }
+}
 
 /// The description of a machine; what is not said has the default of [`MachineConfig`].
 ///

@@ -17,7 +17,7 @@ use super::events::Hub;
 use super::files::Files;
 use super::handle::{Handle, Shared};
 use super::nic::{self, OpenPort};
-use super::{Machine, Owned};
+use super::running::{Machine, Owned};
 use crate::config::{Validated, VirtioTransport};
 use crate::console::{Console, Destination, OpenOutput, Room};
 use crate::ending::Ending;
