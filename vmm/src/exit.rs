@@ -11,6 +11,8 @@ pub const OK: u8 = 0;
 pub const CHECK_FAILED: u8 = 1;
 /// The configuration was refused: `EX_USAGE`-like, and what clap uses.
 pub const CONFIG: u8 = 2;
+/// No machine has that name (`EX_NOHOST`).
+pub const NO_MACHINE: u8 = 68;
 /// There is no virtualization to use (`EX_UNAVAILABLE`).
 pub const NO_VIRTUALIZATION: u8 = 69;
 /// The guest crashed, its kernel panicked, or it did what this KVM can't run (`EX_SOFTWARE`).

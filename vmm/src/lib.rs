@@ -11,6 +11,8 @@
 
 pub mod config;
 pub mod console;
+#[cfg(feature = "control")]
+pub mod control;
 mod cure;
 mod ending;
 mod error;

@@ -8,10 +8,12 @@ use minivmm::exit::{self, Exit, Outcome};
 use minivmm::{Error, ProcessStart, Timings};
 use serde_json::json;
 
-use self::command::cli::{self, Command, RunArgs};
+use self::command::cli::{self, Command, OrderArgs, RunArgs};
+use self::command::error::CommandError;
 use self::command::log::{self, Style};
+use self::command::machines::{self, Order, StatsStyle};
 use self::command::monitor::{self, RunOptions};
-use self::command::terminal;
+use self::command::{detach, runtime, table, terminal};
 
 fn main() -> ExitCode {
     let start = ProcessStart::now();
@@ -20,30 +22,85 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(line) => {
             let json = std::env::args_os().any(|arg| arg == "--json");
-            return refuse(if json { Style::Json } else { Style::Text }, &line, exit::CONFIG)
-                .into();
+            return refuse(style(json), &line, exit::CONFIG).into();
         }
     };
-    let Command::Run(args) = cli.command;
-    run(&args, start).into()
+    match &cli.command {
+        Command::Run(args) if args.detach && !args.detached => detach(args),
+        Command::Run(args) => run(args, start),
+        other => ask(other),
+    }
+    .into()
 }
 
 fn run(args: &RunArgs, start: ProcessStart) -> u8 {
-    let style = if args.json { Style::Json } else { Style::Text };
+    let style = style(args.json);
+    if args.detached {
+        detach::leave();
+    }
     log::init(style, args.verbose);
-    let options = RunOptions { json: args.json, start };
+    let options = RunOptions { json: args.json, detached: args.detached, start };
     let show = |timings: &Timings| {
         if args.timings {
             show_timings(style, timings);
         }
     };
-    let config = args.config().map_err(Error::from);
+    let config = args.config().map_err(Error::from).map_err(CommandError::from);
     let result = config.and_then(|config| monitor::run(&config, options, show));
     log::settle(style);
     match result {
         Ok(outcome) => end(style, args.verbose, &outcome),
         Err(e) => refuse(style, &e.to_string(), e.status()),
     }
+}
+
+/// Runs a machine in another process, which goes on.
+fn detach(args: &RunArgs) -> u8 {
+    let style = style(args.json);
+    let started = detach::start().map_err(CommandError::host("start a process"));
+    let told = started.and_then(|started| match started {
+        Ok(running) if args.json => table::line(&json!(running)).map(|()| exit::OK),
+        Ok(running) => table::write(&format!("{}\n", running.name)).map(|()| exit::OK),
+        Err(status) => Ok(status),
+    });
+    told.unwrap_or_else(|e| refuse(style, &e.to_string(), e.status()))
+}
+
+/// Speaks with machines that run.
+fn ask(command: &Command) -> u8 {
+    let asked = runtime::registry().map_err(CommandError::from).and_then(|registry| {
+        let order =
+            |args: &OrderArgs, order| machines::order(&registry, &args.names, order, args.json);
+        match command {
+            Command::Run(_) => unreachable!("it is no question"),
+            Command::Ps(args) => machines::ps(&registry, args.json),
+            Command::Inspect(args) => machines::inspect(&registry, &args.names),
+            Command::Stop(args) => {
+                machines::order(&registry, &args.names, Order::Stop(args.timeout), args.json)
+            }
+            Command::Kill(args) => order(args, Order::Kill),
+            Command::Pause(args) => order(args, Order::Pause),
+            Command::Resume(args) => order(args, Order::Resume),
+            Command::Wait(args) => machines::wait(&registry, &args.name, args.json),
+            Command::Events(args) => machines::events(&registry, &args.name),
+            Command::Stats(args) => {
+                let style = match (args.json, args.prometheus) {
+                    (true, _) => StatsStyle::Json,
+                    (_, true) => StatsStyle::Prometheus,
+                    _ => StatsStyle::Table,
+                };
+                machines::stats(&registry, args.name.as_deref(), style, args.watch)
+            }
+            Command::Logs(args) => {
+                machines::logs(&registry, &args.name, args.messages, args.follow)
+            }
+        }
+    });
+    asked.unwrap_or_else(|e| refuse(Style::Text, &e.to_string(), e.status()))
+}
+
+fn style(json: bool) -> Style {
+    if json { Style::Json } else { Style::Text }
 }
 
 /// Says how the machine ended, where that is to be said.

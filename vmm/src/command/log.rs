@@ -5,10 +5,12 @@
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use minivmm::console::Destination;
+use minivmm::control::LogFile;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -30,6 +32,14 @@ const PART: usize = 4096;
 static LOST: AtomicU64 = AtomicU64::new(0);
 /// The user has ended the machine.
 static HURRIED: AtomicBool = AtomicBool::new(false);
+
+/// Where messages go that have no reader any more: those of a detached machine.
+static FILE: Mutex<Option<LogFile>> = Mutex::new(None);
+
+/// From now on messages go to a file, in place of standard error.
+pub fn keep(file: LogFile) {
+    *FILE.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+}
 
 /// How messages are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +98,11 @@ fn send(style: Style, text: &str, patience: Option<Duration>) {
     }
     if !text.is_empty() {
         line(&mut lines, text);
+    }
+    if let Some(file) = &mut *FILE.lock().unwrap_or_else(PoisonError::into_inner) {
+        // There is nobody to tell of a full disk.
+        let _ = file.put(lines.as_bytes());
+        return;
     }
     if !write(stderr(), lines.as_bytes(), patience) {
         LOST.fetch_add(lost + u64::from(!text.is_empty()), Ordering::Relaxed);

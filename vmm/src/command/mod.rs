@@ -3,9 +3,16 @@
 
 pub mod cli;
 mod console;
+mod control;
+pub mod detach;
+pub mod error;
+mod follow;
 pub mod log;
+pub mod machines;
 pub mod monitor;
 mod resident;
+pub mod runtime;
 mod signals;
 mod stream;
+pub mod table;
 pub mod terminal;

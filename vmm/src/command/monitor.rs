@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
-use minivmm::config::{ConfigError, ConsoleKind, MachineConfig};
+use minivmm::config::{ConfigError, ConsoleKind, MachineConfig, Validated};
 use minivmm::console::Output;
 use minivmm::exit::{self, Exit, Outcome};
 use minivmm::{
@@ -17,6 +17,8 @@ use minivmm::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::console::{Console, Input};
+use super::control::Control;
+use super::error::CommandError;
 use super::log::{self, LINGER};
 use super::signals::{self, Request, Signals};
 use super::{resident, terminal};
@@ -26,6 +28,8 @@ use super::{resident, terminal};
 pub struct RunOptions {
     /// The probe reports in JSON.
     pub json: bool,
+    /// There is no terminal, and somebody waits to hear that the machine runs.
+    pub detached: bool,
     /// When the process began.
     pub start: ProcessStart,
 }
@@ -38,30 +42,21 @@ const SETTLES_AFTER: Duration = Duration::from_secs(1);
 /// could not be started.
 ///
 /// # Errors
-/// [`Error`] where it could not be started.
+/// [`CommandError`] where it could not be started.
 pub fn run(
     config: &MachineConfig,
     options: RunOptions,
     timings: impl FnOnce(&Timings),
-) -> Result<Outcome, Error> {
-    let config = config.validate()?;
-    let interactive = terminal::is_interactive();
-    let kind = match config.console {
-        Some(ConsoleKind::Tty) if !interactive => return Err(ConfigError::NoTerminal.into()),
-        Some(kind) => kind,
-        // The probe takes no input: Ctrl-C can stay what it is.
-        None if interactive && config.kernel.is_some() => ConsoleKind::Tty,
-        None => ConsoleKind::Pipe,
-    };
+) -> Result<Outcome, CommandError> {
+    let config = config.validate().map_err(Error::from)?;
+    let kind = console_kind(&config, options.detached)?;
     let files = Files::open(&config)?;
     raise_descriptor_limit();
     // Before any thread exists, so that all inherit the mask and only the descriptor sees them.
     let signals = Arc::new(Signals::block().map_err(Error::host("watch signals"))?);
+    let control = Control::open(&config, options.detached)?;
     let build = BuildOptions {
-        console: match kind {
-            ConsoleKind::Tty | ConsoleKind::Pipe => ConsoleTo::Descriptor(Box::new(io::stdout())),
-            ConsoleKind::None => ConsoleTo::Nowhere,
-        },
+        console: output(kind, options.detached, control.as_ref())?,
         // All that serves the guest is in this process.
         backing: Backing::Anonymous,
         json: options.json,
@@ -86,7 +81,13 @@ pub fn run(
     let ending = Arc::clone(machine.ending());
     let console = Console::new(serial, room, input, Arc::clone(&ending))
         .map_err(Error::host("create the console's descriptors"))?;
-    watch(&ending, &signals, console, || machine.start())?;
+    let control = control.map(|control| control.serve(&machine)).transpose()?;
+    watch(&ending, &signals, console, || {
+        machine.start();
+        if let (Some(control), true) = (&control, options.detached) {
+            control.report(&ending);
+        }
+    })?;
     let taken = machine.timings();
     let mut ended = machine.finish();
     let outcome = &mut ended.outcome;
@@ -100,6 +101,9 @@ pub fn run(
     }
     drop(raw);
     ended.announce();
+    if let Some(control) = control {
+        control.finish();
+    }
     let outcome = ended.outcome;
     if matches!(outcome.exit, Exit::Signal(_) | Exit::Quit) {
         log::hurry();
@@ -108,6 +112,31 @@ pub fn run(
     drop(signals);
     timings(&taken);
     Ok(outcome)
+}
+
+/// Where the guest's console leads.
+fn console_kind(config: &Validated, detached: bool) -> Result<ConsoleKind, Error> {
+    let interactive = !detached && terminal::is_interactive();
+    match config.console {
+        Some(ConsoleKind::Tty) if !interactive => Err(ConfigError::NoTerminal.into()),
+        Some(kind) => Ok(kind),
+        // The probe takes no input: Ctrl-C can stay what it is.
+        None if interactive && config.kernel.is_some() => Ok(ConsoleKind::Tty),
+        None => Ok(ConsoleKind::Pipe),
+    }
+}
+
+/// What takes the guest's output.
+fn output(
+    kind: ConsoleKind,
+    detached: bool,
+    control: Option<&Control>,
+) -> Result<ConsoleTo, Error> {
+    match (kind, control) {
+        (ConsoleKind::None, _) => Ok(ConsoleTo::Nowhere),
+        (_, Some(control)) if detached => Ok(ConsoleTo::Descriptor(Box::new(control.log()?))),
+        _ => Ok(ConsoleTo::Descriptor(Box::new(io::stdout()))),
+    }
 }
 
 /// Serves events until the machine has ended.

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 use std::thread;
@@ -65,9 +65,33 @@ impl Shared {
 }
 
 /// What takes a console's output.
-pub trait Destination: AsFd + Send + fmt::Debug {}
+pub trait Destination: Send + fmt::Debug {
+    /// Writes all of `bytes`, and waits where it must.
+    ///
+    /// # Errors
+    /// `BrokenPipe` and `ConnectionReset` where the reader has gone, which ends the machine; by any
+    /// other error the bytes are lost.
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()>;
+}
 
-impl<T: AsFd + Send + fmt::Debug> Destination for T {}
+/// Any descriptor. It may be one that does not block, by the wish of whoever shares it.
+impl<T: AsFd + Send + fmt::Debug> Destination for T {
+    fn put(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match rustix::io::write(&*self, bytes) {
+                Ok(0) => return Err(Errno::NOSPC.into()),
+                Ok(n) => bytes = &bytes[n..],
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    // Fails only by a signal; the next write then tells.
+                    let _ = poll(&mut [PollFd::new(&*self, PollFlags::OUT)], None);
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+}
 
 /// A writer whose thread was not started yet: what the guest writes waits.
 #[derive(Debug)]
@@ -119,12 +143,12 @@ impl OpenOutput {
     /// # Errors
     /// Those of thread creation.
     pub fn start(self, serial: &Arc<Serial>) -> io::Result<Output> {
-        let Self { shared, out } = self;
+        let Self { shared, mut out } = self;
         let writer = Arc::clone(&shared);
         // The port has a sink of this.
         let serial = Arc::downgrade(serial);
         thread::Builder::new().name("console".into()).spawn(move || {
-            write_out(&writer, out.as_fd(), &serial);
+            write_out(&writer, &mut *out, &serial);
             // Nobody else writes to it, so its counter can't overflow.
             let _ = rustix::io::write(&writer.done, &1u64.to_ne_bytes());
         })?;
@@ -167,7 +191,7 @@ impl Write for Sink {
         let mut queue = self.0.lock();
         let taken = bytes.len().min(MOST.saturating_sub(queue.bytes.len()));
         if taken == 0 {
-            return Err(io::ErrorKind::WouldBlock.into());
+            return Err(ErrorKind::WouldBlock.into());
         }
         self.0.timings.mark(Phase::FirstOutput);
         queue.bytes.extend(&bytes[..taken]);
@@ -220,7 +244,7 @@ fn next(shared: &Shared, part: &mut Vec<u8>) -> Next {
 }
 
 /// Writes until the queue is closed and empty. What `out` refuses is dropped.
-fn write_out(shared: &Shared, out: BorrowedFd<'_>, serial: &Weak<Serial>) {
+fn write_out(shared: &Shared, out: &mut dyn Destination, serial: &Weak<Serial>) {
     let mut part = Vec::with_capacity(PART);
     loop {
         match next(shared, &mut part) {
@@ -234,9 +258,9 @@ fn write_out(shared: &Shared, out: BorrowedFd<'_>, serial: &Weak<Serial>) {
             Next::End => break,
             Next::Part => {}
         }
-        match write_all(out, &part) {
+        match out.put(&part) {
             Ok(()) => {}
-            Err(Errno::PIPE | Errno::CONNRESET) => {
+            Err(e) if matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
                 shared.ending.set(Exit::Signal(libc::SIGPIPE));
                 let _ = shared.lost.set(exit::READER_GONE);
             }
@@ -250,23 +274,6 @@ fn write_out(shared: &Shared, out: BorrowedFd<'_>, serial: &Weak<Serial>) {
             }
         }
     }
-}
-
-/// Blocks also where the descriptor is set not to, by whoever shares it.
-fn write_all(out: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
-    while !bytes.is_empty() {
-        match rustix::io::write(out, bytes) {
-            Ok(0) => return Err(Errno::NOSPC),
-            Ok(n) => bytes = &bytes[n..],
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => {
-                // Fails only by a signal; the next write then tells.
-                let _ = poll(&mut [PollFd::new(&out, PollFlags::OUT)], None);
-            }
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -294,11 +301,11 @@ mod tests {
     fn a_slow_reader_loses_nothing() {
         for nonblocking in [false, true] {
             let shared = shared();
-            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let (mut ours, mut theirs) = UnixStream::pair().unwrap();
             ours.set_nonblocking(nonblocking).unwrap();
             let writer = {
                 let shared = Arc::clone(&shared);
-                thread::spawn(move || write_out(&shared, ours.as_fd(), &Weak::new()))
+                thread::spawn(move || write_out(&shared, &mut ours, &Weak::new()))
             };
             let data: Vec<u8> = (0..1 << 20).map(|i: u32| (i % 251) as u8).collect();
             let mut sink = Sink(Arc::clone(&shared));
@@ -309,7 +316,7 @@ mod tests {
                 match sink.write(&data[sent..]) {
                     Ok(n) => sent += n,
                     Err(e) => {
-                        assert_eq!(e.kind(), io::ErrorKind::WouldBlock);
+                        assert_eq!(e.kind(), ErrorKind::WouldBlock);
                         held |= shared.gate.is_held();
                         let n = theirs.read(&mut buffer).unwrap();
                         got.extend_from_slice(&buffer[..n]);
@@ -328,13 +335,13 @@ mod tests {
     #[test]
     fn a_reader_that_has_gone_holds_nobody() {
         let shared = shared();
-        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
         drop(theirs);
         let mut sink = Sink(Arc::clone(&shared));
         while sink.write(&[b'x'; 4096]).is_ok() {}
         assert!(shared.gate.is_held());
         shared.lock().closed = true;
-        write_out(&shared, ours.as_fd(), &Weak::new());
+        write_out(&shared, &mut ours, &Weak::new());
         assert!(shared.lock().bytes.is_empty() && !shared.gate.is_held());
         assert_eq!(shared.ending.get(), Some(&Exit::Signal(libc::SIGPIPE)));
         assert_eq!(Output(shared).lost(), Some(141));

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -121,6 +122,8 @@ struct Queue {
 struct Waiting {
     events: VecDeque<Event>,
     lost: u64,
+    /// Who awaits the next.
+    task: Option<Waker>,
 }
 
 impl Queue {
@@ -133,7 +136,11 @@ impl Queue {
         waiting.events.push_back(event);
         // Fails only when it has been signalled 2^64 - 2 times already.
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+        let task = waiting.task.take();
         drop(waiting);
+        if let Some(task) = task {
+            task.wake();
+        }
         self.came.notify_all();
     }
 
@@ -185,6 +192,22 @@ impl Events {
         let result = self.queue.came.wait_timeout_while(waiting, timeout, empty);
         drop(result.unwrap_or_else(PoisonError::into_inner));
         self.try_next()
+    }
+
+    /// The next event, for any asynchronous runtime: `std::future::poll_fn` makes a future of it.
+    /// `None` after the last.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        {
+            let mut waiting = self.queue.lock();
+            if waiting.events.is_empty() {
+                waiting.task = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(self.try_next())
     }
 
     /// Whether the last event has been taken.

@@ -1,5 +1,6 @@
 //! The command line: words to configuration, and nothing else.
 
+mod machines;
 mod run;
 
 use std::ffi::OsString;
@@ -8,6 +9,9 @@ use std::fmt::Write as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
+pub use self::machines::{
+    EventsArgs, InspectArgs, LogsArgs, OrderArgs, PsArgs, StatsArgs, StopArgs, WaitArgs,
+};
 pub use self::run::RunArgs;
 
 const EXAMPLES: &str = "\
@@ -41,6 +45,31 @@ pub enum Command {
     /// and reports what works. Without --net there is no network. Nothing stays behind: networks,
     /// published ports and TAPs made for the guest go with the command.
     Run(Box<RunArgs>),
+    /// List the machines that run
+    Ps(PsArgs),
+    /// Show what a machine is, as JSON
+    Inspect(InspectArgs),
+    /// Have a guest power off, or end its machine
+    ///
+    /// A guest that listens to its ACPI power button is asked to power off, and its machine ends when
+    /// it has done so or its time is over. One that does not listen is ended at once.
+    Stop(StopArgs),
+    /// End a machine at once
+    Kill(OrderArgs),
+    /// Stop a machine's processors; its devices and networks go on
+    Pause(OrderArgs),
+    /// Let a paused machine go on
+    Resume(OrderArgs),
+    /// Wait for a machine's end, and end with its status
+    Wait(WaitArgs),
+    /// Show what happens to a machine, an object a line, until it ends
+    Events(EventsArgs),
+    /// Show what machines count
+    Stats(StatsArgs),
+    /// Show what the guest of a machine that runs detached (run -d) wrote to its console
+    ///
+    /// The last 1 to 2 MiB of it are kept, for as long as the machine runs.
+    Logs(LogsArgs),
 }
 
 /// Parses the process's arguments.
@@ -60,8 +89,7 @@ pub fn parse() -> Result<Cli, String> {
 }
 
 /// Commands of a later version.
-const COMMANDS_NOT_YET: [&str; 10] =
-    ["ps", "stop", "logs", "exec", "net", "port", "capture", "stats", "doctor", "completions"];
+const COMMANDS_NOT_YET: [&str; 6] = ["exec", "net", "port", "capture", "doctor", "completions"];
 /// Options of `minivmm run` in a later version.
 const OPTIONS_NOT_YET: [&str; 2] = ["--disk", "--rootfs"];
 

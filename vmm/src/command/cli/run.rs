@@ -57,8 +57,11 @@ Examples:
 Exit status:
   0     the guest powered off, or asked for a reset; Ctrl-A x
   1     the probe's report has a failed check
+  137   ended by minivmm kill
+  143   ended by minivmm stop, where the guest did not power off
   N     what the guest wrote to I/O port 0xF4 before it ended
   2     the configuration was refused
+  68    (other commands) no machine has that name
   69    no virtualization (/dev/kvm is missing or unusable)
   70    the guest crashed: kernel panic (Linux 5.2 or later), triple fault, or what KVM can't run
   71    the host refused a resource, or did not take what the guest wrote (a full disk)
@@ -98,7 +101,9 @@ pub struct RunArgs {
     /// At least 16M. The host gives a page when the guest first touches it.
     #[arg(long, value_name = "SIZE", help_heading = "Guest", allow_hyphen_values = true)]
     memory: Option<Size>,
-    /// Names the machine, and the guest by DHCP [default: minivmm]
+    /// Names the machine, and the guest by DHCP [default: one is made; minivmm by DHCP]
+    ///
+    /// The other commands find the machine by it. One name is one machine's at a time.
     #[arg(long, value_name = "NAME", help_heading = "Guest")]
     name: Option<String>,
     /// CPU features to take away, separated by commas, as in avx512f,pku
@@ -138,6 +143,15 @@ pub struct RunArgs {
     /// is looked for beside the file. See resources/examples.
     #[arg(long, value_name = "FILE.toml", help_heading = "Monitor")]
     config: Option<PathBuf>,
+    /// Return when the machine runs, and print its name
+    ///
+    /// Its console is kept in a file of 1 to 2 MiB, for minivmm logs. The exit status is that of the
+    /// start; the machine's own is minivmm wait's.
+    #[arg(short, long, help_heading = "Monitor")]
+    pub detach: bool,
+    /// This is the process that -d starts
+    #[arg(long, hide = true)]
+    pub detached: bool,
     /// Messages and results as JSON, one object a line
     #[arg(long, help_heading = "Monitor")]
     pub json: bool,
