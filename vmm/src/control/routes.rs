@@ -128,7 +128,11 @@ where
     if body.is_empty() {
         return Ok(StopRequest::default());
     }
-    serde_json::from_slice(&body).map_err(|e| bad(format!("the body: {e}")))
+    // A list would do for serde, too.
+    let object: Result<serde_json::Map<_, _>, _> = serde_json::from_slice(&body);
+    object
+        .and_then(|object| serde_json::from_value(object.into()))
+        .map_err(|e| bad(format!("the body: {e}")))
 }
 
 async fn stop(handle: &Handle, request: StopRequest) -> Answer {
