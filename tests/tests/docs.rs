@@ -252,7 +252,7 @@ fn configuration_files_are_taken() {
             continue;
         }
         found += 1;
-        let config = MachineConfig::from_toml(Path::new(&name), &toml.join("\n"));
+        let config = MachineConfig::from_text(Path::new(&name), &toml.join("\n"));
         config.and_then(|c| c.validate()).unwrap_or_else(|e| panic!("{name}: {e}"));
     }
     assert!(found > 0);

@@ -25,12 +25,13 @@ fn main() -> ExitCode {
             return refuse(style(json), &line, exit::CONFIG).into();
         }
     };
-    match &cli.command {
-        Command::Run(args) if args.detach && !args.detached => detach(args),
+    let status = match &cli.command {
+        Command::Run(args) if args.detach && !args.detached => return detach(args).into(),
         Command::Run(args) => run(args, start),
         other => ask(other),
-    }
-    .into()
+    };
+    runtime::tidy();
+    status.into()
 }
 
 fn run(args: &RunArgs, start: ProcessStart) -> u8 {

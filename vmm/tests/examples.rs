@@ -13,7 +13,7 @@ fn folder() -> &'static Path {
 
 fn example(name: &str) -> MachineConfig {
     let path = folder().join(name);
-    MachineConfig::from_toml(&path, &fs::read_to_string(&path).unwrap()).unwrap()
+    MachineConfig::from_text(&path, &fs::read_to_string(&path).unwrap()).unwrap()
 }
 
 #[test]

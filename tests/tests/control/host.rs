@@ -105,7 +105,7 @@ impl Host {
             std::thread::sleep(Duration::from_millis(5));
         }
         assert_eq!(self.names(), [""; 0]);
-        let left: Vec<_> = fs::read_dir(self.machines()).unwrap().collect();
+        let left: Vec<_> = fs::read_dir(self.dir.path()).unwrap().collect();
         assert!(left.is_empty(), "{left:?}");
     }
 

@@ -2,6 +2,8 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use minivmm::control::{ClaimError, Registry};
@@ -12,12 +14,29 @@ use rustix::process::geteuid;
 /// # Errors
 /// [`ClaimError::Folder`].
 pub fn registry() -> Result<Registry, ClaimError> {
-    let own = env::var_os("XDG_RUNTIME_DIR");
-    let temporary = env::var_os("TMPDIR");
-    let folder = folder(own, temporary, geteuid().as_raw());
-    // One that is made in a folder for all must be looked at itself.
-    Registry::open(&folder)?;
-    Registry::open(folder.join("machines"))
+    let folder = own_folder();
+    loop {
+        // One that is made in a folder for all must be looked at itself.
+        Registry::open(&folder)?;
+        match Registry::open(folder.join("machines")) {
+            // Another command has removed the first in between.
+            Err(ClaimError::Folder { source, .. })
+                if source.kind() == ErrorKind::NotFound && !folder.exists() => {}
+            other => return other,
+        }
+    }
+}
+
+/// Removes the folders of no machines.
+pub fn tidy() {
+    let folder = own_folder();
+    // It fails where there is a machine.
+    let _ = fs::remove_dir(folder.join("machines")).and_then(|()| fs::remove_dir(&folder));
+}
+
+fn own_folder() -> PathBuf {
+    let (own, temporary) = (env::var_os("XDG_RUNTIME_DIR"), env::var_os("TMPDIR"));
+    folder(own, temporary, geteuid().as_raw())
 }
 
 /// `minivmm` in the user's runtime folder (XDG Base Directory Specification), root's in `/run`;

@@ -1,31 +1,29 @@
-//! A machine from a TOML file: the options' names and values, and the line of what is wrong.
+//! A machine from a file, TOML or JSON: the options' names and values, and the line of what is wrong.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde_path_to_error::{Segment, Track};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::choice::{BOOT_PROTOCOLS, CONSOLES, Choice, TRANSPORTS};
 use super::machine::MachineConfig;
-use super::net::NetConfig;
-use super::number::parse_cpus;
+use super::net::{NatConfig, NetConfig, TapConfig};
 use super::validate::ConfigError;
+use super::value::Word;
 
 /// The longest file that is read.
 const FILE_MAX: u64 = 1 << 20;
 
-/// What is wrong with a file, and where in it.
+/// What is wrong with a file, and at which byte of it.
 struct Mistake {
-    at: Range<usize>,
+    at: usize,
     message: String,
 }
-
-type Value<'a> = Spanned<DeValue<'a>>;
 
 impl MachineConfig {
     /// The keys of a file, which are the options' names.
@@ -45,11 +43,11 @@ impl MachineConfig {
         "net",
     ];
 
-    /// Reads a TOML file. Kernel and initrd are looked for beside it, not in the working directory,
-    /// unless it comes by a pipe.
+    /// Reads a file, JSON where its name says so or it begins with `{`, else TOML. Kernel and initrd
+    /// are looked for beside it, not in the working directory, unless it comes by a pipe.
     ///
     /// # Errors
-    /// [`ConfigError::Read`], and those of [`MachineConfig::from_toml`].
+    /// [`ConfigError::Read`], and those of [`MachineConfig::from_text`].
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let refused = |source| ConfigError::Read { path: path.display().to_string(), source };
         let file = File::open(path).map_err(refused)?;
@@ -61,7 +59,7 @@ impl MachineConfig {
         }
         let text = String::from_utf8(text)
             .map_err(|_| refused(io::Error::other("it is no text (UTF-8)")))?;
-        let mut config = Self::from_toml(path, &text)?;
+        let mut config = Self::from_text(path, &text)?;
         if let (true, Some(folder)) = (regular, path.parent()) {
             let beside = |file: &mut PathBuf| *file = folder.join(&file);
             config.kernel.iter_mut().chain(&mut config.initrd).for_each(beside);
@@ -69,148 +67,158 @@ impl MachineConfig {
         Ok(config)
     }
 
-    /// The machine that a TOML file's text describes; `path` is for messages.
+    /// The machine that a file's text describes; `path` is for messages, and for the form.
     ///
     /// # Errors
     /// [`ConfigError::File`], with the line that is wrong.
-    pub fn from_toml(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let table = DeTable::parse(text).map_err(|e| Mistake {
-            at: e.span().unwrap_or_default(),
-            message: e.message().replace('\n', " "),
-        });
-        table.and_then(|table| machine(table.get_ref())).map_err(|mistake| ConfigError::File {
+    pub fn from_text(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"))
+            || text.trim_start().starts_with('{');
+        let config = if json { from_json(text) } else { from_toml(text) };
+        config.map_err(|mistake| ConfigError::File {
             path: path.display().to_string(),
-            line: text.bytes().take(mistake.at.start).filter(|b| *b == b'\n').count() + 1,
+            line: text.bytes().take(mistake.at).filter(|b| *b == b'\n').count() + 1,
             message: mistake.message,
         })
     }
 }
 
-fn machine(table: &DeTable<'_>) -> Result<MachineConfig, Mistake> {
-    let mut config = MachineConfig::default();
-    for (name, value) in in_order(table) {
-        let key = &**name.get_ref();
-        match key {
-            "name" => config.name = Some(string(key, value)?),
-            "kernel" => config.kernel = Some(string(key, value)?.into()),
-            "initrd" => config.initrd = Some(string(key, value)?.into()),
-            "cmdline" => config.cmdline = string(key, value)?,
-            "cpus" => config.cpus = parsed(key, value, parse_cpus)?,
-            "memory" => config.memory = parsed(key, value, FromStr::from_str)?,
-            "console" => config.console = Some(word(key, value, CONSOLES)?),
-            "transport" => config.transport = word(key, value, TRANSPORTS)?,
-            "cpu-mask" => config.cpu_mask = string(key, value)?,
-            "boot-protocol" => config.boot_protocol = word(key, value, BOOT_PROTOCOLS)?,
-            "no-kernel-cache" => config.no_kernel_cache = boolean(key, value)?,
-            "publish" => {
-                for port in list(key, value, "a list, as in [\"8080:80\"]")? {
-                    let text = string(key, port)?;
-                    let port = text.parse().map_err(|e| mistake(port, key, e))?;
-                    config.publish.push(port);
-                }
-            }
-            "net" => {
-                for net in list(key, value, "[[net]] tables, or a list, as in [\"nat\"]")? {
-                    config.net.push(interface(key, net)?);
-                }
-            }
-            _ => {
-                let message =
-                    format!("unknown key {key:?} (keys: {})", MachineConfig::KEYS.join(", "));
-                return Err(Mistake { at: name.span(), message });
-            }
-        }
-    }
-    Ok(config)
-}
-
-/// `[[net]]`, or what `--net` takes.
-fn interface(key: &str, value: &Value<'_>) -> Result<NetConfig, Mistake> {
-    let table = match value.get_ref() {
-        DeValue::Table(table) => table,
-        DeValue::String(text) => return text.parse().map_err(|e| mistake(value, key, e)),
-        _ => return Err(mistake(value, key, "a table is wanted, or text, as in \"nat\"")),
+fn from_toml(text: &str) -> Result<MachineConfig, Mistake> {
+    let syntax = |e: toml::de::Error| Mistake {
+        at: e.span().unwrap_or_default().start,
+        message: e.message().replace('\n', " "),
     };
-    let mut mode = None;
-    let mut pairs = Vec::new();
-    for (name, value) in in_order(table) {
-        let key = &**name.get_ref();
-        if key == "mode" {
-            mode = Some((string(key, value)?, value.span()));
-        } else {
-            pairs.push((key, scalar(key, value)?, name.span()));
+    let deserializer = toml::Deserializer::parse(text).map_err(syntax)?;
+    let mut track = Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(deserializer, &mut track);
+    MachineConfig::deserialize(tracked).map_err(|e: toml::de::Error| {
+        let path = Place::of(track.path().iter());
+        let at = path.entry(text).unwrap_or_else(|| e.span().unwrap_or_default().start);
+        Mistake { at, message: path.message(e.message()) }
+    })
+}
+
+fn from_json(text: &str) -> Result<MachineConfig, Mistake> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let mut track = Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(&mut deserializer, &mut track);
+    let config = MachineConfig::deserialize(tracked);
+    let config = config.and_then(|config| deserializer.end().map(|()| config));
+    config.map_err(|e: serde_json::Error| {
+        let line = e.line().saturating_sub(1);
+        let at = text.split_inclusive('\n').take(line).map(str::len).sum();
+        let said = e.to_string();
+        let place = format!(" at line {} column {}", e.line(), e.column());
+        let said = said.strip_suffix(&place).unwrap_or(&said);
+        if e.is_data() && is_firecrackers(text) {
+            let message = "this is a configuration of Firecracker's; minivmm has keys of its own: \
+                           kernel, memory, net (see minivmm run --help)";
+            return Mistake { at: 0, message: message.into() };
+        }
+        Mistake { at, message: Place::of(track.path().iter()).message(said) }
+    })
+}
+
+/// Whether a JSON file has what Firecracker's must have.
+fn is_firecrackers(text: &str) -> bool {
+    let object: Result<serde_json::Map<String, serde_json::Value>, _> = serde_json::from_str(text);
+    object.is_ok_and(|object| object.contains_key("boot-source"))
+}
+
+/// Where in a configuration a mistake is.
+struct Place {
+    /// The key at the top.
+    key: Option<String>,
+    /// The element of the list there.
+    index: Option<usize>,
+    /// The key in that.
+    inner: Option<String>,
+}
+
+impl Place {
+    fn of<'a>(mut path: impl Iterator<Item = &'a Segment>) -> Self {
+        let name = |segment: Option<&Segment>| match segment {
+            Some(Segment::Map { key }) => Some(key.clone()),
+            _ => None,
+        };
+        let key = name(path.next());
+        let index = match path.next() {
+            Some(Segment::Seq { index }) => Some(*index),
+            _ => None,
+        };
+        Self { key, index, inner: name(path.next()) }
+    }
+
+    /// What is wrong, behind the key that it is wrong with.
+    fn message(&self, said: &str) -> String {
+        let said = said.replace('\n', " ");
+        let unknown = said.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
+        if let Some(key) = unknown {
+            return unknown_key(key);
+        }
+        match (&self.key, &self.inner) {
+            (_, Some(inner)) => format!("{inner}: {said}"),
+            // An interface's own words name its mode or key.
+            (Some(_), None) if self.index.is_some() && names_itself(&said) => said,
+            (Some(key), None) => format!("{key}: {said}"),
+            (None, None) => said,
         }
     }
-    let (mode, at) =
-        mode.ok_or_else(|| mistake(value, key, "the key mode is missing (nat, tap)"))?;
-    let words: Vec<_> = pairs.iter().map(|(key, value, _)| (*key, &**value)).collect();
-    NetConfig::from_pairs(&mode, &words).map_err(|(index, e)| Mistake {
-        at: index.and_then(|i| pairs.get(i)).map_or(at, |(_, _, at)| at.clone()),
-        message: e.to_string(),
-    })
+
+    /// The byte at which the element of a list begins that is wrong, or its entry, in TOML.
+    fn entry(&self, text: &str) -> Option<usize> {
+        let table = DeTable::parse(text).ok()?;
+        let list = table.get_ref().get(self.key.as_deref()?)?.get_ref().as_array()?;
+        let element = list.get(self.index?)?;
+        let entry = match (&self.inner, element.get_ref().as_table()) {
+            (Some(inner), Some(table)) => table.get(&**inner).map(Spanned::span),
+            (None, Some(table)) => wrong_entry(table),
+            _ => None,
+        };
+        Some(entry.unwrap_or_else(|| element.span()).start)
+    }
 }
 
-/// A table's entries as they are written.
-fn in_order<'t, 'a>(table: &'t DeTable<'a>) -> Vec<(&'t Spanned<Cow<'a, str>>, &'t Value<'a>)> {
+/// Whether what is wrong with an interface says where.
+fn names_itself(said: &str) -> bool {
+    let key = said.split_once(": ").map_or("", |(key, _)| key);
+    NatConfig::KEYS.contains(&key)
+        || TapConfig::KEYS.contains(&key)
+        || said.contains(" has no key ")
+        || said.starts_with("network mode ")
+}
+
+/// Which entry of an interface's table is wrong.
+fn wrong_entry(table: &DeTable<'_>) -> Option<Range<usize>> {
     let mut entries: Vec<_> = table.iter().collect();
-    entries.sort_by_key(|(name, _)| name.span().start);
-    entries
+    entries.sort_by_key(|(key, _)| key.span().start);
+    let pairs: Vec<_> =
+        entries.iter().map(|(key, value)| (key.get_ref().to_string(), scalar(value))).collect();
+    let (index, _) = NetConfig::from_table(&pairs).err()?;
+    Some(entries.get(index?)?.0.span())
 }
 
-fn mistake(value: &Value<'_>, key: &str, problem: impl std::fmt::Display) -> Mistake {
-    Mistake { at: value.span(), message: format!("{key}: {problem}") }
+/// The text of a single value.
+fn scalar(value: &Spanned<DeValue<'_>>) -> String {
+    let word = Word::deserialize(value.clone().into_deserializer());
+    word.map(|Word(text)| text).unwrap_or_default()
 }
 
-fn string(key: &str, value: &Value<'_>) -> Result<String, Mistake> {
-    let problem = || mistake(value, key, "text in quotes is wanted");
-    value.get_ref().as_str().map(str::to_owned).ok_or_else(problem)
-}
-
-fn boolean(key: &str, value: &Value<'_>) -> Result<bool, Mistake> {
-    value.get_ref().as_bool().ok_or_else(|| mistake(value, key, "true or false is wanted"))
-}
-
-/// Text, or the text of what needs no quotes; what it means is the key's.
-fn scalar(key: &str, value: &Value<'_>) -> Result<String, Mistake> {
-    Ok(match value.get_ref() {
-        DeValue::String(text) => text.to_string(),
-        DeValue::Integer(n) => match i128::from_str_radix(n.as_str(), n.radix()) {
-            Ok(n) => n.to_string(),
-            Err(_) => n.to_string(),
-        },
-        DeValue::Float(n) => n.to_string(),
-        DeValue::Boolean(is) => is.to_string(),
-        DeValue::Datetime(time) => time.to_string(),
-        DeValue::Array(_) | DeValue::Table(_) => {
-            return Err(mistake(value, key, "a single value is wanted"));
-        }
-    })
-}
-
-fn parsed<T, E: std::fmt::Display>(
-    key: &str,
-    value: &Value<'_>,
-    parse: impl FnOnce(&str) -> Result<T, E>,
-) -> Result<T, Mistake> {
-    parse(&scalar(key, value)?).map_err(|e| mistake(value, key, e))
-}
-
-fn word<T: Copy>(key: &str, value: &Value<'_>, choices: &[Choice<T>]) -> Result<T, Mistake> {
-    parsed(key, value, |text| {
-        Choice::find(choices, text).ok_or_else(|| {
-            let words: Vec<_> = choices.iter().map(|choice| choice.word).collect();
-            format!("{text:?} is none of {}", words.join(", "))
-        })
-    })
-}
-
-fn list<'t, 'a>(
-    key: &str,
-    value: &'t Value<'a>,
-    wanted: &str,
-) -> Result<impl Iterator<Item = &'t Value<'a>>, Mistake> {
-    let problem = || mistake(value, key, format_args!("{wanted} is wanted"));
-    Ok(value.get_ref().as_array().ok_or_else(problem)?.iter())
+/// What to say of a key that is none, at the top.
+fn unknown_key(key: &str) -> String {
+    let keys = MachineConfig::KEYS;
+    if NatConfig::KEYS.contains(&key) || TapConfig::KEYS.contains(&key) || key == "mode" {
+        return format!("unknown key {key:?}: it belongs to an interface, below [[net]]");
+    }
+    let near = keys
+        .iter()
+        .map(|other| (strsim::damerau_levenshtein(key, other), other))
+        .min()
+        .filter(|(distance, other)| *distance <= 2.min(other.len() / 2));
+    match near {
+        Some((_, near)) => format!("unknown key {key:?}; did you mean {near:?}?"),
+        None => format!("unknown key {key:?} (keys: {})", keys.join(", ")),
+    }
 }
 
 #[cfg(test)]
@@ -221,7 +229,7 @@ mod tests {
     use crate::config::{ConsoleKind, Size};
 
     fn parse(text: &str) -> Result<MachineConfig, String> {
-        MachineConfig::from_toml(Path::new("vm.toml"), text).map_err(|e| e.to_string())
+        MachineConfig::from_text(Path::new("vm.toml"), text).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -243,6 +251,11 @@ mod tests {
     #[test]
     fn mistakes_are_found_by_line() {
         for (text, want) in [
+            ("memry = 1", "vm.toml:1: unknown key \"memry\"; did you mean \"memory\"?"),
+            (
+                "mtu = 1400",
+                "vm.toml:1: unknown key \"mtu\": it belongs to an interface, below [[net]]",
+            ),
             ("cpus = 1\ncolour = 'blue'", "vm.toml:2: unknown key \"colour\" (keys: name, kernel,"),
             ("cpus = = 1", "vm.toml:1: "),
             ("name = 5", "vm.toml:1: name: text in quotes is wanted"),
@@ -280,6 +293,68 @@ mod tests {
             let error = parse(text).unwrap_err();
             assert!(error.contains(want), "{text:?}: {error} does not contain {want}");
             assert!(!error.contains('\n'), "{error}");
+        }
+    }
+
+    fn json(text: &str) -> Result<MachineConfig, String> {
+        MachineConfig::from_text(Path::new("vm.json"), text).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn json_says_what_toml_says() {
+        let config = json(
+            r#"{ "cpus": 2, "memory": "1G", "name": null, "net": ["nat,mtu=1400",
+                 { "mode": "tap", "fd": 5 }], "publish": ["8080:80"] }"#,
+        );
+        let toml =
+            "cpus = 2\nmemory = '1G'\npublish = ['8080:80']\nnet = ['nat,mtu=1400', 'tap,fd=5']";
+        assert_eq!(config, parse(toml));
+    }
+
+    #[test]
+    fn mistakes_in_json_are_found_by_line() {
+        for (text, want) in [
+            ("{\n\"cpus\": 1,\n\"colour\": 2}", "vm.json:3: unknown key \"colour\" (keys: name,"),
+            ("{\n\"memory\": \"big\"}", "vm.json:2: memory: \"big\" is not a size"),
+            ("{\"net\": [\n{\"mode\": \"nat\", \"mtu\": 1}]}", "vm.json:2: mtu: "),
+            ("{\"net\": [\n\"nta\"]}", "vm.json:2: net: unknown network mode \"nta\""),
+            ("{\"cpus\": 1} x", "vm.json:1: trailing characters"),
+            ("{", "vm.json:1: EOF while parsing an object"),
+            (
+                "{\"boot-source\": {\"kernel_image_path\": \"k\"}, \"drives\": []}",
+                "vm.json:1: this is a configuration of Firecracker's; minivmm has keys of its own",
+            ),
+        ] {
+            let error = json(text).unwrap_err();
+            assert!(error.contains(want), "{text:?}: {error} does not contain {want}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+
+    /// A machine with every key.
+    fn full() -> MachineConfig {
+        parse(
+            "name = 'a'\nkernel = 'k'\ninitrd = 'r'\ncmdline = 'quiet'\ncpus = 3\nmemory = 100\n\
+             console = 'none'\ntransport = 'mmio'\ncpu-mask = 'pku'\nboot-protocol = 'pvh'\n\
+             no-kernel-cache = true\npublish = ['[::1]:5353:53/udp', '80:80']\n\
+             net = ['nat,subnet=10.9.0.0/24,mtu=1400,mac=52:4d:00:00:00:01,host=allow,ipv6=off,\
+             max-flows=10/5', 'nat,ipv6=on', 'tap=t0,mtu=1400', 'tap,fd=5,mac=52:4d:00:00:00:02']",
+        )
+        .unwrap()
+    }
+
+    /// What `inspect` shows can be read back, from either form.
+    #[test]
+    fn what_is_written_is_read_back() {
+        for config in [MachineConfig::default(), full()] {
+            let text = serde_json::to_string(&config).unwrap();
+            assert_eq!(json(&text).unwrap(), config, "{text}");
+            let text = toml::to_string(&config).unwrap();
+            assert_eq!(parse(&text).unwrap(), config, "{text}");
+        }
+        let value = serde_json::to_value(full()).unwrap();
+        for key in MachineConfig::KEYS {
+            assert!(value.get(key).is_some(), "{key}");
         }
     }
 

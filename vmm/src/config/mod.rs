@@ -5,10 +5,12 @@ mod choice;
 mod file;
 mod machine;
 mod net;
+mod net_serde;
 mod number;
 mod publish;
 mod size;
 mod validate;
+mod value;
 
 pub use minivmm_boot::Protocol;
 

@@ -5,8 +5,10 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use minivmm_net::Transport;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::number::decimal;
+use super::value;
 
 /// A port of the host that leads to the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +77,19 @@ impl PublishConfig {
             _ => true,
         };
         overlap && self.transport == other.transport && self.host == other.host
+    }
+}
+
+impl Serialize for PublishConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        value::displayed(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for PublishConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text: String = value::text(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

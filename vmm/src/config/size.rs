@@ -3,6 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::value;
+
 /// A number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(u64);
@@ -59,6 +63,27 @@ impl FromStr for Size {
             }
         };
         number.checked_mul(1 << shift).map(Self).ok_or_else(error)
+    }
+}
+
+/// In MiB where it is a whole number of them, as in `256M`.
+impl Serialize for Size {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let unit =
+            UNITS.iter().find(|(_, shift)| *shift <= 20 && self.0.trailing_zeros() >= *shift);
+        match unit {
+            Some((letter, shift)) => {
+                serializer.collect_str(&format_args!("{}{letter}", self.0 >> shift))
+            }
+            // Text has no unit below.
+            None => Err(serde::ser::Error::custom("a size is a whole number of KiB")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        value::parsed(deserializer)
     }
 }
 

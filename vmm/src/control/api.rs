@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::MachineConfig;
 use crate::exit::Outcome;
 use crate::machine::{Handle, PortInfo, State};
 
@@ -24,6 +25,8 @@ pub struct MachineInfo {
     pub memory_bytes: u64,
     /// What its interfaces are on.
     pub ports: Vec<PortInfo>,
+    /// What it was made from, as `--config` takes it.
+    pub config: MachineConfig,
 }
 
 impl MachineInfo {
@@ -40,6 +43,7 @@ impl MachineInfo {
             cpus: config.cpus,
             memory_bytes: config.memory,
             ports: handle.ports().cloned().collect(),
+            config: config.config.clone(),
         }
     }
 }

@@ -96,12 +96,16 @@ impl Registry {
     /// # Errors
     /// [`ClaimError::Folder`], also where the folder is another user's or open to others.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, ClaimError> {
-        let path = path.into();
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
-        match made.and_then(|()| private(&path)) {
-            Ok(()) => Ok(Self(path)),
-            Err(source) => Err(ClaimError::Folder { path, source }),
+        let registry = Self(path.into());
+        match registry.make() {
+            Ok(()) => Ok(registry),
+            Err(source) => Err(ClaimError::Folder { path: registry.0, source }),
         }
+    }
+
+    fn make(&self) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        private(&self.0)
     }
 
     /// Takes a name for a machine of this process, or makes one.
@@ -127,7 +131,15 @@ impl Registry {
         let refused = |source| ClaimError::Folder { path: folder.clone(), source };
         let until = Instant::now() + BRIEFLY;
         loop {
-            match lock(&folder, true).map_err(refused)? {
+            let lock = match lock(&folder, true) {
+                // Who was last here has removed the folder of all.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && Instant::now() < until => {
+                    self.make().map_err(refused)?;
+                    continue;
+                }
+                lock => lock.map_err(refused)?,
+            };
+            match lock {
                 // It is being taken, or removed by who found it left behind.
                 Lock::Taken(0) if Instant::now() < until => thread::sleep(Duration::from_millis(1)),
                 Lock::Taken(pid) => {
@@ -151,7 +163,11 @@ impl Registry {
     /// Those of reading the folder.
     pub fn machines(&self) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
-        for found in fs::read_dir(&self.0)? {
+        let folder = match fs::read_dir(&self.0) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(entries),
+            folder => folder?,
+        };
+        for found in folder {
             let Ok(name) = found?.file_name().into_string() else { continue };
             entries.extend(self.look(&name)?);
         }
