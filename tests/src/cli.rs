@@ -244,6 +244,11 @@ impl Running {
             stderr: String::from_utf8_lossy(&fs::read(&self.files.1)?).into_owned(),
             elapsed: self.start.elapsed(),
         };
+        if outcome.signal == Some(Signal::KILL.as_raw()) {
+            // Its name is left, for the next command to find.
+            let runtime = self.dir.path().join("runtime");
+            Command::new(binary()?).arg("ps").env("XDG_RUNTIME_DIR", runtime).output()?;
+        }
         self.check_leftovers().with_context(|| format!("{outcome}"))?;
         Ok(outcome)
     }

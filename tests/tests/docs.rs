@@ -201,9 +201,23 @@ fn is_pattern(value: &str) -> bool {
 
 #[test]
 fn options_exist() {
-    let output = Command::new(cli::binary().unwrap()).args(["run", "--help"]).output().unwrap();
-    let help = String::from_utf8(output.stdout).unwrap();
-    let known: BTreeSet<&str> = help
+    let help = |words: &[&str]| {
+        let output = Command::new(cli::binary().unwrap()).args(words).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let mut all = help(&["--help"]);
+    // A line for each command, below a head.
+    let (_, commands_help) = all.split_once("Commands:\n").expect("help has commands");
+    let names: Vec<String> = commands_help
+        .lines()
+        .map_while(|line| line.strip_prefix("  "))
+        .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
+        .collect();
+    for name in &names {
+        all.push_str(&help(&[name, "--help"]));
+    }
+    assert!(names.iter().any(|name| name == "run") && names.len() > 5, "{names:?}");
+    let known: BTreeSet<&str> = all
         .split(|c: char| c.is_whitespace() || c == ',' || c == '.')
         .filter(|word| word.starts_with('-'))
         .collect();
@@ -373,6 +387,10 @@ fn exit_statuses_are_the_same_everywhere() {
         exit::OK,
         exit::CHECK_FAILED,
         exit::CONFIG,
+        exit::NO_MACHINE,
+        exit::TIMED_OUT,
+        exit::KILLED,
+        exit::STOPPED,
         exit::NO_VIRTUALIZATION,
         exit::GUEST_CRASH,
         exit::HOST,

@@ -39,6 +39,13 @@ fn power_off() {
 }
 
 #[test]
+fn time_that_is_over() {
+    let outcome = Probe::new().run("probe=hold").args(["--timeout", "1s"]).finish().unwrap();
+    let outcome = outcome.expect_status(124).unwrap();
+    assert!(outcome.elapsed >= Duration::from_secs(1), "{outcome}");
+}
+
+#[test]
 fn reset() {
     Probe::new().end("probe=none probe.end=reboot", 0);
 }
@@ -134,7 +141,8 @@ fn halted_guest() {
     running.finish().unwrap().expect_status(143).unwrap();
 }
 
-/// Even a kill leaves nothing: what a machine holds goes with its process.
+/// Even a kill leaves nothing but the name, which the next command removes: what a machine holds
+/// goes with its process.
 #[test]
 fn killed_outright() {
     let running = holding(&Probe::new(), &["--net", "nat"]);

@@ -40,7 +40,8 @@ fn run(args: &RunArgs, start: ProcessStart) -> u8 {
         detach::leave();
     }
     log::init(style, args.verbose);
-    let options = RunOptions { json: args.json, detached: args.detached, start };
+    let options =
+        RunOptions { json: args.json, detached: args.detached, timeout: args.timeout, start };
     let show = |timings: &Timings| {
         if args.timings {
             show_timings(style, timings);

@@ -1,4 +1,4 @@
-//! The example configurations are valid, and say what their comments say.
+//! The example configurations are valid, and say what their comments say; the example programs run.
 #![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::collections::BTreeSet;
@@ -58,4 +58,37 @@ fn the_full_example_is_complete() {
 fn the_probe_example_asks_for_mmio() {
     let config = example("probe.toml");
     assert_eq!((config.transport, config.kernel), (VirtioTransport::Mmio, None));
+}
+
+/// What an example program prints, which cargo has built beside this test.
+fn program(name: &str) -> String {
+    let test = std::env::current_exe().unwrap();
+    let program = test.ancestors().nth(2).unwrap().join("examples").join(name);
+    let output = std::process::Command::new(&program).output();
+    let output = output.unwrap_or_else(|e| panic!("{}: {e}", program.display()));
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_program_reads_a_console() {
+    let text = program("console");
+    assert!(text.starts_with("probe: up "), "{text}");
+    assert!(text.ends_with("the guest powered off\n"), "{text}");
+}
+
+#[test]
+fn a_program_checks_its_network() {
+    let text = program("check");
+    assert!(text.contains("\"lease\" is ok"), "{text}");
+    assert!(text.ends_with("the network works\n"), "{text}");
+}
+
+#[test]
+fn a_program_has_two_machines() {
+    let text = program("pair");
+    for line in ["two: killed by request", "one: killed by request", "one: Paused", "one: Resumed"]
+    {
+        assert!(text.lines().any(|other| other == line), "{line} is not in {text}");
+    }
 }

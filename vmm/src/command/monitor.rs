@@ -30,6 +30,8 @@ pub struct RunOptions {
     pub json: bool,
     /// There is no terminal, and somebody waits to hear that the machine runs.
     pub detached: bool,
+    /// The machine ends after so long.
+    pub timeout: Option<Duration>,
     /// When the process began.
     pub start: ProcessStart,
 }
@@ -82,7 +84,8 @@ pub fn run(
     let console = Console::new(serial, room, input, Arc::clone(&ending))
         .map_err(Error::host("create the console's descriptors"))?;
     let control = control.map(|control| control.serve(&machine)).transpose()?;
-    watch(&ending, &signals, console, || {
+    let end = options.timeout.map(|timeout| Instant::now() + timeout);
+    watch(&ending, &signals, console, end, || {
         machine.start();
         if let (Some(control), true) = (&control, options.detached) {
             control.report(&ending);
@@ -139,11 +142,12 @@ fn output(
     }
 }
 
-/// Serves events until the machine has ended.
+/// Serves events until the machine has ended, which it does at `end`.
 fn watch(
     ending: &Arc<Ending>,
     signals: &Arc<Signals>,
     console: Console,
+    end: Option<Instant>,
     start: impl FnOnce(),
 ) -> Result<(), Error> {
     let failed = |e| {
@@ -182,14 +186,20 @@ fn watch(
     start();
     let mut settles = Some(Instant::now() + SETTLES_AFTER);
     while ending.get().is_none() {
-        let rest = settles.map(|at| at.saturating_duration_since(Instant::now()));
-        if rest == Some(Duration::ZERO) {
+        let now = Instant::now();
+        if settles.is_some_and(|at| at <= now) {
             resident::give_back_code();
             settles = None;
-            continue;
         }
+        if end.is_some_and(|at| at <= now) {
+            ending.set(Exit::TimedOut);
+            break;
+        }
+        let next = settles.into_iter().chain(end).min();
         // In whole milliseconds; -1 is for ever.
-        let timeout = rest.map_or(-1, |rest| rest.as_millis() as i32 + 1);
+        let timeout = next.map_or(-1, |at| {
+            i32::try_from((at - now).as_millis()).map_or(i32::MAX, |rest| rest.saturating_add(1))
+        });
         manager.run_with_timeout(timeout).map_err(failed)?;
     }
     Ok(())

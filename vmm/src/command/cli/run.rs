@@ -1,6 +1,7 @@
 //! `minivmm run`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
@@ -57,15 +58,16 @@ Examples:
 Exit status:
   0     the guest powered off, or asked for a reset; Ctrl-A x
   1     the probe's report has a failed check
-  137   ended by minivmm kill
-  143   ended by minivmm stop, where the guest did not power off
   N     what the guest wrote to I/O port 0xF4 before it ended
   2     the configuration was refused
-  68    (other commands) no machine has that name
+  68    (commands other than run) no machine has that name
   69    no virtualization (/dev/kvm is missing or unusable)
   70    the guest crashed: kernel panic (Linux 5.2 or later), triple fault, or what KVM can't run
   71    the host refused a resource, or did not take what the guest wrote (a full disk)
   77    a privilege is missing
+  124   its time was over (--timeout)
+  137   ended by minivmm kill
+  143   ended by minivmm stop, where the guest did not power off
   128+N ended by signal N (SIGINT, SIGTERM, SIGHUP, SIGQUIT); 141 if stdout's reader has gone";
 
 /// Options of `minivmm run`.
@@ -149,6 +151,11 @@ pub struct RunArgs {
     /// start; the machine's own is minivmm wait's.
     #[arg(short, long, help_heading = "Monitor")]
     pub detach: bool,
+    /// End the machine after this time: seconds, or with s, m or h behind the number
+    ///
+    /// It ends without being asked, with status 124. Time goes on while it is paused.
+    #[arg(long, value_name = "TIME", help_heading = "Monitor", value_parser = parse_time)]
+    pub timeout: Option<Duration>,
     /// This is the process that -d starts
     #[arg(long, hide = true)]
     pub detached: bool,
@@ -219,4 +226,36 @@ fn choice<T: Copy + Send + Sync>(
     let words = choices.iter().map(|choice| PossibleValue::new(choice.word).help(choice.help));
     PossibleValuesParser::new(words)
         .map(|word| Choice::find(choices, &word).expect("no other word passes the parser"))
+}
+
+/// A time of more than nothing, and less than a hundred years.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.char_indices().last() {
+        Some((at, 'h')) => (&text[..at], 3600),
+        Some((at, 'm')) => (&text[..at], 60),
+        Some((at, 's')) => (&text[..at], 1),
+        _ => (text, 1),
+    };
+    let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let seconds = digits.then(|| number.parse::<u32>().ok()).flatten();
+    seconds
+        .filter(|seconds| *seconds > 0)
+        .map(|seconds| Duration::from_secs(u64::from(seconds) * unit))
+        .ok_or_else(|| "a time is a whole number of seconds, or 10s, 5m, 1h".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        let seconds = |text| parse_time(text).map(|time| time.as_secs()).ok();
+        for (text, want) in [("10", 10), ("10s", 10), ("5m", 300), ("2h", 7200)] {
+            assert_eq!(seconds(text), Some(want), "{text}");
+        }
+        for text in ["", "0", "s", "-1", "1.5", "1d", "1 s", "99999999999", "ä"] {
+            assert_eq!(seconds(text), None, "{text}");
+        }
+    }
 }
