@@ -83,13 +83,19 @@ pub fn run(
     let ending = Arc::clone(machine.ending());
     let console = Console::new(serial, room, input, Arc::clone(&ending))
         .map_err(Error::host("create the console's descriptors"))?;
-    let control = control.map(|control| control.serve(&machine)).transpose()?;
+    let mut control = Some(control);
+    let mut controlled = Ok(None);
     let end = options.timeout.map(|timeout| Instant::now() + timeout);
     watch(&ending, &signals, console, end, || {
         machine.start();
-        if let (Some(control), true) = (&control, options.detached) {
-            control.report(&ending);
+        // Nobody waits for this but who waits for the whole.
+        let served = control.take().flatten().map(|control| control.serve(&machine)).transpose();
+        match &served {
+            Ok(Some(control)) if options.detached => control.report(&ending),
+            Err(_) => ending.set(Exit::Quit),
+            _ => {}
         }
+        controlled = served;
     })?;
     let taken = machine.timings();
     let mut ended = machine.finish();
@@ -104,7 +110,7 @@ pub fn run(
     }
     drop(raw);
     ended.announce();
-    if let Some(control) = control {
+    if let Some(control) = controlled? {
         control.finish();
     }
     let outcome = ended.outcome;

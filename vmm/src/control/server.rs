@@ -14,7 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 use tokio::sync::{oneshot, watch};
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
@@ -39,19 +39,17 @@ const RETRY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct OpenServer {
     listener: StdListener,
-    runtime: Runtime,
 }
 
 impl OpenServer {
     /// Listens at `path`, which may not exist.
     ///
     /// # Errors
-    /// Those of `bind(2)` and of an epoll instance.
+    /// Those of `bind(2)`.
     pub fn new(path: &Path) -> io::Result<Self> {
         let listener = StdListener::bind(path)?;
         listener.set_nonblocking(true)?;
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { listener, runtime })
+        Ok(Self { listener })
     }
 
     /// Starts to serve a machine by a name.
@@ -63,14 +61,9 @@ impl OpenServer {
         let served = Served { name: name.to_owned(), handle };
         let thread = thread::Builder::new().name("control".into());
         let thread = thread.spawn(move || {
-            let Self { listener, runtime } = self;
-            let local = LocalSet::new();
-            local.block_on(&runtime, async {
-                match UnixListener::from_std(listener) {
-                    Ok(listener) => serve(listener, served, stopped).await,
-                    Err(e) => tracing::warn!("the machine can't be controlled: {e}"),
-                }
-            });
+            if let Err(e) = run(self.listener, served, stopped) {
+                tracing::warn!("the machine can't be controlled: {e}");
+            }
         })?;
         Ok(Server { stop: Some(stop), thread: Some(thread) })
     }
@@ -91,6 +84,15 @@ impl Drop for Server {
             tracing::error!("the control thread had panicked");
         }
     }
+}
+
+/// The thread.
+fn run(listener: StdListener, served: Served, stopped: oneshot::Receiver<()>) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, async {
+        serve(UnixListener::from_std(listener)?, served, stopped).await;
+        Ok(())
+    })
 }
 
 /// Serves until it is told to stop, and then until those who wait have their answers.

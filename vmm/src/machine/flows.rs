@@ -7,8 +7,8 @@ use crate::config::{MaxFlows, NetConfig, Validated};
 use crate::error::NetError;
 
 /// Descriptors beside those of flows, generously: of the machine (standard streams, files, KVM, the
-/// console, the probe's peer),
-const MACHINE: u64 = 48;
+/// console, the probe's peer, its API with all the clients that it serves at once, two for each),
+const MACHINE: u64 = 48 + 8 + 2 * 32;
 /// of an interface (notifications, interrupts, its segment),
 const NIC: u64 = 16;
 /// of a published port (one for each family),
@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(under(20_000, &[nat]), Ok(FlowLimits::default()));
         let error = under(4096, &[nat]).unwrap_err();
         assert!(error.contains("12500 flows"), "{error}");
-        assert!(error.contains("may have 4096 ") && error.contains("ulimit -Hn 127"), "{error}");
+        assert!(error.contains("may have 4096 ") && error.contains("ulimit -Hn 128"), "{error}");
         assert!(!error.contains('\n'), "{error}");
         // Both together.
         assert!(under(20_000, &[nat, nat]).is_err());
