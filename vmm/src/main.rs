@@ -8,7 +8,7 @@ use minivmm::exit::{self, Exit, Outcome};
 use minivmm::{Error, ProcessStart, Timings};
 use serde_json::json;
 
-use self::command::cli::{self, Command, OrderArgs, RunArgs};
+use self::command::cli::{self, Asked, Command, ManArgs, OrderArgs, RunArgs};
 use self::command::error::CommandError;
 use self::command::log::{self, Style};
 use self::command::machines::{self, Order, StatsStyle};
@@ -18,16 +18,19 @@ use self::command::{detach, runtime, table, terminal};
 fn main() -> ExitCode {
     let start = ProcessStart::now();
     terminal::restore_on_panic();
-    let cli = match cli::parse() {
-        Ok(cli) => cli,
+    let command = match cli::parse() {
+        Ok(Asked::For(command)) => command,
+        Ok(Asked::Text(text)) => return say(&text).into(),
         Err(line) => {
             let json = std::env::args_os().any(|arg| arg == "--json");
             return refuse(style(json), &line, exit::CONFIG).into();
         }
     };
-    let status = match &cli.command {
+    let status = match &*command {
         Command::Run(args) if args.detach && !args.detached => return detach(args).into(),
         Command::Run(args) => run(args, start),
+        Command::Completions(args) => return say(&args.text()).into(),
+        Command::Man(args) => return pages(args).into(),
         other => ask(other),
     };
     runtime::tidy();
@@ -68,13 +71,31 @@ fn detach(args: &RunArgs) -> u8 {
     told.unwrap_or_else(|e| refuse(style, &e.to_string(), e.status()))
 }
 
+/// Prints what was asked for.
+fn say(text: &str) -> u8 {
+    match table::write(text) {
+        Ok(()) => exit::OK,
+        Err(e) => refuse(Style::Text, &e.to_string(), e.status()),
+    }
+}
+
+/// Writes the manual.
+fn pages(args: &ManArgs) -> u8 {
+    match args.write().map_err(CommandError::host("write manual pages")) {
+        Ok(()) => exit::OK,
+        Err(e) => refuse(Style::Text, &e.to_string(), e.status()),
+    }
+}
+
 /// Speaks with machines that run.
 fn ask(command: &Command) -> u8 {
     let asked = runtime::registry().map_err(CommandError::from).and_then(|registry| {
         let order =
             |args: &OrderArgs, order| machines::order(&registry, &args.names, order, args.json);
         match command {
-            Command::Run(_) => unreachable!("it is no question"),
+            Command::Run(_) | Command::Completions(_) | Command::Man(_) => {
+                unreachable!("it is no question")
+            }
             Command::Ps(args) => machines::ps(&registry, args.json),
             Command::Inspect(args) => machines::inspect(&registry, &args.names),
             Command::Stop(args) => {

@@ -1,17 +1,20 @@
 //! The command line: words to configuration, and nothing else.
 
+mod hints;
 mod machines;
+mod pages;
 mod run;
 
 use std::ffi::OsString;
-use std::fmt::Write as _;
 
-use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use rustix::termios::isatty;
 
 pub use self::machines::{
     EventsArgs, InspectArgs, LogsArgs, OrderArgs, PsArgs, StatsArgs, StopArgs, WaitArgs,
 };
+pub use self::pages::{CompletionsArgs, ManArgs};
 pub use self::run::RunArgs;
 
 const EXAMPLES: &str = "\
@@ -26,8 +29,8 @@ All options, networks and exit statuses: minivmm run --help";
 #[command(
     name = "minivmm",
     version,
+    propagate_version = true,
     max_term_width = 100,
-    disable_help_subcommand = true,
     after_help = EXAMPLES
 )]
 pub struct Cli {
@@ -70,68 +73,45 @@ pub enum Command {
     ///
     /// The last 1 to 2 MiB of it are kept, for as long as the machine runs.
     Logs(LogsArgs),
+    /// Print a script that completes words of this command in a shell
+    ///
+    /// For bash: minivmm completions bash > ~/.local/share/bash-completion/completions/minivmm
+    Completions(CompletionsArgs),
+    /// Write manual pages
+    Man(ManArgs),
+}
+
+/// What the arguments ask for.
+#[derive(Debug)]
+pub enum Asked {
+    /// A command.
+    For(Box<Command>),
+    /// A text on standard output: help, the version.
+    Text(String),
 }
 
 /// Parses the process's arguments.
 ///
 /// # Errors
-/// One line that says what is wrong, for standard error; help and version print themselves and
-/// end the process.
-pub fn parse() -> Result<Cli, String> {
-    let args: Vec<OsString> = std::env::args_os().collect();
-    Cli::try_parse_from(&args).map_err(|e| {
-        if e.use_stderr() && e.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-            not_yet(&e, &args).unwrap_or_else(|| one_line(&e))
-        } else {
-            e.exit()
-        }
-    })
-}
-
-/// Commands of a later version.
-const COMMANDS_NOT_YET: [&str; 6] = ["exec", "net", "port", "capture", "doctor", "completions"];
-/// Options of `minivmm run` in a later version.
-const OPTIONS_NOT_YET: [&str; 2] = ["--disk", "--rootfs"];
-
-/// What to say of a word that is right, but too early.
-fn not_yet(error: &clap::Error, args: &[OsString]) -> Option<String> {
-    let word = |kind| match error.get(kind) {
-        Some(ContextValue::String(word)) => Some(word.as_str()),
-        _ => None,
-    };
-    let what = match error.kind() {
-        ErrorKind::InvalidSubcommand => word(ContextKind::InvalidSubcommand)
-            .filter(|word| COMMANDS_NOT_YET.contains(word))
-            .map(|word| format!("the command {word}")),
-        ErrorKind::UnknownArgument => word(ContextKind::InvalidArg).and_then(|word| {
-            if OPTIONS_NOT_YET.contains(&word) {
-                Some(word.to_owned())
-            } else {
-                args.iter().any(|arg| arg == "--").then(|| "a command for the guest (--)".into())
-            }
-        }),
-        _ => None,
-    }?;
-    Some(format!("{what} is not in this version (what there is: minivmm run --help)"))
-}
-
-/// Clap's message without its usage and hints, which `--help` shows in full.
-fn one_line(error: &clap::Error) -> String {
-    let text = error.render().to_string();
-    let mut line = String::new();
-    for part in text.lines().take_while(|l| !l.starts_with("Usage:")).map(str::trim) {
-        let part = part.strip_prefix("error: ").unwrap_or(part);
-        if part.is_empty() || part.starts_with("For more information") {
-            continue;
-        }
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        // Writing to a string can't fail.
-        let _ = write!(line, "{part}");
+/// One line that says what is wrong, for standard error. No arguments at all end the process, with
+/// the help there.
+pub fn parse() -> Result<Asked, String> {
+    let mut args: Vec<OsString> = std::env::args_os().collect();
+    // As git, docker and others have it.
+    if args.len() == 2 && args[1] == "version" {
+        args[1] = "--version".into();
     }
-    line.push_str(" (see minivmm run --help)");
-    line
+    match Cli::try_parse_from(&args) {
+        Ok(cli) => Ok(Asked::For(Box::new(cli.command))),
+        Err(e) if !e.use_stderr() => Ok(Asked::Text(if isatty(std::io::stdout()) {
+            e.render().ansi().to_string()
+        } else {
+            e.to_string()
+        })),
+        // All of the help, on standard error.
+        Err(e) if e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => e.exit(),
+        Err(e) => Err(hints::hint(&e, &args).unwrap_or_else(|| hints::one_line(&e, &args))),
+    }
 }
 
 #[cfg(test)]
@@ -143,41 +123,5 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn mistakes_take_one_line() {
-        for args in [
-            &["minivmm", "run", "--cpus", "x"][..],
-            &["minivmm", "run", "--nonsense"],
-            &["minivmm", "run", "--net"],
-            &["minivmm", "run", "-p", "80"],
-            &["minivmm", "walk"],
-            &["minivmm", "run", "--console", "x"],
-            &["minivmm", "run", "--cpus", "-1"],
-            &["minivmm", "run", "--memory", "-1"],
-        ] {
-            let line = one_line(&Cli::try_parse_from(args).unwrap_err());
-            assert!(!line.contains('\n') && line.len() < 250, "{args:?}: {line}");
-        }
-    }
-
-    #[test]
-    fn what_comes_later_is_said_to() {
-        let said = |words: &[&str]| {
-            let args: Vec<OsString> =
-                ["minivmm"].iter().chain(words).map(|&word| word.into()).collect();
-            not_yet(&Cli::try_parse_from(&args).unwrap_err(), &args)
-        };
-        for command in COMMANDS_NOT_YET {
-            let line = said(&[command, "x"]).unwrap();
-            assert!(line.contains(&format!("command {command} is not in this version")), "{line}");
-        }
-        for words in [&["--disk", "d"][..], &["--disk=d"], &["--rootfs", "d"], &["--", "ls"]] {
-            let line = said(&[&["run"], words].concat()).unwrap();
-            assert!(line.contains("not in this version"), "{line}");
-        }
-        assert_eq!(said(&["walk"]), None);
-        assert_eq!(said(&["run", "surplus"]), None);
     }
 }

@@ -91,6 +91,7 @@ pub struct RunArgs {
     cmdline: Option<String>,
     /// Virtual CPUs, 1 to 32 [default: 1]
     #[arg(
+        short,
         long,
         value_name = "N",
         help_heading = "Guest",
@@ -101,7 +102,7 @@ pub struct RunArgs {
     /// Guest memory: MiB, or with K, M, G or T behind the number [default: 256M]
     ///
     /// At least 16M. The host gives a page when the guest first touches it.
-    #[arg(long, value_name = "SIZE", help_heading = "Guest", allow_hyphen_values = true)]
+    #[arg(short, long, value_name = "SIZE", help_heading = "Guest", allow_hyphen_values = true)]
     memory: Option<Size>,
     /// Names the machine, and the guest by DHCP [default: one is made; minivmm by DHCP]
     ///
