@@ -157,6 +157,8 @@ fn config_files() {
     let mode = write(dir.path(), "mode.toml", b"[[net]]\nmode = 'private'\n");
     let value = write(dir.path(), "value.toml", b"[[net]]\nmode = 'nat'\nmtu = 'big'\n");
     let beside = write(dir.path(), "beside.toml", b"kernel = 'no-such-kernel'\n");
+    let mask = write(dir.path(), "mask.toml", b"cpus = 1\ncpu-mask = 'nosuch'\n");
+    let absent = write(dir.path(), "absent.json", b"{\n\"kernel\": \"no-such-kernel\"}");
     let missing = dir.path().join("no-such-kernel").to_string_lossy().into_owned();
     table([
         (&["--config", &key][..], CONFIG, "colour"),
@@ -165,6 +167,9 @@ fn config_files() {
         (&["--config", &mode], CONFIG, "mode.toml:2: network mode \"private\" is not in"),
         (&["--config", &value], CONFIG, "value.toml:3: mtu: \"big\""),
         (&["--config", &beside], CONFIG, &missing),
+        (&["--config", &mask], CONFIG, "mask.toml:2: cpu-mask: unknown CPU feature"),
+        (&["--config", &mask, "--cpu-mask", "nosuch"], CONFIG, "--cpu-mask: unknown CPU feature"),
+        (&["--config", &absent], CONFIG, "absent.json:2: kernel: cannot open "),
         (&["--config", "/dev/zero"], CONFIG, "/dev/zero"),
     ]);
 }

@@ -19,7 +19,7 @@ pub enum Error {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// A file of the guest's can't be opened.
-    #[error("cannot open the {what} {}: {source}{}", path.display(), cure(source, what))]
+    #[error("{what}: cannot open {}: {source}{}", path.display(), cure(source, what))]
     Open {
         /// `kernel` or `initrd`.
         what: &'static str,
@@ -37,7 +37,7 @@ pub enum Error {
         source: BootError,
     },
     /// The command line that minivmm and the user made together is refused.
-    #[error("--cmdline: {0}")]
+    #[error("cmdline: {0}")]
     Cmdline(#[from] CmdlineError),
     /// KVM refused something.
     #[error(transparent)]
@@ -64,6 +64,18 @@ impl Error {
         move |source| Self::Host { what, source }
     }
 
+    /// The key of the configuration that it is about, with which its text begins.
+    pub fn key(&self) -> Option<&'static str> {
+        match self {
+            Self::Config(e) => e.key(),
+            Self::Open { what, .. } => Some(what),
+            Self::Cmdline(_) => Some("cmdline"),
+            Self::Net(NetError::Host(_) | NetError::Gateway(_)) => None,
+            Self::Net(_) => Some("net"),
+            Self::Boot { .. } | Self::Kvm(_) | Self::Memory(_) | Self::Host { .. } => None,
+        }
+    }
+
     /// The process exit status for it.
     pub fn status(&self) -> u8 {
         match self {
@@ -85,7 +97,7 @@ impl Error {
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
     /// A TAP device can't be used.
-    #[error("--net {device}: {source}{}", limit_cure_of(source))]
+    #[error("net: {device}: {source}{}", limit_cure_of(source))]
     Tap {
         /// As `--net` has it.
         device: String,
@@ -94,7 +106,7 @@ pub enum NetError {
     },
     /// The descriptor of a TAP that was to be inherited is none.
     #[error(
-        "--net tap,fd={fd}: no such descriptor was inherited (open the TAP before minivmm is \
+        "net: tap,fd={fd}: no such descriptor was inherited (open the TAP before minivmm is \
          started, without close-on-exec)"
     )]
     NotInherited {
@@ -105,14 +117,14 @@ pub enum NetError {
     #[error("{0}{cure}", cure = limit_cure_of(.0))]
     Host(#[source] ListError),
     /// No addresses for a NAT.
-    #[error("--net nat: {0}")]
+    #[error("net: nat: {0}")]
     Plan(#[source] PlanError),
     /// A gateway can't listen on a published port.
     #[error("{0}{cure}", cure = publish_cure(.0))]
     Gateway(#[source] GatewayError),
     /// The flows that were asked for are more than this process may have files open.
     #[error(
-        "--net nat,max-flows: {flows} flows and what else is open take {need} open files, and this \
+        "net: nat,max-flows: {flows} flows and what else is open take {need} open files, and this \
          process may have {limit} (raise the hard limit: ulimit -Hn {need}, or LimitNOFILE={need} \
          of its service; or allow fewer flows)"
     )]
@@ -158,7 +170,7 @@ fn publish_cure(error: &GatewayError) -> &'static str {
 /// What can be done about a file that can't be opened.
 fn cure(source: &io::Error, what: &str) -> String {
     match source.kind() {
-        io::ErrorKind::NotFound => format!(" (give --{what} the path of an existing file)"),
+        io::ErrorKind::NotFound => format!(" (the {what} is to be the path of an existing file)"),
         io::ErrorKind::PermissionDenied => {
             " (make it readable for this user, or use a copy that is)".into()
         }

@@ -4,11 +4,12 @@ mod command;
 
 use std::process::ExitCode;
 
+use clap::CommandFactory;
 use minivmm::exit::{self, Exit, Outcome};
 use minivmm::{Error, ProcessStart, Timings};
 use serde_json::json;
 
-use self::command::cli::{self, Asked, Command, ManArgs, OrderArgs, RunArgs};
+use self::command::cli::{self, Asked, Command, ManArgs, OrderArgs, Origin, RunArgs};
 use self::command::error::CommandError;
 use self::command::log::{self, Style};
 use self::command::machines::{self, Order, StatsStyle};
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
     let status = match &*command {
         Command::Run(args) if args.detach && !args.detached => return detach(args).into(),
         Command::Run(args) => run(args, start),
-        Command::Completions(args) => return say(&args.text()).into(),
+        Command::Completions(args) => return say(&args.text(cli::Cli::command())).into(),
         Command::Man(args) => return pages(args).into(),
         other => ask(other),
     };
@@ -50,8 +51,12 @@ fn run(args: &RunArgs, start: ProcessStart) -> u8 {
             show_timings(style, timings);
         }
     };
-    let config = args.config().map_err(Error::from).map_err(CommandError::from);
-    let result = config.and_then(|config| monitor::run(&config, options, show));
+    let result = match args.config() {
+        Ok((config, origin)) => {
+            monitor::run(&config, options, show).map_err(|e| e.described(&origin))
+        }
+        Err(e) => Err(CommandError::from(Error::from(e)).described(&Origin::default())),
+    };
     log::settle(style);
     match result {
         Ok(outcome) => end(style, args.verbose, &outcome),
@@ -81,7 +86,7 @@ fn say(text: &str) -> u8 {
 
 /// Writes the manual.
 fn pages(args: &ManArgs) -> u8 {
-    match args.write().map_err(CommandError::host("write manual pages")) {
+    match args.write(cli::Cli::command()).map_err(CommandError::host("write manual pages")) {
         Ok(()) => exit::OK,
         Err(e) => refuse(Style::Text, &e.to_string(), e.status()),
     }

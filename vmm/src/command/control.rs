@@ -16,6 +16,8 @@ use super::{log, runtime};
 pub struct Control {
     server: OpenServer,
     claim: Claim,
+    /// Somebody relies on it.
+    needed: bool,
 }
 
 impl Control {
@@ -25,21 +27,15 @@ impl Control {
     /// [`CommandError`] where the name, or the folder, can't be had and is needed.
     pub fn open(config: &Validated, detached: bool) -> Result<Option<Self>, CommandError> {
         let name = config.config.name.as_deref();
-        match Self::claim(name) {
-            Ok(control) => Ok(Some(control)),
-            Err(e) if detached || name.is_some() => Err(e),
-            Err(e) => {
-                tracing::info!("the machine can't be controlled: {e}");
-                Ok(None)
-            }
-        }
+        let needed = detached || name.is_some();
+        optional(needed, Self::claim(name, needed))
     }
 
-    fn claim(name: Option<&str>) -> Result<Self, CommandError> {
+    fn claim(name: Option<&str>, needed: bool) -> Result<Self, CommandError> {
         let claim = runtime::registry()?.claim(name)?;
         let server = OpenServer::new(&claim.socket())
             .map_err(CommandError::host("listen for commands (is $XDG_RUNTIME_DIR too long?)"))?;
-        Ok(Self { server, claim })
+        Ok(Self { server, claim, needed })
     }
 
     /// A file for the console.
@@ -50,17 +46,29 @@ impl Control {
         LogFile::create(self.claim.console()).map_err(Error::host("keep the console's output"))
     }
 
-    /// Serves a machine.
+    /// Serves a machine. Where nobody relies on it, one can also be without.
     ///
     /// # Errors
     /// [`Error::Host`].
-    pub fn serve(self, machine: &Machine) -> Result<Controlled, Error> {
-        let Self { server, claim } = self;
+    pub fn serve(self, machine: &Machine) -> Result<Option<Controlled>, CommandError> {
+        let Self { server, claim, needed } = self;
         let server = server
             .start(claim.name(), machine.handle())
-            .map_err(Error::host("start the control thread"))?;
+            .map_err(|e| Error::host("start the control thread")(e).into());
+        let Some(server) = optional(needed, server)? else { return Ok(None) };
         tracing::info!("the machine is named {}", claim.name());
-        Ok(Controlled { server, claim })
+        Ok(Some(Controlled { server, claim }))
+    }
+}
+
+fn optional<T>(needed: bool, result: Result<T, CommandError>) -> Result<Option<T>, CommandError> {
+    match result {
+        Ok(there) => Ok(Some(there)),
+        Err(e) if needed => Err(e),
+        Err(e) => {
+            tracing::info!("the machine can't be controlled: {e}");
+            Ok(None)
+        }
     }
 }
 

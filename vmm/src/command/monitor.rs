@@ -83,19 +83,13 @@ pub fn run(
     let ending = Arc::clone(machine.ending());
     let console = Console::new(serial, room, input, Arc::clone(&ending))
         .map_err(Error::host("create the console's descriptors"))?;
-    let mut control = Some(control);
-    let mut controlled = Ok(None);
+    let control = control.and_then(|control| control.serve(&machine).transpose()).transpose()?;
     let end = options.timeout.map(|timeout| Instant::now() + timeout);
     watch(&ending, &signals, console, end, || {
         machine.start();
-        // Nobody waits for this but who waits for the whole.
-        let served = control.take().flatten().map(|control| control.serve(&machine)).transpose();
-        match &served {
-            Ok(Some(control)) if options.detached => control.report(&ending),
-            Err(_) => ending.set(Exit::Quit),
-            _ => {}
+        if let (Some(control), true) = (&control, options.detached) {
+            control.report(&ending);
         }
-        controlled = served;
     })?;
     let taken = machine.timings();
     let mut ended = machine.finish();
@@ -110,7 +104,7 @@ pub fn run(
     }
     drop(raw);
     ended.announce();
-    if let Some(control) = controlled? {
+    if let Some(control) = control {
         control.finish();
     }
     let outcome = ended.outcome;

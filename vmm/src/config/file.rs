@@ -25,6 +25,71 @@ struct Mistake {
     message: String,
 }
 
+/// A configuration file that was read.
+#[derive(Debug, Clone)]
+pub struct ConfigFile {
+    path: PathBuf,
+    text: String,
+    /// It has a folder, which is not so for a pipe.
+    regular: bool,
+}
+
+impl ConfigFile {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`].
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let refused = |source| ConfigError::Read { path: path.display().to_string(), source };
+        let file = File::open(path).map_err(refused)?;
+        let regular = file.metadata().map_err(refused)?.is_file();
+        let mut text = Vec::new();
+        file.take(FILE_MAX + 1).read_to_end(&mut text).map_err(refused)?;
+        if text.len() as u64 > FILE_MAX {
+            return Err(refused(io::Error::other("it is longer than 1 MiB")));
+        }
+        let text = String::from_utf8(text)
+            .map_err(|_| refused(io::Error::other("it is no text (UTF-8)")))?;
+        Ok(Self { path: path.to_owned(), text, regular })
+    }
+
+    /// The machine that it describes. Kernel and initrd are looked for beside the file, not in the
+    /// working directory, unless it came by a pipe.
+    ///
+    /// # Errors
+    /// Those of [`MachineConfig::from_text`].
+    pub fn machine(&self) -> Result<MachineConfig, ConfigError> {
+        let mut config = MachineConfig::from_text(&self.path, &self.text)?;
+        if let (true, Some(folder)) = (self.regular, self.path.parent()) {
+            let beside = |file: &mut PathBuf| *file = folder.join(&file);
+            config.kernel.iter_mut().chain(&mut config.initrd).for_each(beside);
+        }
+        Ok(config)
+    }
+
+    /// Where a key of the machine's is in it, as `file:line`; none where it is not there.
+    pub fn place(&self, key: &str) -> Option<String> {
+        let at = if is_json(&self.path, &self.text) {
+            self.text.find(&format!("\"{key}\""))?
+        } else {
+            let table = DeTable::parse(&self.text).ok()?;
+            table.get_ref().get_key_value(key)?.0.span().start
+        };
+        Some(format!("{}:{}", self.path.display(), line(&self.text, at)))
+    }
+}
+
+/// Whether a file is JSON: its name says so, or it begins with `{`. Else it is TOML.
+fn is_json(path: &Path, text: &str) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"))
+        || text.trim_start().starts_with('{')
+}
+
+/// The line of a byte, from 1.
+fn line(text: &str, at: usize) -> usize {
+    text.bytes().take(at).filter(|b| *b == b'\n').count() + 1
+}
+
 impl MachineConfig {
     /// The keys of a file, which are the options' names.
     pub const KEYS: &[&str] = &[
@@ -43,41 +108,15 @@ impl MachineConfig {
         "net",
     ];
 
-    /// Reads a file, JSON where its name says so or it begins with `{`, else TOML. Kernel and initrd
-    /// are looked for beside it, not in the working directory, unless it comes by a pipe.
-    ///
-    /// # Errors
-    /// [`ConfigError::Read`], and those of [`MachineConfig::from_text`].
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let refused = |source| ConfigError::Read { path: path.display().to_string(), source };
-        let file = File::open(path).map_err(refused)?;
-        let regular = file.metadata().map_err(refused)?.is_file();
-        let mut text = Vec::new();
-        file.take(FILE_MAX + 1).read_to_end(&mut text).map_err(refused)?;
-        if text.len() as u64 > FILE_MAX {
-            return Err(refused(io::Error::other("it is longer than 1 MiB")));
-        }
-        let text = String::from_utf8(text)
-            .map_err(|_| refused(io::Error::other("it is no text (UTF-8)")))?;
-        let mut config = Self::from_text(path, &text)?;
-        if let (true, Some(folder)) = (regular, path.parent()) {
-            let beside = |file: &mut PathBuf| *file = folder.join(&file);
-            config.kernel.iter_mut().chain(&mut config.initrd).for_each(beside);
-        }
-        Ok(config)
-    }
-
     /// The machine that a file's text describes; `path` is for messages, and for the form.
     ///
     /// # Errors
     /// [`ConfigError::File`], with the line that is wrong.
     pub fn from_text(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"))
-            || text.trim_start().starts_with('{');
-        let config = if json { from_json(text) } else { from_toml(text) };
+        let config = if is_json(path, text) { from_json(text) } else { from_toml(text) };
         config.map_err(|mistake| ConfigError::File {
             path: path.display().to_string(),
-            line: text.bytes().take(mistake.at).filter(|b| *b == b'\n').count() + 1,
+            line: line(text, mistake.at),
             message: mistake.message,
         })
     }
@@ -363,14 +402,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vm.toml");
         std::fs::write(&path, "kernel = 'k'\ninitrd = '/boot/rd'").unwrap();
-        let config = MachineConfig::read(&path).unwrap();
+        let file = ConfigFile::read(&path).unwrap();
+        let config = file.machine().unwrap();
         assert_eq!(config.kernel, Some(dir.path().join("k")));
         assert_eq!(config.initrd, Some("/boot/rd".into()));
+        let at = |line| Some(format!("{}:{line}", path.display()));
+        assert_eq!(
+            [file.place("kernel"), file.place("initrd"), file.place("cpus")],
+            [at(1), at(2), None]
+        );
     }
 
     #[test]
     fn what_is_no_configuration_is_not_read_for_ever() {
-        let error = MachineConfig::read(Path::new("/dev/zero")).unwrap_err().to_string();
+        let error = ConfigFile::read(Path::new("/dev/zero")).unwrap_err().to_string();
         assert!(error.contains("longer than 1 MiB"), "{error}");
     }
 

@@ -17,6 +17,7 @@ pub use minivmm_boot::Protocol;
 pub use self::choice::{
     BOOT_PROTOCOLS, CONSOLES, Choice, ConsoleKind, TRANSPORTS, VirtioTransport,
 };
+pub use self::file::ConfigFile;
 pub use self::machine::MachineConfig;
 pub use self::net::{HostAccess, MaxFlows, NatConfig, NetConfig, TapConfig};
 pub use self::number::parse_cpus;

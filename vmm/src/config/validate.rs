@@ -19,7 +19,8 @@ const MEMORY_MIN: Size = Size::mib(16);
 /// MMIO devices.
 const NICS_MAX: usize = 16;
 
-/// A configuration that is refused. One line each.
+/// A configuration that is refused. One line each, which begins with the file or the key that it is
+/// about.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file is not what it should be.
@@ -40,25 +41,25 @@ pub enum ConfigError {
         /// The refusal.
         source: std::io::Error,
     },
-    /// A `--net` of the command line.
-    #[error("--net {text}: {source}")]
+    /// An interface's words.
+    #[error("net: {text}: {source}")]
     Net {
-        /// The option's value.
+        /// All of them.
         text: String,
-        /// What is wrong with it.
+        /// What is wrong with them.
         source: ParseNetError,
     },
     /// A name that can't be a host name.
-    #[error("--name: {0}")]
+    #[error("name: {0}")]
     Name(#[source] PlanError),
     /// Too few or too many CPUs.
-    #[error("{0} CPUs: a machine has 1 to {max} (--cpus)", max = layout::MAX_CPUS)]
+    #[error("cpus: {0} CPUs: a machine has 1 to {max}", max = layout::MAX_CPUS)]
     Cpus(u32),
     /// Too little memory.
-    #[error("{0} of memory: a guest needs at least {min} (--memory)", min = MEMORY_MIN)]
+    #[error("memory: {0} of memory: a guest needs at least {min}", min = MEMORY_MIN)]
     MemoryTooSmall(Size),
     /// More memory than the host has.
-    #[error("{asked} of memory: this host has {host} in all (--memory)")]
+    #[error("memory: {asked} of memory: this host has {host} in all")]
     MemoryTooLarge {
         /// What was asked for.
         asked: Size,
@@ -66,45 +67,66 @@ pub enum ConfigError {
         host: Size,
     },
     /// Memory that isn't whole pages.
-    #[error("{0} of memory: use a whole number of MiB (--memory)")]
+    #[error("memory: {0} of memory: use a whole number of MiB")]
     MemoryUnaligned(Size),
     /// A feature that no CPU has.
-    #[error("--cpu-mask: {0}")]
+    #[error("cpu-mask: {0}")]
     CpuMask(#[from] minivmm_boot::cpuid::MaskError),
     /// Too many interfaces.
-    #[error("{0} network interfaces: a machine has at most {max}", max = NICS_MAX)]
+    #[error("net: {0} network interfaces: a machine has at most {max}", max = NICS_MAX)]
     Nics(usize),
     /// An MTU or a MAC address that an interface can't have.
-    #[error("--net: {0}")]
+    #[error("net: {0}")]
     NetValue(#[source] PlanError),
     /// The same address twice.
-    #[error("MAC {0} is given to two interfaces; each needs its own")]
+    #[error("net: MAC {0} is given to two interfaces; each needs its own")]
     MacTwice(MacAddr),
     /// A TAP without a device, or with two.
-    #[error(
-        "--net tap: name the device (tap=NAME) or an inherited descriptor (tap,fd=N), not both"
-    )]
+    #[error("net: tap: name the device (tap=NAME) or an inherited descriptor (tap,fd=N), not both")]
     Tap,
     /// The same TAP twice.
-    #[error("--net tap: two interfaces can't share one TAP device")]
+    #[error("net: tap: two interfaces can't share one TAP device")]
     TapTwice,
     /// Ports that lead nowhere.
-    #[error("-p {0}: there is no NAT interface to publish it on (add --net nat)")]
+    #[error("publish: {0}: there is no NAT interface to publish it on")]
     PublishWithoutNat(PublishConfig),
     /// The same port twice.
-    #[error("-p {0} and -p {1} listen on the same port of the host")]
+    #[error("publish: {0} and {1} listen on the same port of the host")]
     PublishTwice(PublishConfig, PublishConfig),
     /// The probe has an initrd of its own making: none.
-    #[error("--initrd needs --kernel: the built-in probe takes no initrd")]
+    #[error("initrd: it needs a kernel: the built-in probe takes no initrd")]
     InitrdWithoutKernel,
     /// A terminal that isn't one.
-    #[error(
-        "--console tty: standard input and output are not both a terminal (use --console pipe)"
-    )]
+    #[error("console: tty: standard input and output are not both a terminal (use pipe)")]
     NoTerminal,
     /// What a command line can't carry.
-    #[error("--cmdline: {0}")]
+    #[error("cmdline: {0}")]
     Cmdline(#[from] CmdlineError),
+}
+
+impl ConfigError {
+    /// The key that it is about, one of [`MachineConfig::KEYS`]; none where it names a file.
+    pub fn key(&self) -> Option<&'static str> {
+        match self {
+            Self::File { .. } | Self::Read { .. } => None,
+            Self::Name(_) => Some("name"),
+            Self::Cpus(_) => Some("cpus"),
+            Self::MemoryTooSmall(_) | Self::MemoryTooLarge { .. } | Self::MemoryUnaligned(_) => {
+                Some("memory")
+            }
+            Self::CpuMask(_) => Some("cpu-mask"),
+            Self::Net { .. }
+            | Self::Nics(_)
+            | Self::NetValue(_)
+            | Self::MacTwice(_)
+            | Self::Tap
+            | Self::TapTwice => Some("net"),
+            Self::PublishWithoutNat(_) | Self::PublishTwice(..) => Some("publish"),
+            Self::InitrdWithoutKernel => Some("initrd"),
+            Self::NoTerminal => Some("console"),
+            Self::Cmdline(_) => Some("cmdline"),
+        }
+    }
 }
 
 /// A configuration that has been checked, with the defaults filled in.
@@ -276,24 +298,24 @@ mod tests {
                 "10 TiB of memory: this host has 8 GiB",
             ),
             (Box::new(|c| c.memory = "16385K".parse().unwrap()), "whole number of MiB"),
-            (Box::new(|c| c.name = Some("a b".into())), "--name: \"a b\" cannot be"),
-            (Box::new(|c| c.initrd = Some("i".into())), "--initrd needs --kernel"),
+            (Box::new(|c| c.name = Some("a b".into())), "name: \"a b\" cannot be"),
+            (Box::new(|c| c.initrd = Some("i".into())), "initrd: it needs a kernel"),
             (Box::new(|c| c.cmdline = "a\nb".into()), "control character (0x0a) at byte 1"),
             (Box::new(|c| c.cmdline = "x".repeat(2048)), "has 2048 bytes"),
-            (Box::new(|c| c.cpu_mask = "nonsense".into()), "--cpu-mask: "),
+            (Box::new(|c| c.cpu_mask = "nonsense".into()), "cpu-mask: "),
             (
                 Box::new(|c| {
                     let nat = NatConfig { mtu: Some(67), ..NatConfig::default() };
                     c.net = vec![NetConfig::Nat(nat)];
                 }),
-                "--net: 67 cannot be the MTU",
+                "net: 67 cannot be the MTU",
             ),
             (
                 Box::new(|c| {
                     let nat = NatConfig { mac: Some(MacAddr::BROADCAST), ..NatConfig::default() };
                     c.net = vec![NetConfig::Nat(nat)];
                 }),
-                "--net: ff:ff:ff:ff:ff:ff cannot be",
+                "net: ff:ff:ff:ff:ff:ff cannot be",
             ),
             (Box::new(move |c| c.net = net(&[one, one])), "given to two interfaces"),
             (Box::new(|c| c.net = net(&["tap"])), "name the device"),

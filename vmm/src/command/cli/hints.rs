@@ -3,7 +3,10 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use super::definition::Cli;
 
 /// Commands of a later version.
 const COMMANDS_NOT_YET: [&str; 5] = ["exec", "net", "port", "capture", "doctor"];
@@ -116,15 +119,13 @@ pub fn one_line(error: &clap::Error, args: &[OsString]) -> String {
 }
 
 fn is_command(word: &str) -> bool {
-    use clap::CommandFactory;
-    super::Cli::command().find_subcommand(word).is_some()
+    Cli::command().find_subcommand(word).is_some()
 }
 
 #[cfg(test)]
 mod tests {
     use clap::Parser;
 
-    use super::super::Cli;
     use super::*;
 
     fn said(words: &[&str]) -> String {

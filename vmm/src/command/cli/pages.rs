@@ -3,10 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
-
-use super::Cli;
 
 /// Options of `minivmm completions`.
 #[derive(Debug, Args)]
@@ -16,10 +14,10 @@ pub struct CompletionsArgs {
 }
 
 impl CompletionsArgs {
-    /// The script.
-    pub fn text(&self) -> String {
+    /// The script, for a command.
+    pub fn text(&self, mut command: Command) -> String {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "minivmm", &mut script);
+        clap_complete::generate(self.shell, &mut command, "minivmm", &mut script);
         String::from_utf8_lossy(&script).into_owned()
     }
 }
@@ -33,25 +31,26 @@ pub struct ManArgs {
 }
 
 impl ManArgs {
-    /// Writes a page for each command, and one for all.
+    /// Writes a page for each command below one, and one for all.
     ///
     /// # Errors
     /// Those of writing.
-    pub fn write(&self) -> io::Result<()> {
-        clap_mangen::generate_to(Cli::command().disable_help_subcommand(true), &self.folder)
+    pub fn write(&self, command: Command) -> io::Result<()> {
+        clap_mangen::generate_to(command.disable_help_subcommand(true), &self.folder)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::ValueEnum;
+    use clap::{CommandFactory, ValueEnum};
 
+    use super::super::Cli;
     use super::*;
 
     #[test]
     fn every_shell_has_a_script_with_every_command() {
         for shell in Shell::value_variants() {
-            let script = CompletionsArgs { shell: *shell }.text();
+            let script = CompletionsArgs { shell: *shell }.text(Cli::command());
             for command in Cli::command().get_subcommands() {
                 assert!(script.contains(command.get_name()), "{shell}: {}", command.get_name());
             }
@@ -62,7 +61,7 @@ mod tests {
     #[test]
     fn every_command_has_a_page() {
         let dir = tempfile::tempdir().unwrap();
-        ManArgs { folder: dir.path().to_owned() }.write().unwrap();
+        ManArgs { folder: dir.path().to_owned() }.write(Cli::command()).unwrap();
         for command in Cli::command().get_subcommands() {
             let page = dir.path().join(format!("minivmm-{}.1", command.get_name()));
             let text = std::fs::read_to_string(&page).unwrap();

@@ -7,8 +7,8 @@ use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use minivmm::config::{
-    BOOT_PROTOCOLS, CONSOLES, Choice, ConfigError, ConsoleKind, MachineConfig, Protocol,
-    PublishConfig, Size, TRANSPORTS, VirtioTransport, parse_cpus,
+    BOOT_PROTOCOLS, CONSOLES, Choice, ConfigError, ConfigFile, ConsoleKind, MachineConfig,
+    Protocol, PublishConfig, Size, TRANSPORTS, VirtioTransport, parse_cpus,
 };
 
 const AFTER_HELP: &str = "\
@@ -173,15 +173,35 @@ pub struct RunArgs {
     pub verbose: u8,
 }
 
+/// Where the keys of a configuration come from.
+#[derive(Debug, Default)]
+pub struct Origin {
+    file: Option<ConfigFile>,
+    options: Vec<&'static str>,
+}
+
+impl Origin {
+    /// What to call a key: the option, or the file with its line and the key there.
+    pub fn name(&self, key: &str) -> String {
+        let file = self.file.as_ref().filter(|_| !self.options.contains(&key));
+        match file.and_then(|file| file.place(key)) {
+            Some(place) => format!("{place}: {key}"),
+            None => format!("--{key}"),
+        }
+    }
+}
+
 impl RunArgs {
-    /// The configuration that the options, and the file they name, describe.
+    /// The configuration that the options, and the file they name, describe; and what of it is from
+    /// that file.
     ///
     /// # Errors
     /// [`ConfigError`].
-    pub fn config(&self) -> Result<MachineConfig, ConfigError> {
-        let mut config = match &self.config {
+    pub fn config(&self) -> Result<(MachineConfig, Origin), ConfigError> {
+        let file = self.config.as_deref().map(ConfigFile::read).transpose()?;
+        let mut config = match &file {
             None => MachineConfig::default(),
-            Some(path) => MachineConfig::read(path)?,
+            Some(file) => file.machine()?,
         };
         fn set<T: Clone>(field: &mut T, option: &Option<T>) {
             if let Some(value) = option {
@@ -216,7 +236,26 @@ impl RunArgs {
         if !self.publish.is_empty() {
             config.publish.clone_from(&self.publish);
         }
-        Ok(config)
+        Ok((config, Origin { file, options: self.given() }))
+    }
+
+    /// The keys that options give, which win over those of a file.
+    fn given(&self) -> Vec<&'static str> {
+        let given = [
+            ("kernel", self.kernel.is_some()),
+            ("initrd", self.initrd.is_some()),
+            ("name", self.name.is_some()),
+            ("console", self.console.is_some()),
+            ("cmdline", self.cmdline.is_some()),
+            ("cpus", self.cpus.is_some()),
+            ("memory", self.memory.is_some()),
+            ("cpu-mask", self.cpu_mask.is_some()),
+            ("boot-protocol", self.boot_protocol.is_some()),
+            ("transport", self.transport.is_some()),
+            ("net", !self.net.is_empty()),
+            ("publish", !self.publish.is_empty()),
+        ];
+        given.iter().filter(|(_, is)| *is).map(|(key, _)| *key).collect()
     }
 }
 
