@@ -3,12 +3,16 @@
 
 mod choice;
 mod file;
+mod keys;
 mod machine;
+mod near;
 mod net;
 mod net_serde;
 mod number;
+mod place;
 mod publish;
 mod size;
+mod tree;
 mod validate;
 mod value;
 
@@ -17,9 +21,13 @@ pub use minivmm_boot::Protocol;
 pub use self::choice::{
     BOOT_PROTOCOLS, CONSOLES, Choice, ConsoleKind, TRANSPORTS, VirtioTransport,
 };
+pub use self::file::ConfigFile;
+pub use self::keys::{About, MODES, Mode};
 pub use self::machine::MachineConfig;
+pub use self::near::nearest;
 pub use self::net::{HostAccess, MaxFlows, NatConfig, NetConfig, TapConfig};
 pub use self::number::parse_cpus;
+pub use self::place::Place;
 pub use self::publish::PublishConfig;
 pub use self::size::Size;
 pub use self::validate::{ConfigError, Validated};

@@ -4,8 +4,11 @@
 use std::str::FromStr;
 
 use ipnet::Ipv4Net;
-use minivmm_net::{Ipv6Mode, MacAddr, check_mac, check_mtu};
+use minivmm_net::{Ipv6Mode, MacAddr};
 
+use super::keys::{Key, MODES, MODES_NOT_YET, NAT, TAP};
+use super::machine::MachineConfig;
+use super::near::question;
 use super::number::decimal;
 
 /// One network interface of the guest.
@@ -117,19 +120,14 @@ impl NetConfig {
     }
 }
 
-/// The modes, as an error lists them.
-const MODES: &str = "nat, tap=NAME";
-/// Those of a later version.
-const MODES_NOT_YET: [&str; 4] = ["bridge", "host-only", "hybrid", "private"];
-
 /// A `--net` that says nothing we know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseNetError {
     /// No such mode.
-    #[error("unknown network mode {0:?} (modes: {MODES})")]
+    #[error("unknown network mode {0:?}{near} (modes: {MODE_USAGE})", near = near_mode(.0))]
     Mode(String),
     /// A mode of a later version.
-    #[error("network mode {0:?} is not in this version (modes: {MODES})")]
+    #[error("network mode {0:?} is not in this version (modes: {MODE_USAGE})")]
     NotYet(String),
     /// Not `key=value`.
     #[error("{0:?} is not key=value, as in mtu=1400")]
@@ -137,15 +135,22 @@ pub enum ParseNetError {
     /// A key twice.
     #[error("the key {0:?} is given twice")]
     Twice(String),
+    /// A key that is the machine's.
+    #[error("{0:?} is a key of the machine, not of an interface")]
+    Machine(String),
     /// No such key.
-    #[error("{mode} has no key {key:?} (keys: {keys})", keys = keys.join(", "))]
+    #[error(
+        "{mode} has no key {key:?}{} (keys: {})",
+        question(key, keys.iter().copied()),
+        keys.join(", ")
+    )]
     Key {
         /// The mode.
         mode: &'static str,
         /// What was given.
         key: String,
         /// What there is.
-        keys: &'static [&'static str],
+        keys: Vec<&'static str>,
     },
     /// A value that its key can't have.
     #[error("{key}: {problem}")]
@@ -157,121 +162,61 @@ pub enum ParseNetError {
     },
 }
 
+/// The modes, as an error lists them.
+const MODE_USAGE: &str = "nat, tap=NAME";
+
+fn near_mode(word: &str) -> String {
+    let word = word.split('=').next().unwrap_or_default();
+    question(word, MODES.iter().map(|mode| mode.word))
+}
+
+/// A key and its value; without one where that is a list or a table.
+pub(super) type Pair<'a> = (&'a str, Option<&'a str>);
+
 impl NetConfig {
     /// The interface that `mode` and its keys describe. An error comes with the index of the pair
     /// that it is about; without one it is about the mode.
     pub(super) fn from_pairs(
         mode: &str,
-        pairs: &[(&str, &str)],
+        pairs: &[Pair<'_>],
     ) -> Result<Self, (Option<usize>, ParseNetError)> {
-        let mut net = match mode {
-            "nat" => Self::Nat(NatConfig::default()),
-            "tap" => Self::Tap(TapConfig::default()),
+        match mode {
+            "nat" => filled("nat", NAT, pairs).map(Self::Nat),
+            "tap" => filled("tap", TAP, pairs).map(Self::Tap),
             _ if MODES_NOT_YET.contains(&mode) => {
                 return Err((None, ParseNetError::NotYet(mode.to_owned())));
             }
             _ => return Err((None, ParseNetError::Mode(mode.to_owned()))),
+        }
+        .map_err(|(index, error)| (Some(index), error))
+    }
+}
+
+/// What a mode's keys say.
+fn filled<T: Default>(
+    mode: &'static str,
+    keys: &'static [Key<T>],
+    pairs: &[Pair<'_>],
+) -> Result<T, (usize, ParseNetError)> {
+    let mut config = T::default();
+    for (index, &(name, value)) in pairs.iter().enumerate() {
+        let key = name.to_owned();
+        let error = if pairs[..index].iter().any(|(other, _)| *other == name) {
+            ParseNetError::Twice(key)
+        } else if let Some(known) = Key::find(keys, name) {
+            let set = value.ok_or_else(|| "a single value is wanted".to_owned());
+            match set.and_then(|value| (known.set)(&mut config, value)) {
+                Ok(()) => continue,
+                Err(problem) => ParseNetError::Value { key, problem },
+            }
+        } else if MachineConfig::KEYS.contains(&name) {
+            ParseNetError::Machine(key)
+        } else {
+            ParseNetError::Key { mode, key, keys: Key::names(keys) }
         };
-        for (index, &(key, value)) in pairs.iter().enumerate() {
-            let refused = |error| (Some(index), error);
-            if pairs[..index].iter().any(|(other, _)| *other == key) {
-                return Err(refused(ParseNetError::Twice(key.to_owned())));
-            }
-            let set = match &mut net {
-                Self::Nat(nat) => nat.set(key, value),
-                Self::Tap(tap) => tap.set(key, value),
-            };
-            let known = set.map_err(|problem| {
-                refused(ParseNetError::Value { key: key.to_owned(), problem })
-            })?;
-            if !known {
-                let (mode, keys) = match net {
-                    Self::Nat(_) => ("nat", NatConfig::KEYS),
-                    Self::Tap(_) => ("tap", TapConfig::KEYS),
-                };
-                return Err(refused(ParseNetError::Key { mode, key: key.to_owned(), keys }));
-            }
-        }
-        Ok(net)
+        return Err((index, error));
     }
-}
-
-impl NatConfig {
-    /// The keys beside the mode.
-    pub const KEYS: &[&str] = &["subnet", "mtu", "mac", "engine", "host", "ipv6", "max-flows"];
-
-    /// False where there is no such key.
-    fn set(&mut self, key: &str, value: &str) -> Result<bool, String> {
-        match key {
-            "subnet" => {
-                let problem = |_| format!("{value:?} is no IPv4 network, as in 10.77.0.0/24");
-                self.subnet = Some(value.parse().map_err(problem)?);
-            }
-            "mtu" => self.mtu = Some(mtu(value)?),
-            "mac" => self.mac = Some(mac(value)?),
-            "engine" => match value {
-                "user" => {}
-                "kernel" => return Err("\"kernel\" is not in this version (user)".into()),
-                _ => return Err(format!("{value:?} is no engine (user)")),
-            },
-            "host" => {
-                self.host = match value {
-                    "deny" => HostAccess::Deny,
-                    "allow" => HostAccess::Allow,
-                    _ => return Err(format!("{value:?} is neither deny nor allow")),
-                }
-            }
-            "ipv6" => {
-                self.ipv6 = match value {
-                    "auto" => Ipv6Mode::Auto,
-                    "on" => Ipv6Mode::On,
-                    "off" => Ipv6Mode::Off,
-                    _ => return Err(format!("{value:?} is none of auto, on, off")),
-                }
-            }
-            "max-flows" => self.max_flows = Some(value.parse()?),
-            _ => return Ok(false),
-        }
-        Ok(true)
-    }
-}
-
-impl TapConfig {
-    /// The keys beside the mode.
-    pub const KEYS: &[&str] = &["name", "fd", "mtu", "mac"];
-
-    /// False where there is no such key.
-    fn set(&mut self, key: &str, value: &str) -> Result<bool, String> {
-        match key {
-            "name" => self.name = Some(value.to_owned()),
-            "fd" => {
-                let problem = || {
-                    format!(
-                        "{value:?} is no inherited descriptor: a number from 3 on (0 to 2 are the \
-                         standard streams)"
-                    )
-                };
-                self.fd = Some(decimal(value).filter(|fd| *fd > 2).ok_or_else(problem)?);
-            }
-            "mtu" => self.mtu = Some(mtu(value)?),
-            "mac" => self.mac = Some(mac(value)?),
-            _ => return Ok(false),
-        }
-        Ok(true)
-    }
-}
-
-fn mtu(value: &str) -> Result<u16, String> {
-    let mtu =
-        decimal(value).ok_or_else(|| format!("{value:?} is no number of bytes, 68 to 65535"))?;
-    check_mtu(mtu).map_err(|e| e.to_string())?;
-    Ok(mtu)
-}
-
-fn mac(value: &str) -> Result<MacAddr, String> {
-    let mac = value.parse::<MacAddr>().map_err(|e| e.to_string())?;
-    check_mac(mac).map_err(|e| e.to_string())?;
-    Ok(mac)
+    Ok(config)
 }
 
 impl FromStr for NetConfig {
@@ -280,17 +225,18 @@ impl FromStr for NetConfig {
     fn from_str(s: &str) -> Result<Self, ParseNetError> {
         let mut parts = s.split(',');
         let first = parts.next().unwrap_or_default();
-        let mut pairs: Vec<(&str, &str)> = Vec::new();
+        let mut pairs: Vec<Pair<'_>> = Vec::new();
         let mode = match first.split_once('=') {
             Some(("tap", name)) => {
-                pairs.push(("name", name));
+                pairs.push(("name", Some(name)));
                 "tap"
             }
             Some((mode, _)) if MODES_NOT_YET.contains(&mode) => mode,
             _ => first,
         };
         for part in parts {
-            pairs.push(part.split_once('=').ok_or_else(|| ParseNetError::Pair(part.to_owned()))?);
+            let pair = part.split_once('=').map(|(key, value)| (key, Some(value)));
+            pairs.push(pair.ok_or_else(|| ParseNetError::Pair(part.to_owned()))?);
         }
         Self::from_pairs(mode, &pairs).map_err(|(_, error)| error)
     }
@@ -319,7 +265,7 @@ mod tests {
             max_flows: Some(MaxFlows { tcp: 10_000, udp: 500 }),
         };
         assert_eq!(parse(&format!("nat,{keys}")).unwrap(), NetConfig::Nat(nat));
-        for key in NatConfig::KEYS {
+        for key in Key::names(NAT) {
             assert!(keys.contains(&format!("{key}=")), "{key}");
         }
     }
@@ -345,14 +291,19 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         for (text, want) in [
-            ("nta", "unknown network mode \"nta\""),
+            ("nta", "unknown network mode \"nta\"; did you mean \"nat\"? (modes: nat, tap=NAME)"),
+            ("tpa=t0", "unknown network mode \"tpa=t0\"; did you mean \"tap\"?"),
+            ("wifi", "unknown network mode \"wifi\" (modes: nat, tap=NAME)"),
             ("nat=x", "unknown network mode"),
             ("bridge=br0", "\"bridge\" is not in this version"),
             ("bridge", "not in this version"),
             ("host-only", "not in this version"),
             ("private=lan,vlan=5", "not in this version"),
             ("hybrid", "not in this version"),
-            ("nat,mtx=1", "nat has no key \"mtx\" (keys: subnet, mtu,"),
+            ("nat,mtx=1", "nat has no key \"mtx\"; did you mean \"mtu\"? (keys: subnet, mtu,"),
+            ("nat,speed=1", "nat has no key \"speed\" (keys: subnet, mtu,"),
+            ("nat,publish=80:80", "\"publish\" is a key of the machine, not of an interface"),
+            ("nat,name=web", "\"name\" is a key of the machine, not of an interface"),
             ("tap=t0,subnet=10.0.0.0/8", "tap has no key \"subnet\" (keys: name, fd,"),
             ("nat,mtu", "not key=value"),
             ("nat,mtu=68,mtu=68", "\"mtu\" is given twice"),
