@@ -61,6 +61,13 @@ pub struct About {
     pub default: &'static str,
 }
 
+impl About {
+    /// The key as it is given.
+    pub fn usage(&self) -> String {
+        format!("{}={}", self.name, self.value)
+    }
+}
+
 /// A key of a mode that `T` describes.
 pub(super) struct Key<T: 'static> {
     pub about: About,

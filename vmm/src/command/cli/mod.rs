@@ -1,5 +1,6 @@
 //! The command line: words to configuration, and nothing else.
 
+mod help;
 mod hints;
 mod machines;
 mod pages;

@@ -6,73 +6,15 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
+use super::help;
 use minivmm::config::{
     BOOT_PROTOCOLS, CONSOLES, Choice, ConfigError, ConsoleKind, MachineConfig, Protocol,
     PublishConfig, Size, TRANSPORTS, VirtioTransport, parse_cpus,
 };
 
-const AFTER_HELP: &str = "\
-Networks (--net, once for each interface):
-  nat[,key=value…]      A NAT gateway of the guest's own, in user space: DHCP, DNS, IPv6 where the
-                        host has it. No privilege is needed.
-      subnet=CIDR       the guest's network; one that overlaps no route of the host by default
-      mtu=N             68 to 65535 bytes; 1500 by default
-      mac=MAC           the interface's address; random by default
-      engine=user       who translates: the gateway in user space
-      host=allow|deny   whether the host's loopback is reachable at the gateway's address, as
-                        host.minivmm.internal; denied by default
-      ipv6=auto|on|off  offered while the host can route it by default
-      max-flows=TCP[/UDP]  the most connections and UDP flows at once, each 1 to 1048576; UDP a
-                        quarter of TCP by default. 4096/1024 by default, or what the limit of open
-                        files leaves room for
-  tap=NAME[,key=value…] A TAP device of the host, made where it doesn't exist (CAP_NET_ADMIN).
-      mtu=N, mac=MAC    as above; the MTU is the device's by default
-  tap,fd=N              A TAP device that was opened before and is inherited as descriptor N.
-
-Published ports (-p, once for each; they lead to the first NAT interface):
-  8080:80               TCP port 8080 of every address of the host, to the guest's port 80
-  127.0.0.1:8080:80     of this address only; IPv6 in brackets: [::1]:8080:80
-  5353:53/udp           UDP
-
-The console is the guest's first serial port, ttyS0:
-  tty                   on the terminal, in raw mode: Ctrl-A x ends the machine, Ctrl-A Ctrl-A
-                        sends a Ctrl-A, every other key is the guest's
-  pipe                  plain bytes on standard input and output; Ctrl-C ends the machine, and so
-                        does a reader that has gone
-  none                  nowhere
-
-Messages go to standard error; those that it does not take while the machine runs are dropped and
-counted. With --json each is an object, by its member event:
-  message               level, message
-  timings               milliseconds (--timings): monitor_start, memory_and_devices, kernel_load,
-                        guest_boot (to the first byte on the console), total
-  exit                  status, reason: always the last
-The probe then reports by objects on standard output.
-
-Examples:
-  minivmm run --net nat                                 try the network with the built-in probe
-  minivmm run --kernel vmlinux --net nat                boot a kernel with a working network
-  minivmm run --kernel bzImage --initrd rd.cpio --cmdline quiet --net nat -p 8080:80
-  minivmm run --config vm.toml --memory 1G              a machine from a file, with more memory
-
-Exit status:
-  0     the guest powered off, or asked for a reset; Ctrl-A x
-  1     the probe's report has a failed check
-  N     what the guest wrote to I/O port 0xF4 before it ended
-  2     the configuration was refused
-  68    (commands other than run) no machine has that name
-  69    no virtualization (/dev/kvm is missing or unusable)
-  70    the guest crashed: kernel panic (Linux 5.2 or later), triple fault, or what KVM can't run
-  71    the host refused a resource, or did not take what the guest wrote (a full disk)
-  77    a privilege is missing
-  124   its time was over (--timeout)
-  137   ended by minivmm kill
-  143   ended by minivmm stop, where the guest did not power off
-  128+N ended by signal N (SIGINT, SIGTERM, SIGHUP, SIGQUIT); 141 if stdout's reader has gone";
-
 /// Options of `minivmm run`.
 #[derive(Debug, Args)]
-#[command(after_long_help = AFTER_HELP, after_help = "More, with examples and exit statuses: minivmm run --help")]
+#[command(after_long_help = help::below(), after_help = "More, with examples and exit statuses: minivmm run --help")]
 pub struct RunArgs {
     /// The kernel: an ELF vmlinux or a bzImage; the built-in probe guest without one
     ///
