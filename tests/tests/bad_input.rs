@@ -157,9 +157,26 @@ fn config_files() {
     let mode = write(dir.path(), "mode.toml", b"[[net]]\nmode = 'private'\n");
     let value = write(dir.path(), "value.toml", b"[[net]]\nmode = 'nat'\nmtu = 'big'\n");
     let beside = write(dir.path(), "beside.toml", b"kernel = 'no-such-kernel'\n");
+    let mask = write(dir.path(), "mask.toml", b"cpus = 1\ncpu-mask = 'nosuch'\n");
+    let absent = write(dir.path(), "absent.json", b"{\n\"kernel\": \"no-such-kernel\"}");
+    let second = b"[[net]]\nmode = 'nat'\nsubnet = '10.9.0.0/24'\n[[net]]\nmode = 'nat'\n\
+                   subnet = '10.9.0.0/16'\n";
+    let second = write(dir.path(), "second.toml", second);
+    let reserved = b"net = [\n'nat',\n'nat,subnet=127.0.0.0/8']\n";
+    let reserved = write(dir.path(), "reserved.toml", reserved);
+    let below = write(dir.path(), "below.toml", b"[[net]]\nmode = 'nat'\npublish = ['80:80']\n");
+    let fc = br#"{"boot-source": {"kernel_image_path": "k"}, "drives": []}"#;
+    let fc = write(dir.path(), "fc.json", fc);
     let missing = dir.path().join("no-such-kernel").to_string_lossy().into_owned();
     table([
-        (&["--config", &key][..], CONFIG, "colour"),
+        (&["--config", &mask][..], CONFIG, "mask.toml:2: cpu-mask: unknown CPU feature"),
+        (&["--config", &mask, "--cpu-mask", "nosuch"], CONFIG, "--cpu-mask: unknown CPU feature"),
+        (&["--config", &absent], CONFIG, "absent.json:2: kernel: cannot open "),
+        (&["--config", &second], CONFIG, "second.toml:6: subnet: 10.9.0.0/16 overlaps"),
+        (&["--config", &reserved], CONFIG, "reserved.toml:3: net: 127.0.0.0/8 cannot be"),
+        (&["--config", &below], CONFIG, "below.toml:3: \"publish\" is a key of the machine"),
+        (&["--config", &fc], CONFIG, "fc.json:1: this is a configuration of Firecracker's"),
+        (&["--config", &key], CONFIG, "colour"),
         (&["--config", &syntax], CONFIG, "syntax.toml:1"),
         (&["--config", &binary], CONFIG, "binary.toml"),
         (&["--config", &mode], CONFIG, "mode.toml:2: network mode \"private\" is not in"),
@@ -187,6 +204,11 @@ fn networks() {
         (&["--net", "nat,mac=01:00:5e:00:00:01"], CONFIG, "group"),
         (&["--net", "nat,mac=00:00:00:00:00:00"], CONFIG, "nobody"),
         (&["--net", twice, "--net", twice], CONFIG, "two interfaces"),
+        (
+            &["--net", "nat,subnet=10.9.0.0/24", "--net", "nat,subnet=10.9.0.0/16"],
+            CONFIG,
+            "--net nat,subnet=10.9.0.0/16: subnet: 10.9.0.0/16 overlaps 10.9.0.0/24, which is",
+        ),
         (&["--net", "nat,subnet=10.0.0.0"], CONFIG, "10.0.0.0"),
         (&["--net", "nat,subnet=10.0.0.0/33"], CONFIG, "10.0.0.0/33"),
         (&["--net", "nat,subnet=10.0.0.0/31"], CONFIG, "10.0.0.0/31"),

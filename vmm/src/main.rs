@@ -50,12 +50,13 @@ fn run(args: &RunArgs, start: ProcessStart) -> u8 {
             show_timings(style, timings);
         }
     };
-    let config = args.config().map_err(Error::from).map_err(CommandError::from);
+    let (origin, config) = args.config();
+    let config = config.map_err(Error::from).map_err(CommandError::from);
     let result = config.and_then(|config| monitor::run(&config, options, show));
     log::settle(style);
     match result {
         Ok(outcome) => end(style, args.verbose, &outcome),
-        Err(e) => refuse(style, &e.to_string(), e.status()),
+        Err(e) => refuse(style, &e.words(&origin), e.status()),
     }
 }
 

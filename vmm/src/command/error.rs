@@ -5,6 +5,8 @@ use std::io;
 use minivmm::control::{ClaimError, ClientError, NoMachine};
 use minivmm::{Error, exit};
 
+use super::words::Origin;
+
 /// One line each.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
@@ -44,6 +46,14 @@ impl CommandError {
     /// A machine that did not answer.
     pub fn asked(name: &str) -> impl Fn(ClientError) -> Self {
         move |source| Self::Asked { name: name.to_owned(), source }
+    }
+
+    /// In one line, with the option or the line of the file that is wrong.
+    pub fn words(&self, origin: &Origin) -> String {
+        match self {
+            Self::Machine(error) => origin.words(error),
+            other => other.to_string(),
+        }
     }
 
     /// The process exit status for it.

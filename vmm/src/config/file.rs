@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_path_to_error::Track;
 
+use super::error::ConfigError;
 use super::keys::MODES;
 use super::machine::MachineConfig;
 use super::near::question;
 use super::net::{NetConfig, Pair};
 use super::place::Place;
 use super::tree::{Content, Entry, Node};
-use super::validate::ConfigError;
 
 #[cfg(test)]
 mod tests;
@@ -81,8 +81,8 @@ impl ConfigFile {
     /// [`ConfigError::File`], with the line that is wrong.
     pub fn config(&self) -> Result<MachineConfig, ConfigError> {
         let config = match self.form {
-            Form::Toml => self.from_toml(),
-            Form::Json => self.from_json(),
+            Form::Toml => self.read_toml(),
+            Form::Json => self.read_json(),
         };
         let mut config = config.map_err(|mistake| ConfigError::File {
             path: self.path.display().to_string(),
@@ -117,7 +117,7 @@ impl ConfigFile {
         }
     }
 
-    fn from_toml(&self) -> Result<MachineConfig, Mistake> {
+    fn read_toml(&self) -> Result<MachineConfig, Mistake> {
         let byte = |e: &toml::de::Error| e.span().unwrap_or_default().start;
         let deserializer = toml::Deserializer::parse(&self.text)
             .map_err(|e| Mistake { at: byte(&e), message: e.message().replace('\n', " ") })?;
@@ -127,7 +127,7 @@ impl ConfigFile {
             .map_err(|e| self.mistake(Place::of(&track.path()), byte(&e), e.message()))
     }
 
-    fn from_json(&self) -> Result<MachineConfig, Mistake> {
+    fn read_json(&self) -> Result<MachineConfig, Mistake> {
         // Serde would take a list for the keys' values in their order.
         if self.text.trim_start().starts_with('[') {
             let message = "an object is wanted, as in {\"memory\": \"1G\"}".into();
@@ -239,7 +239,7 @@ const FIRECRACKERS: [&str; 4] = ["boot-source", "machine-config", "network-inter
 fn unknown_key(key: &str, tree: &Node) -> String {
     if tree.entries().iter().any(|entry| FIRECRACKERS.contains(&&*entry.key)) {
         return "this is a configuration of Firecracker's; minivmm has keys of its own: kernel, \
-                memory, net (see minivmm run --help)"
+                memory, net"
             .into();
     }
     let of_interface = |mode: &super::keys::Mode| mode.keys().iter().any(|about| about.name == key);

@@ -2,6 +2,7 @@
 //! once it has been checked.
 
 mod choice;
+mod error;
 mod file;
 mod keys;
 mod machine;
@@ -21,13 +22,14 @@ pub use minivmm_boot::Protocol;
 pub use self::choice::{
     BOOT_PROTOCOLS, CONSOLES, Choice, ConsoleKind, TRANSPORTS, VirtioTransport,
 };
+pub use self::error::ConfigError;
 pub use self::file::ConfigFile;
 pub use self::keys::{About, MODES, Mode};
 pub use self::machine::MachineConfig;
 pub use self::near::nearest;
-pub use self::net::{HostAccess, MaxFlows, NatConfig, NetConfig, TapConfig};
+pub use self::net::{HostAccess, MaxFlows, NatConfig, NetConfig, ParseNetError, TapConfig};
 pub use self::number::parse_cpus;
 pub use self::place::Place;
 pub use self::publish::PublishConfig;
 pub use self::size::Size;
-pub use self::validate::{ConfigError, Validated};
+pub use self::validate::Validated;

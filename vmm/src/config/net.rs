@@ -111,6 +111,14 @@ impl NetConfig {
         }
     }
 
+    /// The IPv4 network, where one was given.
+    pub fn subnet(&self) -> Option<Ipv4Net> {
+        match self {
+            Self::Nat(nat) => nat.subnet,
+            Self::Tap(_) => None,
+        }
+    }
+
     /// The MTU, where one was given.
     pub fn mtu(&self) -> Option<u16> {
         match self {

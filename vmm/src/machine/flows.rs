@@ -41,6 +41,7 @@ fn default_under(limit: u64, config: &Validated) -> Result<FlowLimits, NetError>
             NetConfig::Tap(_) => None,
         })
     };
+    let asks = |net: &NetConfig| matches!(net, NetConfig::Nat(nat) if nat.max_flows.is_some());
     let asked: u64 = nats().flatten().map(|f| u64::from(f.tcp) + u64::from(f.udp)).sum();
     let beside = MACHINE
         + u64::from(config.cpus)
@@ -49,7 +50,8 @@ fn default_under(limit: u64, config: &Validated) -> Result<FlowLimits, NetError>
         + NAT * nats().count() as u64;
     let need = beside + asked;
     if asked > 0 && need > limit {
-        return Err(NetError::Flows { flows: asked, need, limit });
+        let index = config.net.iter().position(asks).unwrap_or_default();
+        return Err(NetError::Flows { index, flows: asked, need, limit });
     }
     let wanted = FlowLimits::default();
     let sharing = nats().filter(Option::is_none).count() as u64;

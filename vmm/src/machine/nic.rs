@@ -9,7 +9,7 @@ use minivmm_devices::virtio::VirtioDevice;
 use minivmm_devices::virtio::net::{Net, NicConfig};
 use minivmm_net::{
     Backend, DEFAULT_MTU, Gateway, GatewayConfig, HostNetwork, Known, MacAddr, OpenSegment,
-    PlanRequest, Publish, Redirect, Tap, TapBackend, Transport,
+    PlanError, PlanRequest, Publish, Redirect, Tap, TapBackend, Transport,
 };
 
 use super::flows;
@@ -66,13 +66,14 @@ pub fn open(config: &Validated) -> Result<Nics, Error> {
                     Some(host) => host,
                     None => host.insert(HostNetwork::read().map_err(NetError::Host)?),
                 };
-                let mut gateway = plan(config, nat, mac, publish, peer, host)?;
+                let mut gateway = plan(config, nat, mac, publish, peer, host)
+                    .map_err(|source| NetError::Plan { index, source })?;
                 gateway.limits = nat.max_flows.map_or(flows, flows::limits);
                 seen = peer.map(|peer| (gateway.gateway4, peer.port()).into());
                 // Opens its published ports.
                 Box::new(Gateway::new(gateway).map_err(NetError::Gateway)?)
             }
-            NetConfig::Tap(tap) => Box::new(tap_of(tap)?),
+            NetConfig::Tap(tap) => Box::new(tap_of(index, tap)?),
         };
         let device = NicConfig { mac, mtu: backend.mtu(), tx_offloads: backend.tx_offloads() };
         let name = format!("net{index}");
@@ -114,17 +115,12 @@ fn getrandom(bytes: &mut [u8]) -> Result<(), Error> {
     .map_err(Error::host("get random bytes"))
 }
 
-fn tap_of(config: &TapConfig) -> Result<TapBackend, Error> {
-    let shown = match (&config.name, config.fd) {
-        (Some(name), _) => format!("tap={name}"),
-        (None, fd) => format!("tap,fd={}", fd.unwrap_or(-1)),
-    };
-    let refused = |source| NetError::Tap { device: shown, source };
+fn tap_of(index: usize, config: &TapConfig) -> Result<TapBackend, Error> {
     let tap = match (&config.name, config.fd) {
         (Some(name), _) => Tap::open(name),
-        (None, fd) => Tap::from_fd(inherited(fd.unwrap_or(-1))?),
+        (None, fd) => Tap::from_fd(inherited(index, fd.unwrap_or(-1))?),
     }
-    .map_err(refused)?;
+    .map_err(|source| NetError::Tap { index, source })?;
     // A device that was handed over may be in another network namespace, where its MTU can't be
     // asked for.
     let mtu = match config.mtu {
@@ -137,12 +133,12 @@ fn tap_of(config: &TapConfig) -> Result<TapBackend, Error> {
 
 /// A descriptor that was open when the process began; it is ours from here on.
 #[expect(unsafe_code, reason = "an inherited descriptor has no owner in this process")]
-fn inherited(fd: i32) -> Result<OwnedFd, Error> {
+fn inherited(index: usize, fd: i32) -> Result<OwnedFd, Error> {
     // SAFETY: fcntl(F_GETFD) takes any number and only looks.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
     // What was inherited survived an exec. All that this process opens would not.
     if fd <= 2 || flags < 0 || flags & libc::FD_CLOEXEC != 0 {
-        return Err(NetError::NotInherited { fd }.into());
+        return Err(NetError::NotInherited { index, fd }.into());
     }
     // SAFETY: the descriptor is open. The user names one that was inherited for this; `validate`
     // refuses a number that is named twice, and the flag set below one that was taken before.
@@ -183,7 +179,7 @@ fn plan(
     publish: Vec<Publish>,
     peer: Option<SocketAddr>,
     host: &mut HostNetwork,
-) -> Result<GatewayConfig, Error> {
+) -> Result<GatewayConfig, PlanError> {
     let request = PlanRequest {
         subnet: nat.subnet,
         ipv6: nat.ipv6,
@@ -192,7 +188,7 @@ fn plan(
         hostname: Some(config.name.clone()),
         ..PlanRequest::default()
     };
-    let mut gateway = GatewayConfig::plan(&request, host).map_err(NetError::Plan)?;
+    let mut gateway = GatewayConfig::plan(&request, host)?;
     // The machine's next interface must not get the same network.
     host.known.push(Known { net: gateway.subnet4.into(), interface: 0 });
     gateway.host_access = nat.host == HostAccess::Allow;

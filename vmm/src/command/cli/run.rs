@@ -6,10 +6,11 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
+use super::super::words::Origin;
 use super::help;
 use minivmm::config::{
-    BOOT_PROTOCOLS, CONSOLES, Choice, ConfigError, ConsoleKind, MachineConfig, Protocol,
-    PublishConfig, Size, TRANSPORTS, VirtioTransport, parse_cpus,
+    BOOT_PROTOCOLS, CONSOLES, Choice, ConfigError, ConfigFile, ConsoleKind, MachineConfig,
+    Protocol, PublishConfig, Size, TRANSPORTS, VirtioTransport, parse_cpus,
 };
 
 /// Options of `minivmm run`.
@@ -116,49 +117,76 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// The configuration that the options, and the file they name, describe.
-    ///
-    /// # Errors
-    /// [`ConfigError`].
-    pub fn config(&self) -> Result<MachineConfig, ConfigError> {
-        let mut config = match &self.config {
-            None => MachineConfig::default(),
-            Some(path) => MachineConfig::read(path)?,
-        };
-        fn set<T: Clone>(field: &mut T, option: &Option<T>) {
-            if let Some(value) = option {
-                field.clone_from(value);
-            }
+    /// The configuration that the options, and the file they name, describe; and where each part of
+    /// it came from, to say so of what is wrong.
+    pub fn config(&self) -> (Origin, Result<MachineConfig, ConfigError>) {
+        let mut origin = Origin { nets: self.net.clone(), ..Origin::default() };
+        let config = self.file(&mut origin).and_then(|config| self.over(config, &mut origin));
+        (origin, config)
+    }
+
+    /// What the file says.
+    fn file(&self, origin: &mut Origin) -> Result<MachineConfig, ConfigError> {
+        match &self.config {
+            None => Ok(MachineConfig::default()),
+            Some(path) => origin.file.insert(ConfigFile::read(path)?).config(),
         }
-        fn set_some<T: Clone>(field: &mut Option<T>, option: &Option<T>) {
-            if option.is_some() {
-                field.clone_from(option);
-            }
-        }
-        set_some(&mut config.kernel, &self.kernel);
-        set_some(&mut config.initrd, &self.initrd);
-        set_some(&mut config.name, &self.name);
-        set_some(&mut config.console, &self.console);
-        set(&mut config.cmdline, &self.cmdline);
-        set(&mut config.cpus, &self.cpus);
-        set(&mut config.memory, &self.memory);
-        set(&mut config.cpu_mask, &self.cpu_mask);
-        set(&mut config.boot_protocol, &self.boot_protocol);
-        set(&mut config.transport, &self.transport);
+    }
+
+    /// The options over that.
+    fn over(
+        &self,
+        mut config: MachineConfig,
+        origin: &mut Origin,
+    ) -> Result<MachineConfig, ConfigError> {
+        let options = &mut origin.options;
+        set_some(options, "kernel", &mut config.kernel, &self.kernel);
+        set_some(options, "initrd", &mut config.initrd, &self.initrd);
+        set_some(options, "name", &mut config.name, &self.name);
+        set_some(options, "console", &mut config.console, &self.console);
+        set(options, "cmdline", &mut config.cmdline, &self.cmdline);
+        set(options, "cpus", &mut config.cpus, &self.cpus);
+        set(options, "memory", &mut config.memory, &self.memory);
+        set(options, "cpu-mask", &mut config.cpu_mask, &self.cpu_mask);
+        set(options, "boot-protocol", &mut config.boot_protocol, &self.boot_protocol);
+        set(options, "transport", &mut config.transport, &self.transport);
         config.no_kernel_cache |= self.no_kernel_cache;
-        if !self.net.is_empty() {
-            config.net = self
-                .net
-                .iter()
-                .map(|text| {
-                    text.parse().map_err(|source| ConfigError::Net { text: text.clone(), source })
-                })
-                .collect::<Result<_, _>>()?;
-        }
         if !self.publish.is_empty() {
+            options.push("publish");
             config.publish.clone_from(&self.publish);
         }
+        if !self.net.is_empty() {
+            options.push("net");
+            let parse = |(index, text): (_, &String)| {
+                text.parse().map_err(|source| ConfigError::Net { index, source })
+            };
+            config.net = self.net.iter().enumerate().map(parse).collect::<Result<_, _>>()?;
+        }
         Ok(config)
+    }
+}
+
+fn set<T: Clone>(
+    given: &mut Vec<&'static str>,
+    key: &'static str,
+    field: &mut T,
+    option: &Option<T>,
+) {
+    if let Some(value) = option {
+        given.push(key);
+        field.clone_from(value);
+    }
+}
+
+fn set_some<T: Clone>(
+    given: &mut Vec<&'static str>,
+    key: &'static str,
+    field: &mut Option<T>,
+    option: &Option<T>,
+) {
+    if option.is_some() {
+        given.push(key);
+        field.clone_from(option);
     }
 }
 
