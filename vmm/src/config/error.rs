@@ -4,7 +4,7 @@ use ipnet::Ipv4Net;
 use minivmm_boot::{CmdlineError, layout};
 use minivmm_net::{MacAddr, PlanError};
 
-use super::net::ParseNetError;
+use super::net_words::ParseNetError;
 use super::place::Place;
 use super::publish::PublishConfig;
 use super::size::Size;

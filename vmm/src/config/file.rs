@@ -8,10 +8,11 @@ use serde::Deserialize;
 use serde_path_to_error::Track;
 
 use super::error::ConfigError;
-use super::keys::MODES;
+use super::keys::{MACHINE, MODES, Mode};
 use super::machine::MachineConfig;
 use super::near::question;
-use super::net::{NetConfig, Pair};
+use super::net::NetConfig;
+use super::net_words::Pair;
 use super::place::Place;
 use super::tree::{Content, Entry, Node};
 
@@ -199,21 +200,7 @@ impl ConfigFile {
 
 impl MachineConfig {
     /// The keys of a file, which are the options' names.
-    pub const KEYS: &[&str] = &[
-        "name",
-        "kernel",
-        "initrd",
-        "cmdline",
-        "cpus",
-        "memory",
-        "console",
-        "transport",
-        "cpu-mask",
-        "boot-protocol",
-        "no-kernel-cache",
-        "publish",
-        "net",
-    ];
+    pub const KEYS: &[&str] = MACHINE;
 
     /// The machine that a file describes: see [`ConfigFile::read`].
     ///
@@ -242,14 +229,10 @@ fn unknown_key(key: &str, tree: &Node) -> String {
                 memory, net"
             .into();
     }
-    let of_interface = |mode: &super::keys::Mode| mode.keys().iter().any(|about| about.name == key);
+    let of_interface = |mode: &Mode| mode.keys().iter().any(|about| about.name == key);
     if key == "mode" || MODES.iter().any(of_interface) {
         return format!("unknown key {key:?}: it belongs to an interface, below [[net]]");
     }
-    let keys = MachineConfig::KEYS;
-    format!(
-        "unknown key {key:?}{} (keys: {})",
-        question(key, keys.iter().copied()),
-        keys.join(", ")
-    )
+    let near = question(key, MACHINE.iter().copied());
+    format!("unknown key {key:?}{near} (keys: {})", MACHINE.join(", "))
 }

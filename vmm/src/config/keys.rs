@@ -1,5 +1,5 @@
-//! The keys of an interface, one table for each mode: parser, errors, help and documents are made
-//! of it.
+//! The keys of a machine, and of an interface: one table for each mode, which parser, errors, help and
+//! documents are made of.
 
 use std::fmt::Display;
 
@@ -8,6 +8,23 @@ use serde::Serialize;
 
 use super::net::{HostAccess, MaxFlows, NatConfig, TapConfig};
 use super::number::decimal;
+
+/// The keys of a machine, which are the options' names.
+pub(super) const MACHINE: &[&str] = &[
+    "name",
+    "kernel",
+    "initrd",
+    "cmdline",
+    "cpus",
+    "memory",
+    "console",
+    "transport",
+    "cpu-mask",
+    "boot-protocol",
+    "no-kernel-cache",
+    "publish",
+    "net",
+];
 
 /// What a mode of networks is, for help and documents.
 #[derive(Debug, Clone, Copy)]

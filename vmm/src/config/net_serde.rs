@@ -8,7 +8,8 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::keys::{Key, NAT, TAP};
-use super::net::{NetConfig, Pair, ParseNetError};
+use super::net::NetConfig;
+use super::net_words::{Pair, ParseNetError};
 use super::value::AnyWord;
 
 /// The mode and the keys that were given, none that were not.
