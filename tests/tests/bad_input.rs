@@ -284,8 +284,19 @@ fn port_without_privilege() {
 /// Making a TAP without the privilege to.
 #[test]
 fn tap_without_privilege() {
-    let run = Minivmm::run().args(["--net", "tap=minivmmtest0"]).under(&without_capabilities(""));
-    refused(run, NO_PERMISSION, "minivmmtest0").unwrap();
+    let args = ["--net", "tap=minivmmtest0,create"];
+    let run = Minivmm::run().args(args).under(&without_capabilities(""));
+    refused(run, NO_PERMISSION, "cannot make TAP minivmmtest0").unwrap();
+}
+
+/// A slip in a TAP's name makes no TAP, also where it could.
+#[test]
+fn tap_that_does_not_exist() {
+    let lay = "ip tuntap add dev tap0 mode tap && exec \"$@\"";
+    let bed = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", lay, "sh"];
+    let run = Minivmm::run().args(["--net", "tap=tpa0"]).under(&bed);
+    let said = "--net tap=tpa0: there is no interface tpa0; did you mean tap0? (make it: sudo ip";
+    refused(run, CONFIG, said).unwrap();
 }
 
 /// The words that run a command in user, mount and network namespaces where `prepare` was done as

@@ -106,6 +106,20 @@ pub enum NetError {
         /// The refusal.
         source: TapError,
     },
+    /// There is no TAP of that name, and none is to be made.
+    #[error(
+        "net[{index}]: there is no interface {name}{} (make it: sudo ip tuntap add dev {name} mode \
+         tap user $USER vnet_hdr; or have it made for the machine: tap={name},create)",
+        question(near.as_deref())
+    )]
+    NoTap {
+        /// The interface of the machine, from 0.
+        index: usize,
+        /// The device's name.
+        name: String,
+        /// One that there is, of nearly that name.
+        near: Option<String>,
+    },
     /// The descriptor of a TAP that was to be inherited is none.
     #[error(
         "net[{index}].fd: {fd}: no such descriptor was inherited (open the TAP before minivmm is \
@@ -153,7 +167,9 @@ impl NetError {
     /// What of the configuration it is about, where it is one thing.
     pub fn place(&self) -> Option<Place> {
         match *self {
-            Self::Tap { index, .. } | Self::Plan { index, .. } => Some(Place::item("net", index)),
+            Self::Tap { index, .. } | Self::NoTap { index, .. } | Self::Plan { index, .. } => {
+                Some(Place::item("net", index))
+            }
             Self::NotInherited { index, .. } => Some(Place::net(index, "fd")),
             Self::Flows { index, .. } => Some(Place::net(index, "max-flows")),
             Self::Gateway(_) => Some(Place::key("publish")),
@@ -165,11 +181,13 @@ impl NetError {
     pub fn status(&self) -> u8 {
         match self {
             Self::Tap { source, .. } => match source {
-                TapError::NotPermitted(_) | TapError::NodeForbidden => exit::NO_PERMISSION,
+                TapError::NotPermitted(_) | TapError::Foreign(_) | TapError::NodeForbidden => {
+                    exit::NO_PERMISSION
+                }
                 TapError::NoDriver(_) | TapError::Setup { .. } => exit::HOST,
                 _ => exit::CONFIG,
             },
-            Self::NotInherited { .. } | Self::Plan { .. } => exit::CONFIG,
+            Self::NoTap { .. } | Self::NotInherited { .. } | Self::Plan { .. } => exit::CONFIG,
             Self::Gateway(e) => match e {
                 GatewayError::Publish { source, .. }
                     if source.kind() == io::ErrorKind::PermissionDenied =>
@@ -182,6 +200,10 @@ impl NetError {
             Self::Host(_) | Self::Flows { .. } => exit::HOST,
         }
     }
+}
+
+fn question(near: Option<&str>) -> String {
+    near.map(|near| format!("; did you mean {near}?")).unwrap_or_default()
 }
 
 fn publish_cure(error: &GatewayError) -> &'static str {

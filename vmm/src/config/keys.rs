@@ -57,7 +57,7 @@ pub const MODES: &[Mode] = &[
     Mode {
         word: "tap",
         usage: "tap=NAME[,key=value…]",
-        help: "A TAP device of the host, made where it doesn't exist (CAP_NET_ADMIN).",
+        help: "A TAP device of the host.",
         keys: || TAP.iter().map(|key| key.about).collect(),
     },
 ];
@@ -70,7 +70,7 @@ pub(super) const MODES_NOT_YET: [&str; 4] = ["bridge", "host-only", "hybrid", "p
 pub struct About {
     /// Its name.
     pub name: &'static str,
-    /// Its value, as usage writes it.
+    /// Its value, as usage writes it; none where the key alone says it.
     pub value: &'static str,
     /// What it says, in one line.
     pub help: &'static str,
@@ -81,7 +81,10 @@ pub struct About {
 impl About {
     /// The key as it is given.
     pub fn usage(&self) -> String {
-        format!("{}={}", self.name, self.value)
+        match self.value {
+            "" => self.name.to_owned(),
+            value => format!("{}={value}", self.name),
+        }
     }
 }
 
@@ -99,6 +102,11 @@ impl<T> Key<T> {
         keys.iter().find(|key| key.about.name == name)
     }
 
+    /// True where the key alone says it.
+    pub fn is_flag(keys: &'static [Self], name: &str) -> bool {
+        Self::find(keys, name).is_some_and(|key| key.about.value.is_empty())
+    }
+
     pub fn names(keys: &'static [Self]) -> Vec<&'static str> {
         keys.iter().map(|key| key.about.name).collect()
     }
@@ -108,6 +116,7 @@ impl<T> Key<T> {
 #[derive(Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub(super) enum Given {
+    True(bool),
     Number(i64),
     Text(String),
 }
@@ -249,6 +258,24 @@ pub(super) const TAP: &[Key<TapConfig>] = &[
         get: |tap| number(tap.fd),
     },
     Key {
+        about: About {
+            name: "create",
+            value: "",
+            help: "make the device where it doesn't exist, which needs CAP_NET_ADMIN; it goes with \
+                   the machine",
+            default: "it must exist",
+        },
+        set: |tap, value| {
+            tap.create = match value {
+                "true" => true,
+                "false" => false,
+                _ => return Err(format!("{value:?} is neither true nor false")),
+            };
+            Ok(())
+        },
+        get: |tap| tap.create.then_some(Given::True(true)),
+    },
+    Key {
         about: About { default: "the device's", ..MTU },
         set: |tap, value| mtu(value).map(|mtu| tap.mtu = Some(mtu)),
         get: |tap| number(tap.mtu),
@@ -292,7 +319,7 @@ mod tests {
         for mode in MODES {
             let keys = mode.keys();
             for (i, key) in keys.iter().enumerate() {
-                let said = [key.name, key.value, key.help, key.default];
+                let said = [key.name, key.help, key.default];
                 assert!(said.iter().all(|said| !said.is_empty()), "{}: {key:?}", mode.word);
                 assert!(keys[..i].iter().all(|other| other.name != key.name), "{}", key.name);
             }

@@ -80,8 +80,10 @@ impl FromStr for MaxFlows {
 /// `mode = "tap"`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct TapConfig {
-    /// The device's name; it is made where it doesn't exist.
+    /// The device's name.
     pub name: Option<String>,
+    /// Make it where it doesn't exist, which needs CAP_NET_ADMIN; it goes with the machine.
+    pub create: bool,
     /// An open TAP device that minivmm inherits, by its descriptor number, instead of a name.
     pub fd: Option<i32>,
     /// The largest IP packet that the guest is told to send, in bytes; by default the device's.

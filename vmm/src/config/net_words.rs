@@ -123,7 +123,9 @@ impl FromStr for NetConfig {
         };
         for part in parts {
             let pair = part.split_once('=').map(|(key, value)| (key, Some(value)));
-            pairs.push(pair.ok_or_else(|| ParseNetError::Pair(part.to_owned()))?);
+            let flag =
+                || (mode == "tap" && Key::is_flag(TAP, part)).then_some((part, Some("true")));
+            pairs.push(pair.or_else(flag).ok_or_else(|| ParseNetError::Pair(part.to_owned()))?);
         }
         Self::from_pairs(mode, &pairs).map_err(|(_, error)| error)
     }
@@ -174,6 +176,10 @@ mod tests {
             ..TapConfig::default()
         };
         assert_eq!(parse("tap=vm 0").unwrap(), NetConfig::Tap(tap(Some("vm 0"), None)));
+        let made = TapConfig { create: true, ..tap(Some("t0"), None) };
+        assert_eq!(parse("tap=t0,create").unwrap(), NetConfig::Tap(made.clone()));
+        assert_eq!(parse("tap=t0,create=true").unwrap(), NetConfig::Tap(made));
+        assert_eq!(parse("tap=t0,create=false").unwrap(), NetConfig::Tap(tap(Some("t0"), None)));
         assert_eq!(parse("tap,fd=5").unwrap(), NetConfig::Tap(tap(None, Some(5))));
     }
 
@@ -195,6 +201,8 @@ mod tests {
             ("nat,name=web", "\"name\" is a key of the machine, not of an interface"),
             ("tap=t0,subnet=10.0.0.0/8", "tap has no key \"subnet\" (keys: name, fd,"),
             ("nat,mtu", "not key=value"),
+            ("nat,create", "not key=value"),
+            ("tap=t0,create=yes", "create: \"yes\" is neither true nor false"),
             ("nat,mtu=68,mtu=68", "\"mtu\" is given twice"),
             ("tap=t0,name=t1", "\"name\" is given twice"),
             ("nat,mtu=big", "mtu: \"big\" is no number of bytes, 68 to 65535"),

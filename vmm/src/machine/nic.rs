@@ -9,12 +9,15 @@ use minivmm_devices::virtio::VirtioDevice;
 use minivmm_devices::virtio::net::{Net, NicConfig};
 use minivmm_net::{
     Backend, DEFAULT_MTU, Gateway, GatewayConfig, HostNetwork, Known, MacAddr, OpenSegment,
-    PlanError, PlanRequest, Publish, Redirect, Tap, TapBackend, Transport,
+    PlanError, PlanRequest, Publish, Redirect, Tap, TapBackend, Transport, check_interface_name,
+    interface_exists, interface_names,
 };
 
 use super::flows;
 use super::stats::PortInfo;
-use crate::config::{HostAccess, NatConfig, NetConfig, PublishConfig, TapConfig, Validated};
+use crate::config::{
+    HostAccess, NatConfig, NetConfig, PublishConfig, TapConfig, Validated, nearest,
+};
 use crate::error::{Error, NetError};
 use crate::probe::Peer;
 
@@ -116,11 +119,18 @@ fn getrandom(bytes: &mut [u8]) -> Result<(), Error> {
 }
 
 fn tap_of(index: usize, config: &TapConfig) -> Result<TapBackend, Error> {
+    let refused = |source| NetError::Tap { index, source };
     let tap = match (&config.name, config.fd) {
-        (Some(name), _) => Tap::open(name),
+        (Some(name), _) => {
+            check_interface_name(name).map_err(refused)?;
+            if !config.create && !interface_exists(name) {
+                return Err(no_tap(index, name).into());
+            }
+            Tap::open(name)
+        }
         (None, fd) => Tap::from_fd(inherited(index, fd.unwrap_or(-1))?),
     }
-    .map_err(|source| NetError::Tap { index, source })?;
+    .map_err(refused)?;
     // A device that was handed over may be in another network namespace, where its MTU can't be
     // asked for.
     let mtu = match config.mtu {
@@ -129,6 +139,13 @@ fn tap_of(index: usize, config: &TapConfig) -> Result<TapBackend, Error> {
         None => tap.mtu().map_err(Error::host("read the TAP's MTU"))?,
     };
     Ok(TapBackend::new(tap, mtu))
+}
+
+/// What to say of a device that isn't there.
+fn no_tap(index: usize, name: &str) -> NetError {
+    let names = interface_names();
+    let near = nearest(name, names.iter().map(String::as_str)).map(str::to_owned);
+    NetError::NoTap { index, name: name.to_owned(), near }
 }
 
 /// A descriptor that was open when the process began; it is ours from here on.
@@ -188,7 +205,13 @@ fn plan(
         hostname: Some(config.name.clone()),
         ..PlanRequest::default()
     };
-    let mut gateway = GatewayConfig::plan(&request, host)?;
+    let mut known = host.clone();
+    if nat.subnet.is_none() {
+        // Nor one that another interface of this machine is to have.
+        let nets = config.net.iter().filter_map(NetConfig::subnet);
+        known.known.extend(nets.map(|net| Known { net: net.into(), interface: 0 }));
+    }
+    let mut gateway = GatewayConfig::plan(&request, &known)?;
     // The machine's next interface must not get the same network.
     host.known.push(Known { net: gateway.subnet4.into(), interface: 0 });
     gateway.host_access = nat.host == HostAccess::Allow;

@@ -34,8 +34,9 @@ fn nat() -> impl Strategy<Value = NetConfig> {
 }
 
 fn tap() -> impl Strategy<Value = NetConfig> {
-    (of("\\PC{0,16}"), of(3i32..), of(68u16..), of(mac()))
-        .prop_map(|(name, fd, mtu, mac)| NetConfig::Tap(TapConfig { name, fd, mtu, mac }))
+    (of("\\PC{0,16}"), any::<bool>(), of(3i32..), of(68u16..), of(mac())).prop_map(
+        |(name, create, fd, mtu, mac)| NetConfig::Tap(TapConfig { name, create, fd, mtu, mac }),
+    )
 }
 
 fn publish() -> impl Strategy<Value = PublishConfig> {
