@@ -14,6 +14,7 @@ use serde_json::Value;
 
 const CONFIG: i32 = 2;
 const NO_VIRTUALIZATION: i32 = 69;
+const HOST: i32 = 71;
 const NO_PERMISSION: i32 = 77;
 
 /// Runs it and checks the three things; `word` must be in the message.
@@ -241,15 +242,19 @@ fn published_ports() {
     let nat = ["--net", "nat"];
     let rows: Vec<(Vec<&str>, &str)> = vec![
         (vec!["-p", "80"], "80"),
-        (vec!["-p", "0:80"], "0:80"),
         (vec!["-p", "70000:80"], "70000"),
         (vec!["-p", "8080:0"], "8080:0"),
         (vec!["-p", "8080:80/sctp"], "sctp"),
-        (vec!["-p", "localhost:8080:80"], "localhost"),
+        (vec!["-p", "host:8080:80"], "\"host\" is no IPv4 address"),
+        (vec!["-p", ":8080:80"], "no address in front of the first colon"),
+        (vec!["-p", "8000-8010:9000-9001"], "of the same length"),
+        (vec!["-p", "8000-8010:9000-9010", "-p", "8005:80"], "listen on the same port"),
         (vec!["-p", "8080:80", "-p", "8080:81"], "8080"),
-        (vec!["-p", &tcp_taken], &tcp_port),
-        (vec!["-p", &udp_taken], &udp_port),
     ];
+    table([
+        (&["--net", "nat", "-p", &tcp_taken][..], HOST, &*tcp_port),
+        (&["--net", "nat", "-p", &udp_taken], HOST, &udp_port),
+    ]);
     let rows: Vec<(Vec<&str>, &str)> =
         rows.into_iter().map(|(args, word)| ([&nat[..], &args].concat(), word)).collect();
     table(rows.iter().map(|(args, word)| (&args[..], CONFIG, *word)));

@@ -311,6 +311,7 @@ fn published_ports() {
             .args(["--json", "--net", "nat,subnet=10.9.0.0/24,ipv6=on", "--cmdline", "probe=serve"])
             .args(["-p", "8007:7", "-p", "8007:7/udp", "-p", "8003:5003"])
             .args(["-p", "127.0.0.1:8107:7", "-p", "[::1]:8107:7/udp"])
+            .args(["-p", "localhost:8207-8208:6-7"])
             .start()?;
         run.wait_for("\"ready\"")?;
         for (from, to, seen) in [
@@ -334,7 +335,10 @@ fn published_ports() {
         // Ports of one address.
         until("::1", "x", || udp(&host, "[::1]:8107".parse()?, "x"))?;
         until("127.0.0.1", "x", || tcp(&host, "127.0.0.1:8107".parse()?, "x"))?;
-        for elsewhere in ["192.0.2.2:8107", "[2001:db8::2]:8107"] {
+        for localhost in ["127.0.0.1:8208", "[::1]:8208"] {
+            until(localhost, "x", || tcp(&host, localhost.parse()?, "x"))?;
+        }
+        for elsewhere in ["192.0.2.2:8208", "192.0.2.2:8107", "[2001:db8::2]:8107"] {
             let refused = tcp(&client, elsewhere.parse()?, "x").is_err();
             ensure!(refused, "{elsewhere} is published, which was not asked for");
         }

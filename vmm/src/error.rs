@@ -194,6 +194,11 @@ impl NetError {
                 {
                     exit::NO_PERMISSION
                 }
+                GatewayError::Publish { source, .. }
+                    if source.kind() == io::ErrorKind::AddrInUse =>
+                {
+                    exit::HOST
+                }
                 _ if !publish_cure(e).is_empty() => exit::HOST,
                 _ => exit::CONFIG,
             },

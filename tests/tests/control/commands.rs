@@ -171,7 +171,7 @@ fn a_start_that_fails_is_said_to_who_waits() {
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(output.stdout.is_empty());
     let line = String::from_utf8(output.stderr).unwrap();
-    assert!(line.starts_with("minivmm: cannot open the kernel /nonexistent: "), "{line}");
+    assert!(line.starts_with("minivmm: --kernel: cannot open /nonexistent: "), "{line}");
     assert_eq!(line.lines().count(), 1);
     host.is_empty();
 }

@@ -32,6 +32,6 @@ pub use self::net::{HostAccess, MaxFlows, NatConfig, NetConfig, TapConfig};
 pub use self::net_words::ParseNetError;
 pub use self::number::parse_cpus;
 pub use self::place::Place;
-pub use self::publish::PublishConfig;
+pub use self::publish::{PublishAddress, PublishConfig};
 pub use self::size::Size;
 pub use self::validate::Validated;

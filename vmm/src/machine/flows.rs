@@ -46,7 +46,7 @@ fn default_under(limit: u64, config: &Validated) -> Result<FlowLimits, NetError>
     let beside = MACHINE
         + u64::from(config.cpus)
         + NIC * config.net.len() as u64
-        + PORT * config.publish.len() as u64
+        + PORT * config.publish.iter().map(|ports| u64::from(ports.count)).sum::<u64>()
         + NAT * nats().count() as u64;
     let need = beside + asked;
     if asked > 0 && need > limit {

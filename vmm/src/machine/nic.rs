@@ -1,23 +1,21 @@
 //! Network interfaces: from configuration to a segment and the device that joins it.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::Instant;
 
 use minivmm_devices::virtio::VirtioDevice;
 use minivmm_devices::virtio::net::{Net, NicConfig};
 use minivmm_net::{
-    Backend, DEFAULT_MTU, Gateway, GatewayConfig, HostNetwork, Known, MacAddr, OpenSegment,
-    PlanError, PlanRequest, Publish, Redirect, Tap, TapBackend, Transport, check_interface_name,
-    interface_exists, interface_names,
+    Backend, DEFAULT_MTU, GatewayConfig, HostNetwork, Known, MacAddr, OpenSegment, PlanError,
+    PlanRequest, Redirect, Tap, TapBackend, Transport, check_interface_name, interface_exists,
+    interface_names,
 };
 
-use super::flows;
 use super::stats::PortInfo;
-use crate::config::{
-    HostAccess, NatConfig, NetConfig, PublishConfig, TapConfig, Validated, nearest,
-};
+use super::{flows, publish};
+use crate::config::{HostAccess, NatConfig, NetConfig, TapConfig, Validated, nearest};
 use crate::error::{Error, NetError};
 use crate::probe::Peer;
 
@@ -48,7 +46,7 @@ pub struct OpenPort {
 pub fn open(config: &Validated) -> Result<Nics, Error> {
     let mut nics = Nics::default();
     let flows = flows::default_limits(config)?;
-    let mut publish = publications(&config.publish);
+    let mut publish = &config.publish[..];
     if config.kernel.is_none() && config.net.iter().any(is_nat) {
         nics.peer = Peer::open().map_err(Error::host("start the probe's peer"))?;
     }
@@ -61,20 +59,23 @@ pub fn open(config: &Validated) -> Result<Nics, Error> {
             None => random_mac(&mut macs)?,
         };
         let mut seen = None;
+        let mut published = Vec::new();
         let backend: Box<dyn Backend> = match net {
             NetConfig::Nat(nat) => {
                 // Published ports are on the first NAT interface.
-                let publish = std::mem::take(&mut publish);
+                let ports = std::mem::take(&mut publish);
                 let host = match &mut host {
                     Some(host) => host,
                     None => host.insert(HostNetwork::read().map_err(NetError::Host)?),
                 };
-                let mut gateway = plan(config, nat, mac, publish, peer, host)
+                let mut gateway = plan(config, nat, mac, peer, host)
                     .map_err(|source| NetError::Plan { index, source })?;
                 gateway.limits = nat.max_flows.map_or(flows, flows::limits);
                 seen = peer.map(|peer| (gateway.gateway4, peer.port()).into());
-                // Opens its published ports.
-                Box::new(Gateway::new(gateway).map_err(NetError::Gateway)?)
+                let (gateway, bound) =
+                    publish::gateway(&gateway, ports).map_err(NetError::Gateway)?;
+                published = bound;
+                Box::new(gateway)
             }
             NetConfig::Tap(tap) => Box::new(tap_of(index, tap)?),
         };
@@ -83,8 +84,13 @@ pub fn open(config: &Validated) -> Result<Nics, Error> {
         let segment = OpenSegment::new(&name, backend, Instant::now)
             .map_err(Error::host("open a network segment"))?;
         nics.devices.push(Box::new(Net::new(device, segment.handle())));
-        let info =
-            PortInfo { name, mode: net.mode().to_owned(), mac: mac.to_string(), mtu: device.mtu };
+        let info = PortInfo {
+            name,
+            mode: net.mode().to_owned(),
+            mac: mac.to_string(),
+            mtu: device.mtu,
+            published,
+        };
         nics.ports.push(OpenPort { segment, info });
         nics.peers.push(seen);
     }
@@ -165,35 +171,10 @@ fn inherited(index: usize, fd: i32) -> Result<OwnedFd, Error> {
     Ok(fd)
 }
 
-/// Published ports with their listening addresses: all of both families where none was named.
-fn publications(config: &[PublishConfig]) -> Vec<Publish> {
-    let six = rustix::net::socket(
-        rustix::net::AddressFamily::INET6,
-        rustix::net::SocketType::DGRAM,
-        None,
-    )
-    .is_ok();
-    let mut list = Vec::new();
-    for p in config {
-        let addresses: &[IpAddr] = match &p.address {
-            Some(address) => std::slice::from_ref(address),
-            None if six => &[IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)],
-            None => &[IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
-        };
-        list.extend(addresses.iter().map(|address| Publish {
-            transport: p.transport,
-            listen: SocketAddr::new(*address, p.host),
-            guest_port: p.guest,
-        }));
-    }
-    list
-}
-
 fn plan(
     config: &Validated,
     nat: &NatConfig,
     mac: MacAddr,
-    publish: Vec<Publish>,
     peer: Option<SocketAddr>,
     host: &mut HostNetwork,
 ) -> Result<GatewayConfig, PlanError> {
@@ -215,7 +196,6 @@ fn plan(
     // The machine's next interface must not get the same network.
     host.known.push(Known { net: gateway.subnet4.into(), interface: 0 });
     gateway.host_access = nat.host == HostAccess::Allow;
-    gateway.publish = publish;
     gateway.redirects = peer
         .iter()
         .flat_map(|peer| {

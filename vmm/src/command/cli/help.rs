@@ -52,7 +52,10 @@ const BELOW: &str = "\
 Published ports (-p, once for each; they lead to the first NAT interface):
   8080:80               TCP port 8080 of every address of the host, to the guest's port 80
   127.0.0.1:8080:80     of this address only; IPv6 in brackets: [::1]:8080:80
-  5353:53/udp           UDP
+  localhost:8080:80     of 127.0.0.1 and ::1
+  5353:53/udp           UDP; /tcp may be said as well
+  8000-8010:9000-9010   ranges of the same length
+  0:80                  a port that the host chooses: minivmm inspect says which
 
 The console is the guest's first serial port, ttyS0:
   tty                   on the terminal, in raw mode: Ctrl-A x ends the machine, Ctrl-A Ctrl-A

@@ -69,7 +69,7 @@ pub struct RunArgs {
     /// A network interface, as described below with --help
     #[arg(long, value_name = "MODE[,KEY=VALUE…]", help_heading = "Network")]
     net: Vec<String>,
-    /// Publish a guest port: [ADDRESS:]HOST:GUEST[/udp]
+    /// Publish guest ports: [ADDRESS:]HOST[-HOST]:GUEST[-GUEST][/udp]
     #[arg(short, long, value_name = "PORTS", help_heading = "Network")]
     publish: Vec<PublishConfig>,
     /// How virtio devices are attached [default: pci]

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
-use crate::config::{HostAccess, MaxFlows, NatConfig, TapConfig};
+use crate::config::{HostAccess, MaxFlows, NatConfig, PublishAddress, TapConfig};
 
 /// An address that a guest may have.
 fn mac() -> impl Strategy<Value = MacAddr> {
@@ -41,8 +41,17 @@ fn tap() -> impl Strategy<Value = NetConfig> {
 
 fn publish() -> impl Strategy<Value = PublishConfig> {
     let transport = select(vec![Transport::Tcp, Transport::Udp]);
-    (of(any::<IpAddr>()), 1u16.., 1u16.., transport).prop_map(
-        |(address, host, guest, transport)| PublishConfig { address, host, guest, transport },
+    let address = prop_oneof![
+        Just(PublishAddress::Any),
+        Just(PublishAddress::Localhost),
+        any::<IpAddr>().prop_map(PublishAddress::Ip),
+    ];
+    (address, any::<u16>(), 1u16.., 1u16.., transport).prop_map(
+        |(address, host, guest, count, transport)| {
+            let most = if host == 0 { 1 } else { u16::MAX - host.max(guest) };
+            let count = count.min(most).max(1);
+            PublishConfig { address, host, guest, count, transport }
+        },
     )
 }
 
