@@ -82,12 +82,12 @@ pub struct RunArgs {
     /// Where the serial console leads [default: tty for a kernel on a terminal, else pipe]
     #[arg(long, help_heading = "Devices", value_parser = choice(CONSOLES))]
     console: Option<ConsoleKind>,
-    /// Read the machine from a TOML file; options given beside it win
+    /// Read the machine from a file, TOML or JSON; options given beside it win
     ///
     /// Its keys are the options' names; networks are [[net]] tables with a mode and the keys below,
     /// or a list, as in net = ["nat"]; --net or -p replaces all of the file's. A kernel or initrd
     /// is looked for beside the file. See resources/examples.
-    #[arg(long, value_name = "FILE.toml", help_heading = "Monitor")]
+    #[arg(long, value_name = "FILE", help_heading = "Monitor")]
     config: Option<PathBuf>,
     /// Return when the machine runs, and print its name
     ///
