@@ -101,7 +101,7 @@ fn every_call_answers_as_it_is_described() {
         let events = scope.spawn(|| curl(&host, "one", "GET", "/v1/events", None));
         let wait = scope.spawn(|| curl(&host, "one", "GET", "/v1/wait", None));
         // Both listen when the machine's thread has seen them, before this.
-        std::thread::sleep(std::time::Duration::from_millis(500));
+        std::thread::sleep(Duration::from_millis(500));
         let end = call("one", "POST", "/v1/machine/stop", Some(r#"{"timeout_s":1}"#), "200");
         for (path, answer) in [("/v1/events", events), ("/v1/wait", wait)] {
             let answer = answer.join().unwrap();
