@@ -113,6 +113,12 @@ pub enum ConfigError {
         /// Which interface, from 0.
         index: usize,
     },
+    /// A TAP to be made that is there.
+    #[error("net[{index}].create: an inherited descriptor (fd) is of a TAP that was made")]
+    TapCreate {
+        /// Which interface, from 0.
+        index: usize,
+    },
     /// The same TAP twice.
     #[error("net[{index}]: two interfaces can't share one TAP device")]
     TapTwice {
@@ -165,6 +171,7 @@ impl ConfigError {
             Self::Nics(_) => Place::key("net"),
             Self::Mtu { index, .. } => Place::net(index, "mtu"),
             Self::Mac { index, .. } | Self::MacTwice { index, .. } => Place::net(index, "mac"),
+            Self::TapCreate { index } => Place::net(index, "create"),
             Self::SubnetTwice { index, .. } => Place::net(index, "subnet"),
             Self::PublishWithoutNat { index, .. } | Self::PublishTwice { index, .. } => {
                 Place::item("publish", index)

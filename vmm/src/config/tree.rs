@@ -45,7 +45,7 @@ impl Node {
     /// The values of a JSON file; nothing where it is none.
     pub fn of_json(text: &str) -> Option<Self> {
         let raw: &RawValue = serde_json::from_str(text).ok()?;
-        Some(node_of_json(raw, text))
+        Some(node_of_json(raw, text, DEPTH))
     }
 
     /// The entries of a table.
@@ -102,22 +102,26 @@ fn node_of_toml(value: &Spanned<DeValue<'_>>) -> Node {
     Node { at: value.span().start, content }
 }
 
-fn node_of_json(raw: &RawValue, text: &str) -> Node {
+/// How deep values are looked into; those of a configuration are an interface's, at most.
+const DEPTH: u32 = 4;
+
+fn node_of_json(raw: &RawValue, text: &str, depth: u32) -> Node {
     let source = raw.get();
     // It is borrowed from the text.
     let at = (source.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
     let content = match source.as_bytes().first() {
+        Some(b'{' | b'[') if depth == 0 => Content::Single(None),
         Some(b'{') => {
             let Pairs(pairs) = serde_json::from_str(source).unwrap_or_default();
             let entry = |(key, raw): (String, _)| {
-                let value = node_of_json(raw, text);
+                let value = node_of_json(raw, text, depth - 1);
                 Entry { key, at: value.at, value }
             };
             Content::Table(pairs.into_iter().map(entry).collect())
         }
         Some(b'[') => {
             let list: Vec<&RawValue> = serde_json::from_str(source).unwrap_or_default();
-            Content::List(list.into_iter().map(|raw| node_of_json(raw, text)).collect())
+            Content::List(list.into_iter().map(|raw| node_of_json(raw, text, depth - 1)).collect())
         }
         _ => Content::Single(serde_json::from_str(source).ok().map(|Word(text)| text)),
     };
@@ -159,6 +163,13 @@ mod tests {
     fn word_at(text: &str, node: Option<&Node>, place: &Place) -> Option<String> {
         let rest = &text[node?.find(place)?..];
         Some(rest.chars().take_while(|c| !c.is_whitespace() && *c != ',').collect())
+    }
+
+    #[test]
+    fn no_depth_is_too_deep() {
+        let deep = format!("{{\"colour\": {}{}}}", "[".repeat(200_000), "]".repeat(200_000));
+        let tree = Node::of_json(&deep).unwrap();
+        assert_eq!(tree.find(&Place::key("colour")), Some(11));
     }
 
     #[test]

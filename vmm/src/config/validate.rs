@@ -112,6 +112,9 @@ impl MachineConfig {
                 if tap.name.is_some() == tap.fd.is_some() {
                     return Err(ConfigError::Tap { index });
                 }
+                if tap.create && tap.fd.is_some() {
+                    return Err(ConfigError::TapCreate { index });
+                }
                 let same = |other: &NetConfig| matches!(other, NetConfig::Tap(o) if o.name == tap.name && o.fd == tap.fd);
                 if self.net[..index].iter().any(same) {
                     return Err(ConfigError::TapTwice { index });
@@ -236,6 +239,7 @@ mod tests {
                 "net[2].subnet: 10.9.0.0/16 overlaps 10.9.0.0/24, which is that of net[0]",
             ),
             (Box::new(|c| c.net = net(&["tap"])), "net[0]: name the TAP device"),
+            (Box::new(|c| c.net = net(&["tap,fd=5,create"])), "net[0].create: an inherited"),
             (
                 Box::new(|c| c.net = net(&["tap,fd=5", "tap,fd=5"])),
                 "net[1]: two interfaces can't share one TAP",

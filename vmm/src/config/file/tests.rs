@@ -91,6 +91,7 @@ fn json_says_what_toml_says() {
 
 #[test]
 fn mistakes_in_json_are_found_by_line() {
+    let deep = format!("{{\"colour\": {}{}}}", "[".repeat(10_000), "]".repeat(10_000));
     for (text, want) in [
         ("{\n\"cpus\": 1,\n\"colour\": 2}", "vm.json:3: unknown key \"colour\" (keys: name,"),
         ("{\n\"memory\": \"big\"}", "vm.json:2: memory: \"big\" is not a size"),
@@ -104,6 +105,7 @@ fn mistakes_in_json_are_found_by_line() {
         ("{\"publish\": [\"80:80\",\n\"80\"]}", "vm.json:2: publish: \"80\" is not a published"),
         ("{\"cpus\": 1,\n\"cpus\": 2}", "vm.json:2: the key \"cpus\" is given twice"),
         ("[]", "vm.json:1: an object is wanted"),
+        (&deep, "vm.json:1: unknown key \"colour\""),
         ("{\"cpus\": 1} x", "vm.json:1: trailing characters"),
         ("{", "vm.json:1: EOF while parsing an object"),
         (
