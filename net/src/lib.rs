@@ -32,11 +32,12 @@ pub use gateway::error::GatewayError;
 pub use gateway::plan::{
     DEFAULT_MTU, PlanError, PlanRequest, check_hostname, check_mac, check_mtu,
 };
+pub use host::interfaces::{interface_exists, interface_names};
 pub use host::network::{HostNetwork, Known, ListError};
 pub use port::Backend;
 pub use segment::{AttachError, OpenSegment, Segment, SegmentHandle};
 pub use stats::{DropReason, Stats};
-pub use tap::{Tap, TapBackend, TapError};
+pub use tap::{Tap, TapBackend, TapError, check_name as check_interface_name};
 
 /// What a station is made of: a [`Port`](nic::Port) hands over frames and lends receive buffers.
 pub mod nic {

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use crate::addr::MacAddr;
 use crate::frame::{Offloads, VNET_HEADER_LEN};
+use crate::host::interfaces::interface_exists;
 
 mod backend;
 #[cfg(feature = "test-utils")]
@@ -41,14 +42,23 @@ pub enum TapError {
          does by default)"
     )]
     NodeForbidden,
-    /// The interface does not exist or belongs to someone else, and we may not make it.
+    /// The interface does not exist, and we may not make it.
     #[error(
-        "cannot use TAP {0}: operation not permitted (make it for this user: \
+        "cannot make TAP {0}: operation not permitted (make it for this user: \
          sudo ip tuntap add dev {0} mode tap user $USER vnet_hdr)"
     )]
     NotPermitted(String),
+    /// The interface belongs to someone else.
+    #[error(
+        "cannot use TAP {0}: it is another user's (make it anew for this one: sudo ip tuntap del \
+         dev {0} mode tap && sudo ip tuntap add dev {0} mode tap user $USER vnet_hdr)"
+    )]
+    Foreign(String),
     /// Another process has it open.
-    #[error("cannot use TAP {0}: another process has it open (end that, or use another name)")]
+    #[error(
+        "cannot use TAP {0}: another process has it open (end that, or use another TAP; to find it: \
+         sudo grep -ls 'iff:.*{0}$' /proc/[0-9]*/fdinfo/*)"
+    )]
     Busy(String),
     /// The name is that of another kind of interface, or of a multi-queue TAP.
     #[error(
@@ -106,6 +116,7 @@ impl Tap {
             e => TapError::Setup { name: name.to_owned(), what: "open", source: e.into() },
         })?;
         sys::set_iff(fd.as_fd(), name, sys::IFF).map_err(|e| match Errno::from_io_error(&e) {
+            Some(Errno::PERM) if interface_exists(name) => TapError::Foreign(name.to_owned()),
             Some(Errno::PERM) => TapError::NotPermitted(name.to_owned()),
             Some(Errno::BUSY) => TapError::Busy(name.to_owned()),
             Some(Errno::INVAL) => TapError::NotTap(name.to_owned()),
@@ -184,7 +195,11 @@ impl AsFd for Tap {
     }
 }
 
-fn check_name(name: &str) -> Result<(), TapError> {
+/// Checks that an interface can have this name.
+///
+/// # Errors
+/// [`TapError::Name`]
+pub fn check_name(name: &str) -> Result<(), TapError> {
     let ok = (1..=NAME_MAX).contains(&name.len())
         && name != "."
         && name != ".."

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 const CONFIG: i32 = 2;
 const NO_VIRTUALIZATION: i32 = 69;
+const HOST: i32 = 71;
 const NO_PERMISSION: i32 = 77;
 
 /// Runs it and checks the three things; `word` must be in the message.
@@ -159,17 +160,29 @@ fn config_files() {
     let beside = write(dir.path(), "beside.toml", b"kernel = 'no-such-kernel'\n");
     let mask = write(dir.path(), "mask.toml", b"cpus = 1\ncpu-mask = 'nosuch'\n");
     let absent = write(dir.path(), "absent.json", b"{\n\"kernel\": \"no-such-kernel\"}");
+    let second = b"[[net]]\nmode = 'nat'\nsubnet = '10.9.0.0/24'\n[[net]]\nmode = 'nat'\n\
+                   subnet = '10.9.0.0/16'\n";
+    let second = write(dir.path(), "second.toml", second);
+    let reserved = b"net = [\n'nat',\n'nat,subnet=127.0.0.0/8']\n";
+    let reserved = write(dir.path(), "reserved.toml", reserved);
+    let below = write(dir.path(), "below.toml", b"[[net]]\nmode = 'nat'\npublish = ['80:80']\n");
+    let fc = br#"{"boot-source": {"kernel_image_path": "k"}, "drives": []}"#;
+    let fc = write(dir.path(), "fc.json", fc);
     let missing = dir.path().join("no-such-kernel").to_string_lossy().into_owned();
     table([
-        (&["--config", &key][..], CONFIG, "colour"),
+        (&["--config", &mask][..], CONFIG, "mask.toml:2: cpu-mask: unknown CPU feature"),
+        (&["--config", &mask, "--cpu-mask", "nosuch"], CONFIG, "--cpu-mask: unknown CPU feature"),
+        (&["--config", &absent], CONFIG, "absent.json:2: kernel: cannot open "),
+        (&["--config", &second], CONFIG, "second.toml:6: subnet: 10.9.0.0/16 overlaps"),
+        (&["--config", &reserved], CONFIG, "reserved.toml:3: net: 127.0.0.0/8 cannot be"),
+        (&["--config", &below], CONFIG, "below.toml:3: \"publish\" is a key of the machine"),
+        (&["--config", &fc], CONFIG, "fc.json:1: this is a configuration of Firecracker's"),
+        (&["--config", &key], CONFIG, "colour"),
         (&["--config", &syntax], CONFIG, "syntax.toml:1"),
         (&["--config", &binary], CONFIG, "binary.toml"),
         (&["--config", &mode], CONFIG, "mode.toml:2: network mode \"private\" is not in"),
         (&["--config", &value], CONFIG, "value.toml:3: mtu: \"big\""),
         (&["--config", &beside], CONFIG, &missing),
-        (&["--config", &mask], CONFIG, "mask.toml:2: cpu-mask: unknown CPU feature"),
-        (&["--config", &mask, "--cpu-mask", "nosuch"], CONFIG, "--cpu-mask: unknown CPU feature"),
-        (&["--config", &absent], CONFIG, "absent.json:2: kernel: cannot open "),
         (&["--config", "/dev/zero"], CONFIG, "/dev/zero"),
     ]);
 }
@@ -192,6 +205,11 @@ fn networks() {
         (&["--net", "nat,mac=01:00:5e:00:00:01"], CONFIG, "group"),
         (&["--net", "nat,mac=00:00:00:00:00:00"], CONFIG, "nobody"),
         (&["--net", twice, "--net", twice], CONFIG, "two interfaces"),
+        (
+            &["--net", "nat,subnet=10.9.0.0/24", "--net", "nat,subnet=10.9.0.0/16"],
+            CONFIG,
+            "--net nat,subnet=10.9.0.0/16: subnet: 10.9.0.0/16 overlaps 10.9.0.0/24, which is",
+        ),
         (&["--net", "nat,subnet=10.0.0.0"], CONFIG, "10.0.0.0"),
         (&["--net", "nat,subnet=10.0.0.0/33"], CONFIG, "10.0.0.0/33"),
         (&["--net", "nat,subnet=10.0.0.0/31"], CONFIG, "10.0.0.0/31"),
@@ -224,15 +242,19 @@ fn published_ports() {
     let nat = ["--net", "nat"];
     let rows: Vec<(Vec<&str>, &str)> = vec![
         (vec!["-p", "80"], "80"),
-        (vec!["-p", "0:80"], "0:80"),
         (vec!["-p", "70000:80"], "70000"),
         (vec!["-p", "8080:0"], "8080:0"),
         (vec!["-p", "8080:80/sctp"], "sctp"),
-        (vec!["-p", "localhost:8080:80"], "localhost"),
+        (vec!["-p", "host:8080:80"], "\"host\" is no IPv4 address"),
+        (vec!["-p", ":8080:80"], "no address in front of the first colon"),
+        (vec!["-p", "8000-8010:9000-9001"], "of the same length"),
+        (vec!["-p", "8000-8010:9000-9010", "-p", "8005:80"], "listen on the same port"),
         (vec!["-p", "8080:80", "-p", "8080:81"], "8080"),
-        (vec!["-p", &tcp_taken], &tcp_port),
-        (vec!["-p", &udp_taken], &udp_port),
     ];
+    table([
+        (&["--net", "nat", "-p", &tcp_taken][..], HOST, &*tcp_port),
+        (&["--net", "nat", "-p", &udp_taken], HOST, &udp_port),
+    ]);
     let rows: Vec<(Vec<&str>, &str)> =
         rows.into_iter().map(|(args, word)| ([&nat[..], &args].concat(), word)).collect();
     table(rows.iter().map(|(args, word)| (&args[..], CONFIG, *word)));
@@ -267,8 +289,19 @@ fn port_without_privilege() {
 /// Making a TAP without the privilege to.
 #[test]
 fn tap_without_privilege() {
-    let run = Minivmm::run().args(["--net", "tap=minivmmtest0"]).under(&without_capabilities(""));
-    refused(run, NO_PERMISSION, "minivmmtest0").unwrap();
+    let args = ["--net", "tap=minivmmtest0,create"];
+    let run = Minivmm::run().args(args).under(&without_capabilities(""));
+    refused(run, NO_PERMISSION, "cannot make TAP minivmmtest0").unwrap();
+}
+
+/// A slip in a TAP's name makes no TAP, also where it could.
+#[test]
+fn tap_that_does_not_exist() {
+    let lay = "ip tuntap add dev tap0 mode tap && exec \"$@\"";
+    let bed = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", lay, "sh"];
+    let run = Minivmm::run().args(["--net", "tap=tpa0"]).under(&bed);
+    let said = "--net tap=tpa0: there is no interface tpa0; did you mean tap0? (make it: sudo ip";
+    refused(run, CONFIG, said).unwrap();
 }
 
 /// The words that run a command in user, mount and network namespaces where `prepare` was done as

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use minivmm::config::{MachineConfig, NetConfig, PublishConfig};
+use minivmm::config::{About, MODES, MachineConfig, NetConfig, PublishConfig};
 use minivmm::exit;
 use minivmm_net::DropReason;
 use minivmm_tests::cli::{self, Minivmm, Outcome};
@@ -270,6 +270,26 @@ fn configuration_files_are_taken() {
         config.and_then(|c| c.validate()).unwrap_or_else(|e| panic!("{name}: {e}"));
     }
     assert!(found > 0);
+}
+
+/// The tables of keys are those that the parser and help have.
+#[test]
+fn every_key_of_a_network_has_its_row() {
+    let page = fs::read_to_string(root().join("docs/networking.md")).unwrap();
+    let mut rest = &page[..];
+    for mode in MODES {
+        let head = format!("| key of `{}` | says | default |\n|---|---|---|\n", mode.word);
+        let (_, table) = rest.split_once(&head).unwrap_or_else(|| panic!("no table: {head}"));
+        let rows: Vec<&str> = table.lines().take_while(|line| line.starts_with('|')).collect();
+        // A bar would end a cell.
+        let cell = |text: &str| text.replace('|', "\\|");
+        let row = |key: &About| {
+            format!("| `{}` | {} | {} |", cell(&key.usage()), cell(key.help), cell(key.default))
+        };
+        let want: Vec<String> = mode.keys().iter().map(row).collect();
+        assert_eq!(rows, want, "{} has:\n{}", mode.word, want.join("\n"));
+        rest = table;
+    }
 }
 
 #[test]

@@ -122,6 +122,29 @@ fn two_nats() {
     });
 }
 
+/// A network that is chosen is none that another interface of the machine was told to have.
+#[test]
+fn a_chosen_network_beside_a_given_one() {
+    test("a_chosen_network_beside_a_given_one", || {
+        host()?;
+        let outcome = report(&["--net", "nat", "--net", "nat,subnet=10.77.0.0/24"], "").finish()?;
+        says(&outcome.expect_status(0)?, &[("lease", "address", json!("10.77.1.2/24"))])
+    });
+}
+
+#[test]
+fn where_every_private_network_is_the_hosts() {
+    test("where_every_private_network_is_the_hosts", || {
+        host()?.sh("for net in 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 198.18.0.0/15; do
+                    ip route add blackhole $net; done")?;
+        let outcome = report(&["--net", "nat"], "").finish()?.expect_status(0)?;
+        says(&outcome, &[("lease", "address", json!("10.77.0.2/24"))])?;
+        let warned = outcome.stderr.matches("hides that part of 10.0.0.0/8").count();
+        ensure!(warned == 1, "{warned} warnings: {outcome}");
+        Ok(())
+    });
+}
+
 #[test]
 fn without_a_loopback_there_is_no_peer() {
     test("without_a_loopback_there_is_no_peer", || {
@@ -195,7 +218,7 @@ fn a_tap_that_is_made() {
         let host = host()?;
         // The device can be configured once it is there: the probe is to ask for a lease meanwhile.
         let cmdline = ADDRESS.replace("probe.without=dhcp", "probe.wait=5");
-        let run = report(&["--net", "tap=t0,mtu=1300", "--net", "nat"], &cmdline).start()?;
+        let run = report(&["--net", "tap=t0,create,mtu=1300", "--net", "nat"], &cmdline).start()?;
         let end = Instant::now() + PATIENCE;
         while !host.try_sh("ip addr add 10.9.0.1/24 dev t0 && ip link set t0 up")?.0 {
             ensure!(Instant::now() < end, "there is no TAP");
@@ -288,6 +311,7 @@ fn published_ports() {
             .args(["--json", "--net", "nat,subnet=10.9.0.0/24,ipv6=on", "--cmdline", "probe=serve"])
             .args(["-p", "8007:7", "-p", "8007:7/udp", "-p", "8003:5003"])
             .args(["-p", "127.0.0.1:8107:7", "-p", "[::1]:8107:7/udp"])
+            .args(["-p", "localhost:8207-8208:6-7"])
             .start()?;
         run.wait_for("\"ready\"")?;
         for (from, to, seen) in [
@@ -311,7 +335,10 @@ fn published_ports() {
         // Ports of one address.
         until("::1", "x", || udp(&host, "[::1]:8107".parse()?, "x"))?;
         until("127.0.0.1", "x", || tcp(&host, "127.0.0.1:8107".parse()?, "x"))?;
-        for elsewhere in ["192.0.2.2:8107", "[2001:db8::2]:8107"] {
+        for localhost in ["127.0.0.1:8208", "[::1]:8208"] {
+            until(localhost, "x", || tcp(&host, localhost.parse()?, "x"))?;
+        }
+        for elsewhere in ["192.0.2.2:8208", "192.0.2.2:8107", "[2001:db8::2]:8107"] {
             let refused = tcp(&client, elsewhere.parse()?, "x").is_err();
             ensure!(refused, "{elsewhere} is published, which was not asked for");
         }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use minivmm_boot::{BootError, CmdlineError};
 use minivmm_net::{GatewayError, ListError, PlanError, TapError};
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Place};
 use crate::cure::{limit_cure, limit_cure_of};
 use crate::exit;
 use crate::kvm::KvmError;
@@ -19,7 +19,7 @@ pub enum Error {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// A file of the guest's can't be opened.
-    #[error("{what}: cannot open {}: {source}{}", path.display(), cure(source, what))]
+    #[error("{what}: cannot open {}: {source}{}", path.display(), cure(source))]
     Open {
         /// `kernel` or `initrd`.
         what: &'static str,
@@ -64,15 +64,17 @@ impl Error {
         move |source| Self::Host { what, source }
     }
 
-    /// The key of the configuration that it is about, with which its text begins.
-    pub fn key(&self) -> Option<&'static str> {
+    /// What of the configuration it is about, where it is one thing.
+    pub fn place(&self) -> Option<Place> {
         match self {
-            Self::Config(e) => e.key(),
-            Self::Open { what, .. } => Some(what),
-            Self::Cmdline(_) => Some("cmdline"),
-            Self::Net(NetError::Host(_) | NetError::Gateway(_)) => None,
-            Self::Net(_) => Some("net"),
-            Self::Boot { .. } | Self::Kvm(_) | Self::Memory(_) | Self::Host { .. } => None,
+            Self::Config(e) => e.place(),
+            Self::Open { what, .. } => Some(Place::key(what)),
+            Self::Boot { source: BootError::Initrd(_), .. } => Some(Place::key("initrd")),
+            Self::Boot { .. } => Some(Place::key("kernel")),
+            Self::Cmdline(_) => Some(Place::key("cmdline")),
+            Self::Net(e) => e.place(),
+            Self::Memory(_) => Some(Place::key("memory")),
+            Self::Kvm(_) | Self::Host { .. } => None,
         }
     }
 
@@ -97,39 +99,62 @@ impl Error {
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
     /// A TAP device can't be used.
-    #[error("net: {device}: {source}{}", limit_cure_of(source))]
+    #[error("net[{index}]: {source}{}", limit_cure_of(source))]
     Tap {
-        /// As `--net` has it.
-        device: String,
+        /// The interface, from 0.
+        index: usize,
         /// The refusal.
         source: TapError,
     },
+    /// There is no TAP of that name, and none is to be made.
+    #[error(
+        "net[{index}]: there is no interface {name}{} (make it: sudo ip tuntap add dev {name} mode \
+         tap user $USER vnet_hdr; or have it made for the machine: tap={name},create)",
+        question(near.as_deref())
+    )]
+    NoTap {
+        /// The interface of the machine, from 0.
+        index: usize,
+        /// The device's name.
+        name: String,
+        /// One that there is, of nearly that name.
+        near: Option<String>,
+    },
     /// The descriptor of a TAP that was to be inherited is none.
     #[error(
-        "net: tap,fd={fd}: no such descriptor was inherited (open the TAP before minivmm is \
+        "net[{index}].fd: {fd}: no such descriptor was inherited (open the TAP before minivmm is \
          started, without close-on-exec)"
     )]
     NotInherited {
-        /// Its number.
+        /// The interface, from 0.
+        index: usize,
+        /// The descriptor's number.
         fd: i32,
     },
     /// What the host's network is can't be read.
     #[error("{0}{cure}", cure = limit_cure_of(.0))]
     Host(#[source] ListError),
     /// No addresses for a NAT.
-    #[error("net: nat: {0}")]
-    Plan(#[source] PlanError),
+    #[error("net[{index}]: {source}")]
+    Plan {
+        /// The interface, from 0.
+        index: usize,
+        /// Why not.
+        source: PlanError,
+    },
     /// A gateway can't listen on a published port.
     #[error("{0}{cure}", cure = publish_cure(.0))]
     Gateway(#[source] GatewayError),
     /// The flows that were asked for are more than this process may have files open.
     #[error(
-        "net: nat,max-flows: {flows} flows and what else is open take {need} open files, and this \
-         process may have {limit} (raise the hard limit: ulimit -Hn {need}, or LimitNOFILE={need} \
-         of its service; or allow fewer flows)"
+        "net[{index}].max-flows: {flows} flows and what else is open take {need} open files, and \
+         this process may have {limit} (raise the hard limit: ulimit -Hn {need}, or \
+         LimitNOFILE={need} of its service; or allow fewer flows)"
     )]
     Flows {
-        /// What was asked for.
+        /// The first interface that asked for some, from 0.
+        index: usize,
+        /// What was asked for, by all.
         flows: u64,
         /// Descriptors, with all others.
         need: u64,
@@ -139,20 +164,40 @@ pub enum NetError {
 }
 
 impl NetError {
+    /// What of the configuration it is about, where it is one thing.
+    pub fn place(&self) -> Option<Place> {
+        match *self {
+            Self::Tap { index, .. } | Self::NoTap { index, .. } | Self::Plan { index, .. } => {
+                Some(Place::item("net", index))
+            }
+            Self::NotInherited { index, .. } => Some(Place::net(index, "fd")),
+            Self::Flows { index, .. } => Some(Place::net(index, "max-flows")),
+            Self::Gateway(_) => Some(Place::key("publish")),
+            Self::Host(_) => None,
+        }
+    }
+
     /// The process exit status for it.
     pub fn status(&self) -> u8 {
         match self {
             Self::Tap { source, .. } => match source {
-                TapError::NotPermitted(_) | TapError::NodeForbidden => exit::NO_PERMISSION,
+                TapError::NotPermitted(_) | TapError::Foreign(_) | TapError::NodeForbidden => {
+                    exit::NO_PERMISSION
+                }
                 TapError::NoDriver(_) | TapError::Setup { .. } => exit::HOST,
                 _ => exit::CONFIG,
             },
-            Self::NotInherited { .. } | Self::Plan(_) => exit::CONFIG,
+            Self::NoTap { .. } | Self::NotInherited { .. } | Self::Plan { .. } => exit::CONFIG,
             Self::Gateway(e) => match e {
                 GatewayError::Publish { source, .. }
                     if source.kind() == io::ErrorKind::PermissionDenied =>
                 {
                     exit::NO_PERMISSION
+                }
+                GatewayError::Publish { source, .. }
+                    if source.kind() == io::ErrorKind::AddrInUse =>
+                {
+                    exit::HOST
                 }
                 _ if !publish_cure(e).is_empty() => exit::HOST,
                 _ => exit::CONFIG,
@@ -162,19 +207,23 @@ impl NetError {
     }
 }
 
+fn question(near: Option<&str>) -> String {
+    near.map(|near| format!("; did you mean {near}?")).unwrap_or_default()
+}
+
 fn publish_cure(error: &GatewayError) -> &'static str {
     let GatewayError::Publish { source, .. } = error;
     limit_cure(source)
 }
 
 /// What can be done about a file that can't be opened.
-fn cure(source: &io::Error, what: &str) -> String {
+fn cure(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::NotFound => format!(" (the {what} is to be the path of an existing file)"),
+        io::ErrorKind::NotFound => " (give the path of an existing file)",
         io::ErrorKind::PermissionDenied => {
-            " (make it readable for this user, or use a copy that is)".into()
+            " (make it readable for this user, or use a copy that is)"
         }
-        _ => limit_cure(source).into(),
+        _ => limit_cure(source),
     }
 }
 
@@ -190,9 +239,9 @@ mod tests {
             let source = io::Error::from_raw_os_error(errno);
             Error::from(MemoryError::Memfd { mib: 16, source }).to_string()
         };
-        assert!(memory(libc::ENOMEM).contains("--memory"));
+        assert!(memory(libc::ENOMEM).contains("less memory"));
         assert!(memory(libc::EMFILE).contains("ulimit -n"));
-        assert!(!memory(libc::EMFILE).contains("--memory"));
+        assert!(!memory(libc::EMFILE).contains("less memory"));
         let source = io::Error::from_raw_os_error(libc::EMFILE);
         let kvm = Error::from(KvmError::Open { path: "/dev/kvm".into(), source });
         assert!(kvm.to_string().contains("ulimit -n"), "{kvm}");

@@ -9,7 +9,7 @@ use minivmm::exit::{self, Exit, Outcome};
 use minivmm::{Error, ProcessStart, Timings};
 use serde_json::json;
 
-use self::command::cli::{self, Asked, Command, ManArgs, OrderArgs, Origin, RunArgs};
+use self::command::cli::{self, Asked, Command, ManArgs, OrderArgs, RunArgs};
 use self::command::error::CommandError;
 use self::command::log::{self, Style};
 use self::command::machines::{self, Order, StatsStyle};
@@ -51,16 +51,13 @@ fn run(args: &RunArgs, start: ProcessStart) -> u8 {
             show_timings(style, timings);
         }
     };
-    let result = match args.config() {
-        Ok((config, origin)) => {
-            monitor::run(&config, options, show).map_err(|e| e.described(&origin))
-        }
-        Err(e) => Err(CommandError::from(Error::from(e)).described(&Origin::default())),
-    };
+    let (origin, config) = args.config();
+    let config = config.map_err(Error::from).map_err(CommandError::from);
+    let result = config.and_then(|config| monitor::run(&config, options, show));
     log::settle(style);
     match result {
         Ok(outcome) => end(style, args.verbose, &outcome),
-        Err(e) => refuse(style, &e.to_string(), e.status()),
+        Err(e) => refuse(style, &e.words(&origin), e.status()),
     }
 }
 

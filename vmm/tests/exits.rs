@@ -163,7 +163,7 @@ fn a_limit_of_the_address_space() {
     let output = finish(limited("-v 200000", &path));
     check(&output, 71, "");
     let stderr = text(&output.stderr);
-    assert!(stderr.lines().count() == 1 && stderr.contains("--memory"), "{stderr}");
+    assert!(stderr.lines().count() == 1 && stderr.contains("less memory"), "{stderr}");
 }
 
 /// Runs a kernel under a limit of the shell's.

@@ -98,6 +98,9 @@ fn parse(head: &[u8]) -> setup_header {
     hdr
 }
 
+/// Bytes at a payload's beginning that have its ELF headers.
+const ELF_HEAD_LEN: usize = 4096;
+
 /// First address past the highest an initrd may use; the header field names the last byte.
 fn initrd_max(hdr: &setup_header, mem: &GuestMemoryMmap) -> u64 {
     let max = if hdr.initrd_addr_max == 0 { 0x37FF_FFFF } else { hdr.initrd_addr_max };
@@ -151,7 +154,10 @@ fn payload(
     let tail = read(image, start.max(range.end - TAIL_LEN.min(len as usize) as u64)..range.end)?;
     match decompress::unpacked_size(compression, &tail, claimed.min(ram_end)) {
         Err(KernelError::TooLarge { .. }) if ram_end < claimed => {
-            let end = hdr.pref_address.max(layout::HIGH_MEMORY).saturating_add(claimed);
+            // As exact as where it is unpacked and then does not fit: its headers come first.
+            let head = decompress::head(compression, &read(image, range)?, ELF_HEAD_LEN);
+            let guess = || hdr.pref_address.max(layout::HIGH_MEMORY).saturating_add(claimed);
+            let end = elf::end_of_head(&head).filter(|end| *end > ram_end).unwrap_or_else(guess);
             Err(KernelError::DoesNotFit { end, ram_end })
         }
         other => other.map(|size| Some(Payload { compression, range, size })),

@@ -82,6 +82,44 @@ pub(super) fn unpack(
     }
 }
 
+/// The first `len` bytes that `payload` unpacks to, or as many as can be unpacked.
+pub(super) fn head(compression: Compression, payload: &[u8], len: usize) -> Vec<u8> {
+    let data = &payload[..payload.len().saturating_sub(TAIL_LEN)];
+    let mut out = Vec::new();
+    let take = |reader: &mut dyn Read, out: &mut Vec<u8>| {
+        // What comes before an error is good.
+        let _ = reader.take(len as u64).read_to_end(out);
+    };
+    match compression {
+        Compression::Gzip => take(&mut flate2::bufread::GzDecoder::new(payload), &mut out),
+        Compression::Xz => {
+            take(&mut lzma_rust2::XzReader::new_mem_limit(data, false, MEM_LIMIT_KIB), &mut out);
+        }
+        Compression::Lzma => {
+            if let Ok(mut reader) = lzma_rust2::LzmaReader::new_mem_limit(data, MEM_LIMIT_KIB, None)
+            {
+                take(&mut reader, &mut out);
+            }
+        }
+        Compression::Zstd => {
+            let reader =
+                ruzstd::decoding::StreamingDecoder::new_with_max_window_size(data, MAX_WINDOW);
+            if let Ok(mut reader) = reader {
+                take(&mut reader, &mut out);
+            }
+        }
+        Compression::Lz4 => {
+            // One block is unpacked as a whole.
+            let size = data.get(4..8).map_or(0, |size| field::u32(size, 0) as usize);
+            let block = data.get(8..).and_then(|rest| rest.get(..size)).unwrap_or_default();
+            out.resize(LZ4_LEGACY_BLOCK, 0);
+            let unpacked = lz4_flex::block::decompress_into(block, &mut out).unwrap_or_default();
+            out.truncate(unpacked.min(len));
+        }
+    }
+    out
+}
+
 /// Fills `out` from `reader` and checks that the stream ends there, which also verifies its
 /// checksum. Returns the bytes got.
 fn fill(mut reader: impl Read, out: &mut [u8]) -> io::Result<usize> {

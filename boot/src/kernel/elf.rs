@@ -1,5 +1,6 @@
 //! ELF executables: a `vmlinux`, the payload of a bzImage, or any PVH guest.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -16,6 +17,7 @@ const SHDR_LEN: usize = 64;
 const PT_LOAD: u32 = 1;
 const PT_INTERP: u32 = 3;
 const PT_NOTE: u32 = 4;
+const PT_TLS: u32 = 7;
 const SHT_PROGBITS: u32 = 1;
 const SHT_NOTE: u32 = 7;
 const SHF_ALLOC: u64 = 2;
@@ -79,8 +81,10 @@ pub(super) fn load(
 ) -> Result<LoadedElf, KernelError> {
     let header = header(image)?;
     let phdrs = part(image, "program headers", header.phoff, header.phnum * PHDR_LEN)?;
-    // Programs name their dynamic linker. FreeBSD's kernel does as well, and has the PVH note.
-    if phdrs.chunks_exact(PHDR_LEN).any(|p| field::u32(p, 0) == PT_INTERP)
+    // Programs name their dynamic linker, or are static and have variables for each thread. FreeBSD's
+    // kernel does the first as well, and has the PVH note.
+    let mut kinds = phdrs.chunks_exact(PHDR_LEN).map(|p| field::u32(p, 0));
+    if kinds.any(|kind| matches!(kind, PT_INTERP | PT_TLS))
         && pvh_entry(image, &header, &phdrs)?.is_none()
     {
         return Err(KernelError::NotAKernel("an ordinary program"));
@@ -88,7 +92,12 @@ pub(super) fn load(
     let ram_end = memmap::low_ram_end(mem);
     let mut segments = Vec::new();
     for phdr in phdrs.chunks_exact(PHDR_LEN).filter(|p| field::u32(p, 0) == PT_LOAD) {
-        segments.extend(segment(phdr, image.len(), ram_end)?);
+        let checked = segment(phdr, image.len(), ram_end).map_err(|e| match e {
+            // What the whole kernel needs, not this one segment.
+            KernelError::DoesNotFit { .. } => KernelError::DoesNotFit { end: end(&phdrs), ram_end },
+            e => e,
+        });
+        segments.extend(checked?);
     }
     segments.sort_unstable_by_key(|s| s.paddr);
     if segments.windows(2).any(|pair| pair[0].end > pair[1].paddr) {
@@ -105,6 +114,25 @@ pub(super) fn load(
     }
     let constants = constants(image, &header, &segments)?;
     Ok(LoadedElf { entry, range, constants })
+}
+
+/// First address past all that is loaded.
+fn end(phdrs: &[u8]) -> u64 {
+    let loads = phdrs.chunks_exact(PHDR_LEN).filter(|p| field::u32(p, 0) == PT_LOAD);
+    let ends = loads.map(|p| match field::u64(p, 40) {
+        0 => 0,
+        len => field::u64(p, 24).saturating_add(len),
+    });
+    ends.max().unwrap_or_default()
+}
+
+/// The same of an ELF image of which only the beginning is there; nothing where that is too short,
+/// or is no such image.
+pub(super) fn end_of_head(head: &[u8]) -> Option<u64> {
+    let image = Image::Bytes(Cow::Borrowed(head));
+    let header = header(&image).ok().filter(|_| head.starts_with(b"\x7fELF"))?;
+    let phdrs = image.read(header.phoff, header.phnum * PHDR_LEN).ok()??;
+    Some(end(&phdrs)).filter(|end| *end > 0)
 }
 
 /// Where in memory the constants are: the sections in `segments` that are neither code nor data, or
@@ -312,7 +340,7 @@ fn part<'i>(
     what: &'static str,
     offset: u64,
     len: usize,
-) -> Result<std::borrow::Cow<'i, [u8]>, KernelError> {
+) -> Result<Cow<'i, [u8]>, KernelError> {
     image.read(offset, len)?.ok_or_else(|| KernelError::Truncated {
         what,
         need: offset.saturating_add(len as u64),

@@ -16,6 +16,12 @@ pub enum KernelError {
     /// Neither ELF nor bzImage.
     #[error("not a kernel: {0}")]
     NotAKernel(&'static str),
+    /// A disk of this kind.
+    #[error(
+        "not a kernel: a disk image ({0}); the kernel is a file in it, usually /boot/vmlinuz: \
+         copy that out"
+    )]
+    Disk(&'static str),
     /// The file ends early.
     #[error("the kernel file is truncated: its {what} need {need} bytes, it has {have}")]
     Truncated {

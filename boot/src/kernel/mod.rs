@@ -58,11 +58,12 @@ pub fn load(
     if bzimage::is_bzimage(&head) {
         return bzimage::load(&image, &head, mem, protocol, store);
     }
-    Err(foreign(&head, image.len()))
+    Err(foreign(&head, &image))
 }
 
 /// Says what a file is that is no kernel for us.
-fn foreign(head: &[u8], len: u64) -> KernelError {
+fn foreign(head: &[u8], image: &Image<'_>) -> KernelError {
+    let len = image.len();
     let at = |offset: usize, magic: &[u8]| head.get(offset..).is_some_and(|h| h.starts_with(magic));
     if at(0x38, b"ARM\x64") {
         return KernelError::ForeignArchitecture("arm64".to_owned());
@@ -70,13 +71,24 @@ fn foreign(head: &[u8], len: u64) -> KernelError {
     if at(0x38, b"RSC\x05") || at(0x30, b"RISCV") {
         return KernelError::ForeignArchitecture("riscv64".to_owned());
     }
+    if let Some(disk) = disk(head, image) {
+        return KernelError::Disk(disk);
+    }
     if at(510, b"\x55\xaa") && (len < bzimage::HEADER_END) {
         return KernelError::Truncated { what: "headers", need: bzimage::HEADER_END, have: len };
     }
+    let packed: [&[u8]; 6] = [
+        b"\x1f\x8b",
+        b"\x28\xb5\x2f\xfd",
+        b"\xfd7zXZ\0",
+        b"BZh",
+        b"\x04\x22\x4d\x18",
+        b"\x02\x21\x4c\x18",
+    ];
     KernelError::NotAKernel(if at(0, b"MZ") {
         "an EFI program without a Linux boot header (a unified kernel image? extract its .linux \
          section with objcopy)"
-    } else if at(0, b"\x1f\x8b") || at(0, b"\x28\xb5\x2f\xfd") || at(0, b"\xfd7zXZ\0") {
+    } else if packed.iter().any(|magic| at(0, magic)) {
         "a compressed file (unpack it first, or use the bzImage, usually named vmlinuz)"
     } else if at(0, b"070701") || at(0, b"070702") {
         "a cpio archive (is it the initrd?)"
@@ -86,5 +98,35 @@ fn foreign(head: &[u8], len: u64) -> KernelError {
         "it is too short to be an ELF vmlinux or a bzImage"
     } else {
         "neither an ELF vmlinux nor a bzImage"
+    })
+}
+
+/// The kind of disk image that a file is, if it is one.
+fn disk(head: &[u8], image: &Image<'_>) -> Option<&'static str> {
+    let at = |offset: u64, magic: &[u8]| {
+        let bytes = image.read(offset, magic.len());
+        bytes.is_ok_and(|bytes| bytes.is_some_and(|bytes| *bytes == *magic))
+    };
+    // A partition's first byte says whether it is the active one; its kind is not 0.
+    let partition = |entry: &[u8]| entry[0] & 0x7f == 0 && entry[4] != 0;
+    let table = head.get(446..510).unwrap_or_default();
+    Some(if head.starts_with(b"QFI\xfb") {
+        "qcow2"
+    } else if head.starts_with(b"KDMV") {
+        "VMDK"
+    } else if head.starts_with(b"vhdxfile") {
+        "VHDX"
+    } else if at(0x8001, b"CD001") {
+        "ISO 9660"
+    } else if at(512, b"EFI PART") {
+        "GPT"
+    } else if at(0x438, b"\x53\xef") {
+        "ext4"
+    } else if head.starts_with(b"hsqs") {
+        "squashfs"
+    } else if at(510, b"\x55\xaa") && table.chunks_exact(16).any(partition) {
+        "MBR"
+    } else {
+        return None;
     })
 }

@@ -178,6 +178,10 @@ fn an_ordinary_program_is_no_kernel() {
     // As position-independent ones are: linked to run at 0.
     elf.segments[0].paddr = 0;
     assert_eq!(message(&interp(&elf)), "not a kernel: an ordinary program");
+    // A static one has PT_TLS.
+    let mut fixed = interp(&Elf { notes: vec![(vec![0; 8], 8)], ..Elf::new(MIB, &code(100)) });
+    fixed[64 + 56] = 7;
+    assert_eq!(message(&fixed), "not a kernel: an ordinary program");
     // FreeBSD's kernel.
     let mut elf = Elf::new(MIB, &code(100));
     elf.notes = vec![(b"/red/herring\0".to_vec(), 1), (pvh_note(MIB as u32), 4)];
@@ -206,6 +210,26 @@ fn segments_must_fit_memory() {
     assert!(message(&two.build()).contains("overlap"));
 }
 
+/// The number that a kernel takes is the same, whatever there was.
+#[test]
+fn the_memory_that_is_named_is_enough() {
+    let mut elf = Elf::new(MIB, &vec![0x90; 20 << 20]);
+    elf.segments.push(ElfSegment::new(40 * MIB, &[1; 100], MIB - 100));
+    let vmlinux = elf.build();
+    let mut files = vec![vmlinux.clone()];
+    for compression in ALL {
+        files.push(BzImage::new(&vmlinux, compression).unwrap().build());
+    }
+    for file in &files {
+        for mib in [2, 16, 30, 40] {
+            let loaded = load_with(file, &memory(mib), Protocol::Auto);
+            let error = loaded.map(|_| ()).unwrap_err().to_string();
+            assert!(error.ends_with("give the guest at least 41 MiB"), "{mib} MiB: {error}");
+        }
+        load_with(file, &memory(41), Protocol::Auto).unwrap();
+    }
+}
+
 #[test]
 fn nothing_is_written_for_a_refused_kernel() {
     let mut elf = Elf::new(MIB, &code(100));
@@ -223,6 +247,28 @@ fn files_that_are_no_kernel() {
     assert!(message(&[&b"\x1f\x8b\x08"[..], &[0; 100]].concat()).contains("compressed file"));
     assert!(message(&[&b"070701"[..], &[b'0'; 200]].concat()).contains("cpio"));
     assert!(message(&[&b"MZ"[..], &[0; 2000]].concat()).contains("unified kernel image"));
+    for magic in [&b"BZh91AY"[..], b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0", b"\x02\x21\x4c\x18"] {
+        assert!(message(&[magic, &[1; 100]].concat()).contains("compressed file"), "{magic:?}");
+    }
+    let disk = |parts: &[(usize, &[u8])]| {
+        let mut image = vec![0; 0x9000];
+        for (at, bytes) in parts {
+            image[*at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        message(&image)
+    };
+    let boot: (usize, &[u8]) = (510, b"\x55\xaa");
+    for (parts, want) in [
+        (&[(0, &b"QFI\xfb"[..])][..], "a disk image (qcow2)"),
+        (&[boot, (0x8001, b"CD001")], "a disk image (ISO 9660)"),
+        (&[boot, (450, &[0xee]), (512, b"EFI PART")], "a disk image (GPT)"),
+        (&[boot, (446, &[0x80]), (450, &[0x83])], "a disk image (MBR)"),
+        (&[(0x438, b"\x53\xef")], "a disk image (ext4)"),
+        // A boot sector alone may be anything's.
+        (&[boot], "neither an ELF vmlinux nor a bzImage"),
+    ] {
+        assert!(disk(parts).contains(want), "{want}: {}", disk(parts));
+    }
     let mut arm64 = vec![0; 4096];
     arm64[0x38..0x3C].copy_from_slice(b"ARM\x64");
     assert_eq!(message(&arm64), "the kernel is for arm64, this machine runs x86_64 kernels");

@@ -102,7 +102,7 @@ impl GatewayConfig {
         check_hostname(&hostname)?;
         let subnet4 = match request.subnet {
             Some(net) => checked4(net, host)?,
-            None => choose_subnet(host),
+            None => chosen4(host),
         };
         let prefix6 = match request.prefix6 {
             Some(net) => checked6(net, host)?,
@@ -127,6 +127,19 @@ impl GatewayConfig {
             limits: FlowLimits::default(),
         })
     }
+}
+
+/// A network that overlaps nothing; where everything does, it is said what is hidden.
+fn chosen4(host: &HostNetwork) -> Ipv4Net {
+    let net = choose_subnet(host);
+    if let Err(Overlap { net: hidden, interface, .. }) = check_subnet(net.into(), host) {
+        tracing::warn!(
+            "all private networks are the host's already: the guest's network {net} hides that \
+             part of {hidden}, which the host reaches by {interface}, from the guest (subnet=CIDR \
+             chooses another)"
+        );
+    }
+    net
 }
 
 fn checked4(net: Ipv4Net, host: &HostNetwork) -> Result<Ipv4Net, PlanError> {

@@ -1,12 +1,14 @@
 //! Each call of the API, by curl, held to `docs/openapi.json`.
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::host::Host;
+use crate::host::{Host, SERVE};
 
 /// The document, read by a parser of OpenAPI too.
 fn document() -> Value {
@@ -99,7 +101,7 @@ fn every_call_answers_as_it_is_described() {
         let events = scope.spawn(|| curl(&host, "one", "GET", "/v1/events", None));
         let wait = scope.spawn(|| curl(&host, "one", "GET", "/v1/wait", None));
         // Both listen when the machine's thread has seen them, before this.
-        std::thread::sleep(std::time::Duration::from_millis(500));
+        std::thread::sleep(Duration::from_millis(500));
         let end = call("one", "POST", "/v1/machine/stop", Some(r#"{"timeout_s":1}"#), "200");
         for (path, answer) in [("/v1/events", events), ("/v1/wait", wait)] {
             let answer = answer.join().unwrap();
@@ -165,6 +167,44 @@ fn promtool_accepts_the_metrics() {
         let said = [output.stdout, output.stderr].concat();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
         assert!(said.is_empty(), "{}", String::from_utf8_lossy(&said));
+    }
+    host.text(["kill", "one"]);
+    host.is_empty();
+}
+
+/// The port that the host chose is told, is the same for both of its addresses, and leads to the guest.
+#[test]
+fn a_port_that_the_host_chooses() {
+    let host = Host::new();
+    let publish = ["run", "-d", "--name", "one", "-p", "localhost:0:7", "-p", "127.0.0.1:0:7/udp"];
+    host.text(publish.iter().chain(&SERVE));
+    let answer = curl(&host, "one", "GET", "/v1/machine", None);
+    check(&document(), "GET", "/v1/machine", &answer);
+    let machine: Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!(machine["config"]["publish"], json!(["localhost:0:7", "127.0.0.1:0:7/udp"]));
+    let published = machine["ports"][0]["published"].as_array().unwrap();
+    let port = |index: usize, before: &str, behind: &str| -> u16 {
+        let text = published[index].as_str().unwrap();
+        let port = text.strip_prefix(before).and_then(|rest| rest.strip_suffix(behind));
+        port.unwrap_or_else(|| panic!("{text}")).parse().unwrap()
+    };
+    let (tcp, udp) = (port(0, "localhost:", ":7"), port(1, "127.0.0.1:", ":7/udp"));
+    assert!(tcp != 0 && udp != 0 && published.len() == 2, "{published:?}");
+    let until = Instant::now() + Duration::from_secs(20);
+    for address in ["127.0.0.1", "[::1]"] {
+        // The guest answers once it has its address.
+        let echo = || -> std::io::Result<String> {
+            let mut stream = TcpStream::connect(format!("{address}:{tcp}"))?;
+            stream.write_all(b"word")?;
+            stream.shutdown(Shutdown::Write)?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        while echo().ok().as_deref() != Some("word") {
+            assert!(Instant::now() < until, "{address}:{tcp}: {:?}", echo());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
     host.text(["kill", "one"]);
     host.is_empty();

@@ -2,11 +2,10 @@
 
 use std::io;
 
-use minivmm::config::ConfigError;
 use minivmm::control::{ClaimError, ClientError, NoMachine};
 use minivmm::{Error, exit};
 
-use super::cli::Origin;
+use super::words::Origin;
 
 /// One line each.
 #[derive(Debug, thiserror::Error)]
@@ -14,16 +13,6 @@ pub enum CommandError {
     /// The machine was not started.
     #[error(transparent)]
     Machine(#[from] Error),
-    /// The same, in the words of whoever described it: an option, or a line of a file.
-    #[error("{name}{rest}{}", hint(source))]
-    Described {
-        /// What the key is called.
-        name: String,
-        /// What follows the key in the error's own text.
-        rest: String,
-        /// The error.
-        source: Error,
-    },
     /// Its name can't be had.
     #[error("{0}{cure}", cure = claim_cure(.0))]
     Claim(#[from] ClaimError),
@@ -59,24 +48,18 @@ impl CommandError {
         move |source| Self::Asked { name: name.to_owned(), source }
     }
 
-    /// Puts an error about the configuration into the words of who described it.
-    pub fn described(self, origin: &Origin) -> Self {
-        let source = match self {
-            Self::Machine(source) => source,
-            other => return other,
-        };
-        let Some(key) = source.key() else { return Self::Machine(source) };
-        let text = source.to_string();
-        match text.strip_prefix(key) {
-            Some(rest) => Self::Described { name: origin.name(key), rest: rest.to_owned(), source },
-            None => Self::Machine(source),
+    /// In one line, with the option or the line of the file that is wrong.
+    pub fn words(&self, origin: &Origin) -> String {
+        match self {
+            Self::Machine(error) => origin.words(error),
+            other => other.to_string(),
         }
     }
 
     /// The process exit status for it.
     pub fn status(&self) -> u8 {
         match self {
-            Self::Machine(e) | Self::Described { source: e, .. } => e.status(),
+            Self::Machine(e) => e.status(),
             Self::Claim(ClaimError::Folder { source, .. })
                 if source.kind() == io::ErrorKind::PermissionDenied =>
             {
@@ -86,15 +69,6 @@ impl CommandError {
             Self::Claim(_) => exit::CONFIG,
             Self::NoMachine(_) | Self::Asked { .. } => exit::NO_MACHINE,
         }
-    }
-}
-
-/// What can be done, in options.
-fn hint(error: &Error) -> &'static str {
-    match error {
-        Error::Config(ConfigError::PublishWithoutNat(_)) => " (add --net nat)",
-        Error::Config(ConfigError::InitrdWithoutKernel) => " (give --kernel too)",
-        _ => "",
     }
 }
 

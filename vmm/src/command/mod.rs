@@ -16,3 +16,4 @@ mod signals;
 mod stream;
 pub mod table;
 pub mod terminal;
+pub mod words;

@@ -1,6 +1,6 @@
 //! A machine as a user describes it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use minivmm_boot::Protocol;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -12,6 +12,9 @@ use super::publish::PublishConfig;
 use super::size::Size;
 use super::value;
 
+#[cfg(test)]
+mod tests;
+
 /// A machine, as a user describes it. Every field has its option in `minivmm run`, of the same name;
 /// so have the keys of files and of JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,10 +25,10 @@ pub struct MachineConfig {
     #[serde(deserialize_with = "value::some_text", skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// An ELF vmlinux or a bzImage; the built-in probe guest without one.
-    #[serde(deserialize_with = "value::some_text", skip_serializing_if = "Option::is_none")]
+    #[serde(with = "path", skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
     /// The initial RAM disk.
-    #[serde(deserialize_with = "value::some_text", skip_serializing_if = "Option::is_none")]
+    #[serde(with = "path", skip_serializing_if = "Option::is_none")]
     pub initrd: Option<PathBuf>,
     /// Goes to the kernel after what minivmm adds itself.
     #[serde(deserialize_with = "value::text", skip_serializing_if = "String::is_empty")]
@@ -69,6 +72,24 @@ fn publish<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PublishConf
 
 fn net<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NetConfig>, D::Error> {
     value::list(deserializer, "[[net]] tables, or a list, as in [\"nat\"]")
+}
+
+/// A path as text, as well as it can be: Linux's paths are bytes.
+mod path {
+    use super::*;
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<PathBuf>, D::Error> {
+        value::some_text(deserializer)
+    }
+
+    pub(super) fn serialize<S: Serializer>(
+        path: &Option<PathBuf>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        path.as_deref().map(Path::to_string_lossy).serialize(serializer)
+    }
 }
 
 /// A choice as its word.

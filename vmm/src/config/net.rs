@@ -1,10 +1,9 @@
-//! A network interface: its mode and that mode's keys, the same on the command line
-//! (`--net nat,mtu=1400`) and in files (`[[net]]`).
+//! A network interface: its mode, and what that mode's keys say.
 
 use std::str::FromStr;
 
 use ipnet::Ipv4Net;
-use minivmm_net::{Ipv6Mode, MacAddr, check_mac, check_mtu};
+use minivmm_net::{Ipv6Mode, MacAddr};
 
 use super::number::decimal;
 
@@ -81,8 +80,10 @@ impl FromStr for MaxFlows {
 /// `mode = "tap"`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct TapConfig {
-    /// The device's name; it is made where it doesn't exist.
+    /// The device's name.
     pub name: Option<String>,
+    /// Make it where it doesn't exist, which needs CAP_NET_ADMIN; it goes with the machine.
+    pub create: bool,
     /// An open TAP device that minivmm inherits, by its descriptor number, instead of a name.
     pub fd: Option<i32>,
     /// The largest IP packet that the guest is told to send, in bytes; by default the device's.
@@ -108,320 +109,19 @@ impl NetConfig {
         }
     }
 
+    /// The IPv4 network, where one was given.
+    pub fn subnet(&self) -> Option<Ipv4Net> {
+        match self {
+            Self::Nat(nat) => nat.subnet,
+            Self::Tap(_) => None,
+        }
+    }
+
     /// The MTU, where one was given.
     pub fn mtu(&self) -> Option<u16> {
         match self {
             Self::Nat(nat) => nat.mtu,
             Self::Tap(tap) => tap.mtu,
-        }
-    }
-}
-
-/// The modes, as an error lists them.
-const MODES: &str = "nat, tap=NAME";
-/// Those of a later version.
-const MODES_NOT_YET: [&str; 4] = ["bridge", "host-only", "hybrid", "private"];
-
-/// A `--net` that says nothing we know.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ParseNetError {
-    /// No such mode.
-    #[error("unknown network mode {0:?} (modes: {MODES})")]
-    Mode(String),
-    /// A mode of a later version.
-    #[error("network mode {0:?} is not in this version (modes: {MODES})")]
-    NotYet(String),
-    /// Not `key=value`.
-    #[error("{0:?} is not key=value, as in mtu=1400")]
-    Pair(String),
-    /// A key twice.
-    #[error("the key {0:?} is given twice")]
-    Twice(String),
-    /// No such key.
-    #[error("{mode} has no key {key:?} (keys: {keys})", keys = keys.join(", "))]
-    Key {
-        /// The mode.
-        mode: &'static str,
-        /// What was given.
-        key: String,
-        /// What there is.
-        keys: &'static [&'static str],
-    },
-    /// A value that its key can't have.
-    #[error("{key}: {problem}")]
-    Value {
-        /// The key.
-        key: String,
-        /// What is wrong with the value, which is named, and what is allowed.
-        problem: String,
-    },
-}
-
-impl NetConfig {
-    /// The interface that `mode` and its keys describe. An error comes with the index of the pair
-    /// that it is about; without one it is about the mode.
-    pub(super) fn from_pairs(
-        mode: &str,
-        pairs: &[(&str, &str)],
-    ) -> Result<Self, (Option<usize>, ParseNetError)> {
-        let mut net = match mode {
-            "nat" => Self::Nat(NatConfig::default()),
-            "tap" => Self::Tap(TapConfig::default()),
-            _ if MODES_NOT_YET.contains(&mode) => {
-                return Err((None, ParseNetError::NotYet(mode.to_owned())));
-            }
-            _ => return Err((None, ParseNetError::Mode(mode.to_owned()))),
-        };
-        for (index, &(key, value)) in pairs.iter().enumerate() {
-            let refused = |error| (Some(index), error);
-            if pairs[..index].iter().any(|(other, _)| *other == key) {
-                return Err(refused(ParseNetError::Twice(key.to_owned())));
-            }
-            let set = match &mut net {
-                Self::Nat(nat) => nat.set(key, value),
-                Self::Tap(tap) => tap.set(key, value),
-            };
-            let known = set.map_err(|problem| {
-                refused(ParseNetError::Value { key: key.to_owned(), problem })
-            })?;
-            if !known {
-                let (mode, keys) = match net {
-                    Self::Nat(_) => ("nat", NatConfig::KEYS),
-                    Self::Tap(_) => ("tap", TapConfig::KEYS),
-                };
-                return Err(refused(ParseNetError::Key { mode, key: key.to_owned(), keys }));
-            }
-        }
-        Ok(net)
-    }
-}
-
-impl NatConfig {
-    /// The keys beside the mode.
-    pub const KEYS: &[&str] = &["subnet", "mtu", "mac", "engine", "host", "ipv6", "max-flows"];
-
-    /// False where there is no such key.
-    fn set(&mut self, key: &str, value: &str) -> Result<bool, String> {
-        match key {
-            "subnet" => {
-                let problem = |_| format!("{value:?} is no IPv4 network, as in 10.77.0.0/24");
-                self.subnet = Some(value.parse().map_err(problem)?);
-            }
-            "mtu" => self.mtu = Some(mtu(value)?),
-            "mac" => self.mac = Some(mac(value)?),
-            "engine" => match value {
-                "user" => {}
-                "kernel" => return Err("\"kernel\" is not in this version (user)".into()),
-                _ => return Err(format!("{value:?} is no engine (user)")),
-            },
-            "host" => {
-                self.host = match value {
-                    "deny" => HostAccess::Deny,
-                    "allow" => HostAccess::Allow,
-                    _ => return Err(format!("{value:?} is neither deny nor allow")),
-                }
-            }
-            "ipv6" => {
-                self.ipv6 = match value {
-                    "auto" => Ipv6Mode::Auto,
-                    "on" => Ipv6Mode::On,
-                    "off" => Ipv6Mode::Off,
-                    _ => return Err(format!("{value:?} is none of auto, on, off")),
-                }
-            }
-            "max-flows" => self.max_flows = Some(value.parse()?),
-            _ => return Ok(false),
-        }
-        Ok(true)
-    }
-}
-
-impl TapConfig {
-    /// The keys beside the mode.
-    pub const KEYS: &[&str] = &["name", "fd", "mtu", "mac"];
-
-    /// False where there is no such key.
-    fn set(&mut self, key: &str, value: &str) -> Result<bool, String> {
-        match key {
-            "name" => self.name = Some(value.to_owned()),
-            "fd" => {
-                let problem = || {
-                    format!(
-                        "{value:?} is no inherited descriptor: a number from 3 on (0 to 2 are the \
-                         standard streams)"
-                    )
-                };
-                self.fd = Some(decimal(value).filter(|fd| *fd > 2).ok_or_else(problem)?);
-            }
-            "mtu" => self.mtu = Some(mtu(value)?),
-            "mac" => self.mac = Some(mac(value)?),
-            _ => return Ok(false),
-        }
-        Ok(true)
-    }
-}
-
-fn mtu(value: &str) -> Result<u16, String> {
-    let mtu =
-        decimal(value).ok_or_else(|| format!("{value:?} is no number of bytes, 68 to 65535"))?;
-    check_mtu(mtu).map_err(|e| e.to_string())?;
-    Ok(mtu)
-}
-
-fn mac(value: &str) -> Result<MacAddr, String> {
-    let mac = value.parse::<MacAddr>().map_err(|e| e.to_string())?;
-    check_mac(mac).map_err(|e| e.to_string())?;
-    Ok(mac)
-}
-
-impl FromStr for NetConfig {
-    type Err = ParseNetError;
-
-    fn from_str(s: &str) -> Result<Self, ParseNetError> {
-        let mut parts = s.split(',');
-        let first = parts.next().unwrap_or_default();
-        let mut pairs: Vec<(&str, &str)> = Vec::new();
-        let mode = match first.split_once('=') {
-            Some(("tap", name)) => {
-                pairs.push(("name", name));
-                "tap"
-            }
-            Some((mode, _)) if MODES_NOT_YET.contains(&mode) => mode,
-            _ => first,
-        };
-        for part in parts {
-            pairs.push(part.split_once('=').ok_or_else(|| ParseNetError::Pair(part.to_owned()))?);
-        }
-        Self::from_pairs(mode, &pairs).map_err(|(_, error)| error)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn parse(s: &str) -> Result<NetConfig, String> {
-        s.parse().map_err(|e: ParseNetError| e.to_string())
-    }
-
-    #[test]
-    fn every_key_of_a_nat() {
-        let keys = "subnet=10.9.0.0/24,mtu=1400,mac=52:4d:00:00:00:01,engine=user,host=allow,ipv6=off,\
-                    max-flows=10000/500";
-        let nat = NatConfig {
-            subnet: Some("10.9.0.0/24".parse().unwrap()),
-            mtu: Some(1400),
-            mac: Some(MacAddr([0x52, 0x4d, 0, 0, 0, 1])),
-            host: HostAccess::Allow,
-            ipv6: Ipv6Mode::Off,
-            max_flows: Some(MaxFlows { tcp: 10_000, udp: 500 }),
-        };
-        assert_eq!(parse(&format!("nat,{keys}")).unwrap(), NetConfig::Nat(nat));
-        for key in NatConfig::KEYS {
-            assert!(keys.contains(&format!("{key}=")), "{key}");
-        }
-    }
-
-    #[test]
-    fn udp_has_a_quarter_of_tcps_flows() {
-        for (text, tcp, udp) in [("10000", 10_000, 2500), ("1", 1, 1), ("1048576/1", 1 << 20, 1)] {
-            assert_eq!(text.parse(), Ok(MaxFlows { tcp, udp }), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_tap_has_a_name_or_a_descriptor() {
-        let tap = |name: Option<&str>, fd| TapConfig {
-            name: name.map(Into::into),
-            fd,
-            ..TapConfig::default()
-        };
-        assert_eq!(parse("tap=vm 0").unwrap(), NetConfig::Tap(tap(Some("vm 0"), None)));
-        assert_eq!(parse("tap,fd=5").unwrap(), NetConfig::Tap(tap(None, Some(5))));
-    }
-
-    #[test]
-    fn mistakes_are_named() {
-        for (text, want) in [
-            ("nta", "unknown network mode \"nta\""),
-            ("nat=x", "unknown network mode"),
-            ("bridge=br0", "\"bridge\" is not in this version"),
-            ("bridge", "not in this version"),
-            ("host-only", "not in this version"),
-            ("private=lan,vlan=5", "not in this version"),
-            ("hybrid", "not in this version"),
-            ("nat,mtx=1", "nat has no key \"mtx\" (keys: subnet, mtu,"),
-            ("tap=t0,subnet=10.0.0.0/8", "tap has no key \"subnet\" (keys: name, fd,"),
-            ("nat,mtu", "not key=value"),
-            ("nat,mtu=68,mtu=68", "\"mtu\" is given twice"),
-            ("tap=t0,name=t1", "\"name\" is given twice"),
-            ("nat,mtu=big", "mtu: \"big\" is no number of bytes, 68 to 65535"),
-            ("nat,mtu=", "mtu: \"\" is no number"),
-            ("nat,mtu=+1500", "mtu: \"+1500\" is no number"),
-            ("nat,mtu=70000", "mtu: \"70000\" is no number of bytes, 68 to 65535"),
-            ("tap=t0,mtu=67", "mtu: 67 cannot be the MTU"),
-            ("nat,mac=52:4d", "mac: \"52:4d\" is not a MAC address"),
-            ("nat,mac=01:00:5e:00:00:01", "mac: 01:00:5e:00:00:01 cannot be a guest's"),
-            ("tap=t0,mac=00:00:00:00:00:00", "mac: 00:00:00:00:00:00 cannot be a guest's"),
-            ("nat,subnet=10.0.0.0", "subnet: \"10.0.0.0\" is no IPv4 network"),
-            ("nat,host=maybe", "host: \"maybe\" is neither deny nor allow"),
-            ("nat,ipv6=yes", "ipv6: \"yes\" is none of auto, on, off"),
-            ("nat,engine=kernel", "engine: \"kernel\" is not in this version"),
-            ("nat,engine=warp", "engine: \"warp\" is no engine"),
-            ("nat,max-flows=many", "max-flows: \"many\" is no number of flows"),
-            ("nat,max-flows=0", "each 1 to 1048576"),
-            ("nat,max-flows=1048577", "each 1 to 1048576"),
-            ("nat,max-flows=5/", "max-flows: \"5/\" is no number"),
-            ("nat,max-flows=/5", "max-flows: \"/5\" is no number"),
-            ("nat,max-flows=5/0", "max-flows: \"5/0\" is no number"),
-            ("nat,max-flows=5/6/7", "max-flows: \"5/6/7\" is no number"),
-            ("tap,fd=0", "fd: \"0\" is no inherited descriptor"),
-            ("tap,fd=-1", "fd: \"-1\" is no inherited"),
-        ] {
-            let error = parse(text).unwrap_err();
-            assert!(error.contains(want), "{text}: {error}");
-            assert!(!error.contains('\n'), "{error}");
-        }
-    }
-
-    /// Something like what users write, or anything.
-    fn words() -> impl Strategy<Value = String> {
-        let mode = prop_oneof!["nat", "tap", "tap=[a-z0-9 ]{0,20}", "bridge", "\\PC{0,8}"];
-        let key = prop_oneof![
-            "subnet",
-            "mtu",
-            "mac",
-            "host",
-            "ipv6",
-            "engine",
-            "fd",
-            "max-flows",
-            "\\PC{0,6}"
-        ];
-        let value = prop_oneof![
-            "[0-9]{0,6}",
-            "[0-9]{0,4}/[0-9]{0,4}",
-            "[0-9a-f:./]{0,20}",
-            "auto|on|allow",
-            "\\PC{0,12}"
-        ];
-        (mode, proptest::collection::vec((key, value), 0..4)).prop_map(|(mode, pairs)| {
-            pairs.iter().fold(mode, |text, (key, value)| format!("{text},{key}={value}"))
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn any_words_are_taken_or_refused_in_one_line(text in words()) {
-            match text.parse::<NetConfig>() {
-                Ok(net) => {
-                    prop_assert!(net.mtu().is_none_or(|mtu| mtu >= 68));
-                    prop_assert!(net.mac().is_none_or(|mac| mac.0[0] & 1 == 0));
-                }
-                Err(e) => prop_assert!(!e.to_string().contains('\n')),
-            }
         }
     }
 }

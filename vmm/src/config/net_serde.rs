@@ -3,13 +3,14 @@
 
 use std::fmt;
 
-use minivmm_net::Ipv6Mode;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::net::{HostAccess, MaxFlows, NatConfig, NetConfig, ParseNetError, TapConfig};
-use super::value::Word;
+use super::keys::{Key, NAT, TAP};
+use super::net::NetConfig;
+use super::net_words::{Pair, ParseNetError};
+use super::value::AnyWord;
 
 /// The mode and the keys that were given, none that were not.
 impl Serialize for NetConfig {
@@ -17,52 +18,18 @@ impl Serialize for NetConfig {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("mode", self.mode())?;
         match self {
-            Self::Nat(nat) => nat.entries(&mut map)?,
-            Self::Tap(tap) => tap.entries(&mut map)?,
+            Self::Nat(nat) => entries(NAT, nat, &mut map)?,
+            Self::Tap(tap) => entries(TAP, tap, &mut map)?,
         }
         map.end()
     }
 }
 
-fn text<M: SerializeMap>(
-    map: &mut M,
-    key: &str,
-    value: Option<&impl fmt::Display>,
-) -> Result<(), M::Error> {
-    value.map_or(Ok(()), |value| map.serialize_entry(key, &value.to_string()))
-}
-
-impl NatConfig {
-    fn entries<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
-        text(map, "subnet", self.subnet.as_ref())?;
-        if let Some(mtu) = self.mtu {
-            map.serialize_entry("mtu", &mtu)?;
-        }
-        text(map, "mac", self.mac.as_ref())?;
-        if self.host == HostAccess::Allow {
-            map.serialize_entry("host", "allow")?;
-        }
-        match self.ipv6 {
-            Ipv6Mode::Auto => {}
-            Ipv6Mode::On => map.serialize_entry("ipv6", "on")?,
-            Ipv6Mode::Off => map.serialize_entry("ipv6", "off")?,
-        }
-        let flows = self.max_flows.map(|MaxFlows { tcp, udp }| format!("{tcp}/{udp}"));
-        text(map, "max-flows", flows.as_ref())
-    }
-}
-
-impl TapConfig {
-    fn entries<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
-        text(map, "name", self.name.as_ref())?;
-        if let Some(fd) = self.fd {
-            map.serialize_entry("fd", &fd)?;
-        }
-        if let Some(mtu) = self.mtu {
-            map.serialize_entry("mtu", &mtu)?;
-        }
-        text(map, "mac", self.mac.as_ref())
-    }
+fn entries<T, M: SerializeMap>(keys: &[Key<T>], config: &T, map: &mut M) -> Result<(), M::Error> {
+    keys.iter().try_for_each(|key| match (key.get)(config) {
+        Some(given) => map.serialize_entry(key.about.name, &given),
+        None => Ok(()),
+    })
 }
 
 impl<'de> Deserialize<'de> for NetConfig {
@@ -88,11 +55,12 @@ impl<'de> Visitor<'de> for NetVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<NetConfig, A::Error> {
-        let mut pairs: Vec<(String, String)> = Vec::new();
+        let mut pairs: Vec<(String, Option<String>)> = Vec::new();
         while let Some(key) = map.next_key()? {
-            let Word(value) = map.next_value()?;
+            let AnyWord(value) = map.next_value()?;
             pairs.push((key, value));
         }
+        let pairs: Vec<_> = pairs.iter().map(|(key, value)| (&**key, value.as_deref())).collect();
         NetConfig::from_table(&pairs).map_err(|(_, e)| A::Error::custom(e))
     }
 
@@ -119,25 +87,31 @@ pub(super) enum TableError {
     /// It has no mode.
     #[error("the key mode is missing (nat, tap)")]
     NoMode,
+    /// Its mode is a list or a table.
+    #[error("mode: text in quotes is wanted")]
+    ModeIsNoText,
     /// The mode, or one of its keys.
     #[error(transparent)]
     Net(#[from] ParseNetError),
 }
 
+impl TableError {
+    /// Its key is one of the machine's.
+    pub fn is_the_machines(&self) -> bool {
+        matches!(self, Self::Net(ParseNetError::Machine(_)))
+    }
+}
+
 impl NetConfig {
     /// The interface of a table's entries. An error comes with the index of the entry that it is
     /// about, if it is about one.
-    pub(super) fn from_table(
-        entries: &[(String, String)],
-    ) -> Result<Self, (Option<usize>, TableError)> {
-        let at = entries.iter().position(|(key, _)| key == "mode");
+    pub(super) fn from_table(entries: &[Pair<'_>]) -> Result<Self, (Option<usize>, TableError)> {
+        let at = entries.iter().position(|(key, _)| *key == "mode");
         let at = at.ok_or((None, TableError::NoMode))?;
-        let pairs: Vec<(&str, &str)> = entries
-            .iter()
-            .filter(|(key, _)| key != "mode")
-            .map(|(key, value)| (&**key, &**value))
-            .collect();
-        Self::from_pairs(&entries[at].1, &pairs).map_err(|(index, e)| {
+        let mode = entries[at].1.ok_or((Some(at), TableError::ModeIsNoText))?;
+        let mut pairs = entries.to_vec();
+        pairs.remove(at);
+        Self::from_pairs(mode, &pairs).map_err(|(index, e)| {
             // Among the entries the mode is one.
             let index = index.map_or(at, |index| if index < at { index } else { index + 1 });
             (Some(index), e.into())

@@ -3,131 +3,15 @@
 use std::path::PathBuf;
 
 use minivmm_boot::cpuid::Mask;
-use minivmm_boot::{Cmdline, CmdlineError, Protocol, layout};
-use minivmm_net::{MacAddr, PlanError, check_hostname, check_mac, check_mtu};
+use minivmm_boot::{Cmdline, Protocol, layout};
+use minivmm_net::{check_hostname, check_mac, check_mtu};
 
 use super::choice::{ConsoleKind, VirtioTransport};
+use super::error::{ConfigError, MEMORY_MIN, NICS_MAX};
 use super::machine::MachineConfig;
-use super::net::{NetConfig, ParseNetError};
+use super::net::NetConfig;
 use super::publish::PublishConfig;
 use super::size::Size;
-use crate::cure::limit_cure;
-
-/// The least memory a guest gets: room for the smallest kernel and the tables.
-const MEMORY_MIN: Size = Size::mib(16);
-/// The most interfaces: what fits on one PCI bus beside the host bridge, and the pins left for
-/// MMIO devices.
-const NICS_MAX: usize = 16;
-
-/// A configuration that is refused. One line each, which begins with the file or the key that it is
-/// about.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file is not what it should be.
-    #[error("{path}:{line}: {message}")]
-    File {
-        /// The file.
-        path: String,
-        /// The line in it, from 1.
-        line: usize,
-        /// What is wrong with it.
-        message: String,
-    },
-    /// The file can't be read.
-    #[error("cannot read {path}: {source}{}", limit_cure(source))]
-    Read {
-        /// The file.
-        path: String,
-        /// The refusal.
-        source: std::io::Error,
-    },
-    /// An interface's words.
-    #[error("net: {text}: {source}")]
-    Net {
-        /// All of them.
-        text: String,
-        /// What is wrong with them.
-        source: ParseNetError,
-    },
-    /// A name that can't be a host name.
-    #[error("name: {0}")]
-    Name(#[source] PlanError),
-    /// Too few or too many CPUs.
-    #[error("cpus: {0} CPUs: a machine has 1 to {max}", max = layout::MAX_CPUS)]
-    Cpus(u32),
-    /// Too little memory.
-    #[error("memory: {0} of memory: a guest needs at least {min}", min = MEMORY_MIN)]
-    MemoryTooSmall(Size),
-    /// More memory than the host has.
-    #[error("memory: {asked} of memory: this host has {host} in all")]
-    MemoryTooLarge {
-        /// What was asked for.
-        asked: Size,
-        /// All of the host's, swap included.
-        host: Size,
-    },
-    /// Memory that isn't whole pages.
-    #[error("memory: {0} of memory: use a whole number of MiB")]
-    MemoryUnaligned(Size),
-    /// A feature that no CPU has.
-    #[error("cpu-mask: {0}")]
-    CpuMask(#[from] minivmm_boot::cpuid::MaskError),
-    /// Too many interfaces.
-    #[error("net: {0} network interfaces: a machine has at most {max}", max = NICS_MAX)]
-    Nics(usize),
-    /// An MTU or a MAC address that an interface can't have.
-    #[error("net: {0}")]
-    NetValue(#[source] PlanError),
-    /// The same address twice.
-    #[error("net: MAC {0} is given to two interfaces; each needs its own")]
-    MacTwice(MacAddr),
-    /// A TAP without a device, or with two.
-    #[error("net: tap: name the device (tap=NAME) or an inherited descriptor (tap,fd=N), not both")]
-    Tap,
-    /// The same TAP twice.
-    #[error("net: tap: two interfaces can't share one TAP device")]
-    TapTwice,
-    /// Ports that lead nowhere.
-    #[error("publish: {0}: there is no NAT interface to publish it on")]
-    PublishWithoutNat(PublishConfig),
-    /// The same port twice.
-    #[error("publish: {0} and {1} listen on the same port of the host")]
-    PublishTwice(PublishConfig, PublishConfig),
-    /// The probe has an initrd of its own making: none.
-    #[error("initrd: it needs a kernel: the built-in probe takes no initrd")]
-    InitrdWithoutKernel,
-    /// A terminal that isn't one.
-    #[error("console: tty: standard input and output are not both a terminal (use pipe)")]
-    NoTerminal,
-    /// What a command line can't carry.
-    #[error("cmdline: {0}")]
-    Cmdline(#[from] CmdlineError),
-}
-
-impl ConfigError {
-    /// The key that it is about, one of [`MachineConfig::KEYS`]; none where it names a file.
-    pub fn key(&self) -> Option<&'static str> {
-        match self {
-            Self::File { .. } | Self::Read { .. } => None,
-            Self::Name(_) => Some("name"),
-            Self::Cpus(_) => Some("cpus"),
-            Self::MemoryTooSmall(_) | Self::MemoryTooLarge { .. } | Self::MemoryUnaligned(_) => {
-                Some("memory")
-            }
-            Self::CpuMask(_) => Some("cpu-mask"),
-            Self::Net { .. }
-            | Self::Nics(_)
-            | Self::NetValue(_)
-            | Self::MacTwice(_)
-            | Self::Tap
-            | Self::TapTwice => Some("net"),
-            Self::PublishWithoutNat(_) | Self::PublishTwice(..) => Some("publish"),
-            Self::InitrdWithoutKernel => Some("initrd"),
-            Self::NoTerminal => Some("console"),
-            Self::Cmdline(_) => Some("cmdline"),
-        }
-    }
-}
 
 /// A configuration that has been checked, with the defaults filled in.
 #[derive(Debug, Clone)]
@@ -214,36 +98,53 @@ impl MachineConfig {
         if self.net.len() > NICS_MAX {
             return Err(ConfigError::Nics(self.net.len()));
         }
-        for (i, net) in self.net.iter().enumerate() {
+        for (index, net) in self.net.iter().enumerate() {
             if let Some(mtu) = net.mtu() {
-                check_mtu(mtu).map_err(ConfigError::NetValue)?;
+                check_mtu(mtu).map_err(|source| ConfigError::Mtu { index, source })?;
             }
             if let Some(mac) = net.mac() {
-                check_mac(mac).map_err(ConfigError::NetValue)?;
-                if self.net[..i].iter().any(|other| other.mac() == Some(mac)) {
-                    return Err(ConfigError::MacTwice(mac));
+                check_mac(mac).map_err(|source| ConfigError::Mac { index, source })?;
+                if self.net[..index].iter().any(|other| other.mac() == Some(mac)) {
+                    return Err(ConfigError::MacTwice { index, mac });
                 }
             }
             if let NetConfig::Tap(tap) = net {
                 if tap.name.is_some() == tap.fd.is_some() {
-                    return Err(ConfigError::Tap);
+                    return Err(ConfigError::Tap { index });
+                }
+                if tap.create && tap.fd.is_some() {
+                    return Err(ConfigError::TapCreate { index });
                 }
                 let same = |other: &NetConfig| matches!(other, NetConfig::Tap(o) if o.name == tap.name && o.fd == tap.fd);
-                if self.net[..i].iter().any(same) {
-                    return Err(ConfigError::TapTwice);
+                if self.net[..index].iter().any(same) {
+                    return Err(ConfigError::TapTwice { index });
                 }
+            }
+            self.check_subnet(index)?;
+        }
+        Ok(())
+    }
+
+    /// Each network of this machine is its own.
+    fn check_subnet(&self, index: usize) -> Result<(), ConfigError> {
+        let Some(subnet) = self.net[index].subnet() else { return Ok(()) };
+        for (other_index, other) in self.net[..index].iter().enumerate() {
+            let Some(other) = other.subnet() else { continue };
+            if other.contains(&subnet.network()) || subnet.contains(&other.network()) {
+                return Err(ConfigError::SubnetTwice { index, subnet, other_index, other });
             }
         }
         Ok(())
     }
 
     fn check_publish(&self) -> Result<(), ConfigError> {
-        for (i, publish) in self.publish.iter().enumerate() {
+        for (index, publish) in self.publish.iter().enumerate() {
             if !self.net.iter().any(|n| matches!(n, NetConfig::Nat(_))) {
-                return Err(ConfigError::PublishWithoutNat(*publish));
+                return Err(ConfigError::PublishWithoutNat { index, publish: *publish });
             }
-            if let Some(other) = self.publish[..i].iter().find(|p| p.collides(publish)) {
-                return Err(ConfigError::PublishTwice(*other, *publish));
+            if let Some(other) = self.publish[..index].iter().find(|p| p.collides(publish)) {
+                let (other, publish) = (*other, *publish);
+                return Err(ConfigError::PublishTwice { index, other, publish });
             }
         }
         Ok(())
@@ -260,13 +161,20 @@ fn host_memory() -> Size {
 
 #[cfg(test)]
 mod tests {
+    use minivmm_net::MacAddr;
+
     use super::*;
     use crate::config::NatConfig;
 
     fn check(edit: impl FnOnce(&mut MachineConfig)) -> Result<Validated, String> {
         let mut config = MachineConfig::default();
         edit(&mut config);
-        config.validate_for(Size::mib(8192)).map_err(|e| e.to_string())
+        config.validate_for(Size::mib(8192)).map_err(|e| {
+            let place = e.place().map(|place| format!("{place}: ")).unwrap_or_default();
+            assert!(!place.is_empty() && e.to_string().starts_with(&place), "{place} {e}");
+            assert!(!e.to_string().contains("--"), "{e}");
+            e.to_string()
+        })
     }
 
     fn net(list: &[&str]) -> Vec<NetConfig> {
@@ -289,17 +197,20 @@ mod tests {
         let one = "nat,mac=52:4d:00:00:00:01";
         type Edit = Box<dyn FnOnce(&mut MachineConfig)>;
         let cases: Vec<(Edit, &str)> = vec![
-            (Box::new(|c| c.cpus = 0), "0 CPUs: a machine has 1 to 32"),
+            (Box::new(|c| c.cpus = 0), "cpus: 0 CPUs, where a machine has 1 to 32"),
             (Box::new(|c| c.cpus = 1000), "1000 CPUs"),
-            (Box::new(|c| c.memory = Size::mib(0)), "0 bytes of memory"),
-            (Box::new(|c| c.memory = Size::mib(1)), "1 MiB of memory: a guest needs at least"),
+            (Box::new(|c| c.memory = Size::mib(0)), "memory: 0 bytes, where"),
+            (
+                Box::new(|c| c.memory = Size::mib(1)),
+                "memory: 1 MiB, where a guest needs at least 16 MiB",
+            ),
             (
                 Box::new(|c| c.memory = "10T".parse().unwrap()),
-                "10 TiB of memory: this host has 8 GiB",
+                "memory: 10 TiB, where this host has 8 GiB",
             ),
             (Box::new(|c| c.memory = "16385K".parse().unwrap()), "whole number of MiB"),
             (Box::new(|c| c.name = Some("a b".into())), "name: \"a b\" cannot be"),
-            (Box::new(|c| c.initrd = Some("i".into())), "initrd: it needs a kernel"),
+            (Box::new(|c| c.initrd = Some("i".into())), "initrd: the built-in probe takes none"),
             (Box::new(|c| c.cmdline = "a\nb".into()), "control character (0x0a) at byte 1"),
             (Box::new(|c| c.cmdline = "x".repeat(2048)), "has 2048 bytes"),
             (Box::new(|c| c.cpu_mask = "nonsense".into()), "cpu-mask: "),
@@ -308,26 +219,42 @@ mod tests {
                     let nat = NatConfig { mtu: Some(67), ..NatConfig::default() };
                     c.net = vec![NetConfig::Nat(nat)];
                 }),
-                "net: 67 cannot be the MTU",
+                "net[0].mtu: 67 cannot be the MTU",
             ),
             (
                 Box::new(|c| {
                     let nat = NatConfig { mac: Some(MacAddr::BROADCAST), ..NatConfig::default() };
                     c.net = vec![NetConfig::Nat(nat)];
                 }),
-                "net: ff:ff:ff:ff:ff:ff cannot be",
+                "net[0].mac: ff:ff:ff:ff:ff:ff cannot be",
             ),
-            (Box::new(move |c| c.net = net(&[one, one])), "given to two interfaces"),
-            (Box::new(|c| c.net = net(&["tap"])), "name the device"),
-            (Box::new(|c| c.net = net(&["tap,fd=5", "tap,fd=5"])), "share one TAP"),
-            (Box::new(|c| c.net = net(&["nat"; 17])), "17 network interfaces"),
-            (Box::new(|c| c.publish = vec!["1:2".parse().unwrap()]), "no NAT interface"),
+            (
+                Box::new(move |c| c.net = net(&[one, one])),
+                "net[1].mac: 52:4d:00:00:00:01 is given to two interfaces",
+            ),
+            (
+                Box::new(|c| {
+                    c.net = net(&["nat,subnet=10.9.0.0/24", "tap=t", "nat,subnet=10.9.0.0/16"]);
+                }),
+                "net[2].subnet: 10.9.0.0/16 overlaps 10.9.0.0/24, which is that of net[0]",
+            ),
+            (Box::new(|c| c.net = net(&["tap"])), "net[0]: name the TAP device"),
+            (Box::new(|c| c.net = net(&["tap,fd=5,create"])), "net[0].create: an inherited"),
+            (
+                Box::new(|c| c.net = net(&["tap,fd=5", "tap,fd=5"])),
+                "net[1]: two interfaces can't share one TAP",
+            ),
+            (Box::new(|c| c.net = net(&["nat"; 17])), "net: 17 interfaces"),
+            (
+                Box::new(|c| c.publish = vec!["1:2".parse().unwrap()]),
+                "publish[0]: 1:2: there is no NAT interface",
+            ),
             (
                 Box::new(|c| {
                     c.net = net(&["nat"]);
                     c.publish = vec!["80:1".parse().unwrap(), "127.0.0.1:80:2".parse().unwrap()];
                 }),
-                "listen on the same port",
+                "publish[1]: 80:1 and 127.0.0.1:80:2 listen on the same port",
             ),
         ];
         for (edit, want) in cases {

@@ -80,6 +80,19 @@ impl<'de> Deserialize<'de> for Word {
     }
 }
 
+/// The same; nothing where it is a list or a table.
+#[derive(Debug, Clone)]
+pub(super) struct AnyWord(pub Option<String>);
+
+impl<'de> Deserialize<'de> for AnyWord {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(match deserializer.deserialize_any(AnyVisitor)? {
+            Any::Text(text) | Any::Bare(text) => Some(text),
+            Any::NotSingle => None,
+        }))
+    }
+}
+
 /// A value that is parsed from its text.
 pub(super) fn parsed<'de, T, D>(deserializer: D) -> Result<T, D::Error>
 where

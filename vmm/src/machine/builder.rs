@@ -7,7 +7,7 @@ use super::files::Files;
 use super::open::{BuildOptions, ConsoleTo, Opened};
 use super::running::Machine;
 use crate::config::{
-    ConfigError, HostAccess, MachineConfig, NatConfig, NetConfig, PublishConfig, Size, TapConfig,
+    HostAccess, MachineConfig, NatConfig, NetConfig, ParseNetError, PublishConfig, Size, TapConfig,
     VirtioTransport,
 };
 use crate::console::Destination;
@@ -194,10 +194,9 @@ impl Nic {
     /// The interface that words of the command line describe, as in `nat,mtu=1400`.
     ///
     /// # Errors
-    /// [`ConfigError::Net`].
-    pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let net: Result<NetConfig, _> = text.parse();
-        net.map(Self::from).map_err(|source| ConfigError::Net { text: text.to_owned(), source })
+    /// [`ParseNetError`].
+    pub fn parse(text: &str) -> Result<Self, ParseNetError> {
+        text.parse().map(|net: NetConfig| net.into())
     }
 
     /// Leads a TCP port of all of the host's addresses to one of the guest's. The guest's first

@@ -41,15 +41,17 @@ fn default_under(limit: u64, config: &Validated) -> Result<FlowLimits, NetError>
             NetConfig::Tap(_) => None,
         })
     };
+    let asks = |net: &NetConfig| matches!(net, NetConfig::Nat(nat) if nat.max_flows.is_some());
     let asked: u64 = nats().flatten().map(|f| u64::from(f.tcp) + u64::from(f.udp)).sum();
     let beside = MACHINE
         + u64::from(config.cpus)
         + NIC * config.net.len() as u64
-        + PORT * config.publish.len() as u64
+        + PORT * config.publish.iter().map(|ports| u64::from(ports.count)).sum::<u64>()
         + NAT * nats().count() as u64;
     let need = beside + asked;
     if asked > 0 && need > limit {
-        return Err(NetError::Flows { flows: asked, need, limit });
+        let index = config.net.iter().position(asks).unwrap_or_default();
+        return Err(NetError::Flows { index, flows: asked, need, limit });
     }
     let wanted = FlowLimits::default();
     let sharing = nats().filter(Option::is_none).count() as u64;

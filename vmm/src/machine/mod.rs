@@ -8,6 +8,7 @@ mod flows;
 mod handle;
 mod nic;
 mod open;
+mod publish;
 mod running;
 mod stats;
 

@@ -1,20 +1,21 @@
 //! Network interfaces: from configuration to a segment and the device that joins it.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::Instant;
 
 use minivmm_devices::virtio::VirtioDevice;
 use minivmm_devices::virtio::net::{Net, NicConfig};
 use minivmm_net::{
-    Backend, DEFAULT_MTU, Gateway, GatewayConfig, HostNetwork, Known, MacAddr, OpenSegment,
-    PlanRequest, Publish, Redirect, Tap, TapBackend, Transport,
+    Backend, DEFAULT_MTU, GatewayConfig, HostNetwork, Known, MacAddr, OpenSegment, PlanError,
+    PlanRequest, Redirect, Tap, TapBackend, Transport, check_interface_name, interface_exists,
+    interface_names,
 };
 
-use super::flows;
 use super::stats::PortInfo;
-use crate::config::{HostAccess, NatConfig, NetConfig, PublishConfig, TapConfig, Validated};
+use super::{flows, publish};
+use crate::config::{HostAccess, NatConfig, NetConfig, TapConfig, Validated, nearest};
 use crate::error::{Error, NetError};
 use crate::probe::Peer;
 
@@ -45,7 +46,7 @@ pub struct OpenPort {
 pub fn open(config: &Validated) -> Result<Nics, Error> {
     let mut nics = Nics::default();
     let flows = flows::default_limits(config)?;
-    let mut publish = publications(&config.publish);
+    let mut publish = &config.publish[..];
     if config.kernel.is_none() && config.net.iter().any(is_nat) {
         nics.peer = Peer::open().map_err(Error::host("start the probe's peer"))?;
     }
@@ -58,29 +59,38 @@ pub fn open(config: &Validated) -> Result<Nics, Error> {
             None => random_mac(&mut macs)?,
         };
         let mut seen = None;
+        let mut published = Vec::new();
         let backend: Box<dyn Backend> = match net {
             NetConfig::Nat(nat) => {
                 // Published ports are on the first NAT interface.
-                let publish = std::mem::take(&mut publish);
+                let ports = std::mem::take(&mut publish);
                 let host = match &mut host {
                     Some(host) => host,
                     None => host.insert(HostNetwork::read().map_err(NetError::Host)?),
                 };
-                let mut gateway = plan(config, nat, mac, publish, peer, host)?;
+                let mut gateway = plan(config, nat, mac, peer, host)
+                    .map_err(|source| NetError::Plan { index, source })?;
                 gateway.limits = nat.max_flows.map_or(flows, flows::limits);
                 seen = peer.map(|peer| (gateway.gateway4, peer.port()).into());
-                // Opens its published ports.
-                Box::new(Gateway::new(gateway).map_err(NetError::Gateway)?)
+                let (gateway, bound) =
+                    publish::gateway(&gateway, ports).map_err(NetError::Gateway)?;
+                published = bound;
+                Box::new(gateway)
             }
-            NetConfig::Tap(tap) => Box::new(tap_of(tap)?),
+            NetConfig::Tap(tap) => Box::new(tap_of(index, tap)?),
         };
         let device = NicConfig { mac, mtu: backend.mtu(), tx_offloads: backend.tx_offloads() };
         let name = format!("net{index}");
         let segment = OpenSegment::new(&name, backend, Instant::now)
             .map_err(Error::host("open a network segment"))?;
         nics.devices.push(Box::new(Net::new(device, segment.handle())));
-        let info =
-            PortInfo { name, mode: net.mode().to_owned(), mac: mac.to_string(), mtu: device.mtu };
+        let info = PortInfo {
+            name,
+            mode: net.mode().to_owned(),
+            mac: mac.to_string(),
+            mtu: device.mtu,
+            published,
+        };
         nics.ports.push(OpenPort { segment, info });
         nics.peers.push(seen);
     }
@@ -114,15 +124,17 @@ fn getrandom(bytes: &mut [u8]) -> Result<(), Error> {
     .map_err(Error::host("get random bytes"))
 }
 
-fn tap_of(config: &TapConfig) -> Result<TapBackend, Error> {
-    let shown = match (&config.name, config.fd) {
-        (Some(name), _) => format!("tap={name}"),
-        (None, fd) => format!("tap,fd={}", fd.unwrap_or(-1)),
-    };
-    let refused = |source| NetError::Tap { device: shown, source };
+fn tap_of(index: usize, config: &TapConfig) -> Result<TapBackend, Error> {
+    let refused = |source| NetError::Tap { index, source };
     let tap = match (&config.name, config.fd) {
-        (Some(name), _) => Tap::open(name),
-        (None, fd) => Tap::from_fd(inherited(fd.unwrap_or(-1))?),
+        (Some(name), _) => {
+            check_interface_name(name).map_err(refused)?;
+            if !config.create && !interface_exists(name) {
+                return Err(no_tap(index, name).into());
+            }
+            Tap::open(name)
+        }
+        (None, fd) => Tap::from_fd(inherited(index, fd.unwrap_or(-1))?),
     }
     .map_err(refused)?;
     // A device that was handed over may be in another network namespace, where its MTU can't be
@@ -135,14 +147,21 @@ fn tap_of(config: &TapConfig) -> Result<TapBackend, Error> {
     Ok(TapBackend::new(tap, mtu))
 }
 
+/// What to say of a device that isn't there.
+fn no_tap(index: usize, name: &str) -> NetError {
+    let names = interface_names();
+    let near = nearest(name, names.iter().map(String::as_str)).map(str::to_owned);
+    NetError::NoTap { index, name: name.to_owned(), near }
+}
+
 /// A descriptor that was open when the process began; it is ours from here on.
 #[expect(unsafe_code, reason = "an inherited descriptor has no owner in this process")]
-fn inherited(fd: i32) -> Result<OwnedFd, Error> {
+fn inherited(index: usize, fd: i32) -> Result<OwnedFd, Error> {
     // SAFETY: fcntl(F_GETFD) takes any number and only looks.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
     // What was inherited survived an exec. All that this process opens would not.
     if fd <= 2 || flags < 0 || flags & libc::FD_CLOEXEC != 0 {
-        return Err(NetError::NotInherited { fd }.into());
+        return Err(NetError::NotInherited { index, fd }.into());
     }
     // SAFETY: the descriptor is open. The user names one that was inherited for this; `validate`
     // refuses a number that is named twice, and the flag set below one that was taken before.
@@ -152,38 +171,13 @@ fn inherited(fd: i32) -> Result<OwnedFd, Error> {
     Ok(fd)
 }
 
-/// Published ports with their listening addresses: all of both families where none was named.
-fn publications(config: &[PublishConfig]) -> Vec<Publish> {
-    let six = rustix::net::socket(
-        rustix::net::AddressFamily::INET6,
-        rustix::net::SocketType::DGRAM,
-        None,
-    )
-    .is_ok();
-    let mut list = Vec::new();
-    for p in config {
-        let addresses: &[IpAddr] = match &p.address {
-            Some(address) => std::slice::from_ref(address),
-            None if six => &[IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)],
-            None => &[IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
-        };
-        list.extend(addresses.iter().map(|address| Publish {
-            transport: p.transport,
-            listen: SocketAddr::new(*address, p.host),
-            guest_port: p.guest,
-        }));
-    }
-    list
-}
-
 fn plan(
     config: &Validated,
     nat: &NatConfig,
     mac: MacAddr,
-    publish: Vec<Publish>,
     peer: Option<SocketAddr>,
     host: &mut HostNetwork,
-) -> Result<GatewayConfig, Error> {
+) -> Result<GatewayConfig, PlanError> {
     let request = PlanRequest {
         subnet: nat.subnet,
         ipv6: nat.ipv6,
@@ -192,11 +186,16 @@ fn plan(
         hostname: Some(config.name.clone()),
         ..PlanRequest::default()
     };
-    let mut gateway = GatewayConfig::plan(&request, host).map_err(NetError::Plan)?;
+    let mut known = host.clone();
+    if nat.subnet.is_none() {
+        // Nor one that another interface of this machine is to have.
+        let nets = config.net.iter().filter_map(NetConfig::subnet);
+        known.known.extend(nets.map(|net| Known { net: net.into(), interface: 0 }));
+    }
+    let mut gateway = GatewayConfig::plan(&request, &known)?;
     // The machine's next interface must not get the same network.
     host.known.push(Known { net: gateway.subnet4.into(), interface: 0 });
     gateway.host_access = nat.host == HostAccess::Allow;
-    gateway.publish = publish;
     gateway.redirects = peer
         .iter()
         .flat_map(|peer| {

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use minivmm_net::{DropReason, Stats};
 use serde::{Deserialize, Serialize};
 
+use crate::config::PublishConfig;
 use crate::vcpu::{ExitKind, Exits};
 
 /// A port of a segment, which a network interface of the guest is on.
@@ -19,6 +20,9 @@ pub struct PortInfo {
     pub mac: String,
     /// The largest IP packet on the link, in bytes.
     pub mtu: u16,
+    /// Ports of the host that lead to it, with those that the host chose.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<PublishConfig>,
 }
 
 /// The counters of a machine.

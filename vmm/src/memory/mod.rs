@@ -56,7 +56,7 @@ pub enum MemoryError {
         source: io::Error,
     },
     /// The mapping was refused.
-    #[error("cannot map {mib} MiB of guest memory: {source} (give the guest less: --memory)")]
+    #[error("cannot map {mib} MiB of guest memory: {source} (give the guest less memory)")]
     Map {
         /// What was asked for.
         mib: u64,
@@ -70,7 +70,7 @@ pub enum MemoryError {
 
 fn cure(source: &io::Error) -> &'static str {
     match limit_cure(source) {
-        "" => " (give the guest less: --memory)",
+        "" => " (give the guest less memory)",
         cure => cure,
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: words to configuration, and nothing else.
 
 mod definition;
+mod help;
 mod hints;
 mod machines;
 mod pages;
@@ -15,7 +16,7 @@ use rustix::termios::isatty;
 pub use self::definition::{Cli, Command};
 pub use self::machines::OrderArgs;
 pub use self::pages::ManArgs;
-pub use self::run::{Origin, RunArgs};
+pub use self::run::RunArgs;
 
 /// What the arguments ask for.
 #[derive(Debug)]

@@ -6,73 +6,16 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
+use super::super::words::Origin;
+use super::help;
 use minivmm::config::{
     BOOT_PROTOCOLS, CONSOLES, Choice, ConfigError, ConfigFile, ConsoleKind, MachineConfig,
     Protocol, PublishConfig, Size, TRANSPORTS, VirtioTransport, parse_cpus,
 };
 
-const AFTER_HELP: &str = "\
-Networks (--net, once for each interface):
-  nat[,key=value…]      A NAT gateway of the guest's own, in user space: DHCP, DNS, IPv6 where the
-                        host has it. No privilege is needed.
-      subnet=CIDR       the guest's network; one that overlaps no route of the host by default
-      mtu=N             68 to 65535 bytes; 1500 by default
-      mac=MAC           the interface's address; random by default
-      engine=user       who translates: the gateway in user space
-      host=allow|deny   whether the host's loopback is reachable at the gateway's address, as
-                        host.minivmm.internal; denied by default
-      ipv6=auto|on|off  offered while the host can route it by default
-      max-flows=TCP[/UDP]  the most connections and UDP flows at once, each 1 to 1048576; UDP a
-                        quarter of TCP by default. 4096/1024 by default, or what the limit of open
-                        files leaves room for
-  tap=NAME[,key=value…] A TAP device of the host, made where it doesn't exist (CAP_NET_ADMIN).
-      mtu=N, mac=MAC    as above; the MTU is the device's by default
-  tap,fd=N              A TAP device that was opened before and is inherited as descriptor N.
-
-Published ports (-p, once for each; they lead to the first NAT interface):
-  8080:80               TCP port 8080 of every address of the host, to the guest's port 80
-  127.0.0.1:8080:80     of this address only; IPv6 in brackets: [::1]:8080:80
-  5353:53/udp           UDP
-
-The console is the guest's first serial port, ttyS0:
-  tty                   on the terminal, in raw mode: Ctrl-A x ends the machine, Ctrl-A Ctrl-A
-                        sends a Ctrl-A, every other key is the guest's
-  pipe                  plain bytes on standard input and output; Ctrl-C ends the machine, and so
-                        does a reader that has gone
-  none                  nowhere
-
-Messages go to standard error; those that it does not take while the machine runs are dropped and
-counted. With --json each is an object, by its member event:
-  message               level, message
-  timings               milliseconds (--timings): monitor_start, memory_and_devices, kernel_load,
-                        guest_boot (to the first byte on the console), total
-  exit                  status, reason: always the last
-The probe then reports by objects on standard output.
-
-Examples:
-  minivmm run --net nat                                 try the network with the built-in probe
-  minivmm run --kernel vmlinux --net nat                boot a kernel with a working network
-  minivmm run --kernel bzImage --initrd rd.cpio --cmdline quiet --net nat -p 8080:80
-  minivmm run --config vm.toml --memory 1G              a machine from a file, with more memory
-
-Exit status:
-  0     the guest powered off, or asked for a reset; Ctrl-A x
-  1     the probe's report has a failed check
-  N     what the guest wrote to I/O port 0xF4 before it ended
-  2     the configuration was refused
-  68    (commands other than run) no machine has that name
-  69    no virtualization (/dev/kvm is missing or unusable)
-  70    the guest crashed: kernel panic (Linux 5.2 or later), triple fault, or what KVM can't run
-  71    the host refused a resource, or did not take what the guest wrote (a full disk)
-  77    a privilege is missing
-  124   its time was over (--timeout)
-  137   ended by minivmm kill
-  143   ended by minivmm stop, where the guest did not power off
-  128+N ended by signal N (SIGINT, SIGTERM, SIGHUP, SIGQUIT); 141 if stdout's reader has gone";
-
 /// Options of `minivmm run`.
 #[derive(Debug, Args)]
-#[command(after_long_help = AFTER_HELP, after_help = "More, with examples and exit statuses: minivmm run --help")]
+#[command(after_long_help = help::below(), after_help = "More, with examples and exit statuses: minivmm run --help")]
 pub struct RunArgs {
     /// The kernel: an ELF vmlinux or a bzImage; the built-in probe guest without one
     ///
@@ -126,7 +69,7 @@ pub struct RunArgs {
     /// A network interface, as described below with --help
     #[arg(long, value_name = "MODE[,KEY=VALUE…]", help_heading = "Network")]
     net: Vec<String>,
-    /// Publish a guest port: [ADDRESS:]HOST:GUEST[/udp]
+    /// Publish guest ports: [ADDRESS:]HOST[-HOST]:GUEST[-GUEST][/udp]
     #[arg(short, long, value_name = "PORTS", help_heading = "Network")]
     publish: Vec<PublishConfig>,
     /// How virtio devices are attached [default: pci]
@@ -139,12 +82,12 @@ pub struct RunArgs {
     /// Where the serial console leads [default: tty for a kernel on a terminal, else pipe]
     #[arg(long, help_heading = "Devices", value_parser = choice(CONSOLES))]
     console: Option<ConsoleKind>,
-    /// Read the machine from a TOML file; options given beside it win
+    /// Read the machine from a file, TOML or JSON; options given beside it win
     ///
     /// Its keys are the options' names; networks are [[net]] tables with a mode and the keys below,
     /// or a list, as in net = ["nat"]; --net or -p replaces all of the file's. A kernel or initrd
     /// is looked for beside the file. See resources/examples.
-    #[arg(long, value_name = "FILE.toml", help_heading = "Monitor")]
+    #[arg(long, value_name = "FILE", help_heading = "Monitor")]
     config: Option<PathBuf>,
     /// Return when the machine runs, and print its name
     ///
@@ -173,89 +116,77 @@ pub struct RunArgs {
     pub verbose: u8,
 }
 
-/// Where the keys of a configuration come from.
-#[derive(Debug, Default)]
-pub struct Origin {
-    file: Option<ConfigFile>,
-    options: Vec<&'static str>,
-}
+impl RunArgs {
+    /// The configuration that the options, and the file they name, describe; and where each part of
+    /// it came from, to say so of what is wrong.
+    pub fn config(&self) -> (Origin, Result<MachineConfig, ConfigError>) {
+        let mut origin = Origin { nets: self.net.clone(), ..Origin::default() };
+        let config = self.file(&mut origin).and_then(|config| self.over(config, &mut origin));
+        (origin, config)
+    }
 
-impl Origin {
-    /// What to call a key: the option, or the file with its line and the key there.
-    pub fn name(&self, key: &str) -> String {
-        let file = self.file.as_ref().filter(|_| !self.options.contains(&key));
-        match file.and_then(|file| file.place(key)) {
-            Some(place) => format!("{place}: {key}"),
-            None => format!("--{key}"),
+    /// What the file says.
+    fn file(&self, origin: &mut Origin) -> Result<MachineConfig, ConfigError> {
+        match &self.config {
+            None => Ok(MachineConfig::default()),
+            Some(path) => origin.file.insert(ConfigFile::read(path)?).config(),
         }
     }
-}
 
-impl RunArgs {
-    /// The configuration that the options, and the file they name, describe; and what of it is from
-    /// that file.
-    ///
-    /// # Errors
-    /// [`ConfigError`].
-    pub fn config(&self) -> Result<(MachineConfig, Origin), ConfigError> {
-        let file = self.config.as_deref().map(ConfigFile::read).transpose()?;
-        let mut config = match &file {
-            None => MachineConfig::default(),
-            Some(file) => file.machine()?,
-        };
-        fn set<T: Clone>(field: &mut T, option: &Option<T>) {
-            if let Some(value) = option {
-                field.clone_from(value);
-            }
-        }
-        fn set_some<T: Clone>(field: &mut Option<T>, option: &Option<T>) {
-            if option.is_some() {
-                field.clone_from(option);
-            }
-        }
-        set_some(&mut config.kernel, &self.kernel);
-        set_some(&mut config.initrd, &self.initrd);
-        set_some(&mut config.name, &self.name);
-        set_some(&mut config.console, &self.console);
-        set(&mut config.cmdline, &self.cmdline);
-        set(&mut config.cpus, &self.cpus);
-        set(&mut config.memory, &self.memory);
-        set(&mut config.cpu_mask, &self.cpu_mask);
-        set(&mut config.boot_protocol, &self.boot_protocol);
-        set(&mut config.transport, &self.transport);
+    /// The options over that.
+    fn over(
+        &self,
+        mut config: MachineConfig,
+        origin: &mut Origin,
+    ) -> Result<MachineConfig, ConfigError> {
+        let options = &mut origin.options;
+        set_some(options, "kernel", &mut config.kernel, &self.kernel);
+        set_some(options, "initrd", &mut config.initrd, &self.initrd);
+        set_some(options, "name", &mut config.name, &self.name);
+        set_some(options, "console", &mut config.console, &self.console);
+        set(options, "cmdline", &mut config.cmdline, &self.cmdline);
+        set(options, "cpus", &mut config.cpus, &self.cpus);
+        set(options, "memory", &mut config.memory, &self.memory);
+        set(options, "cpu-mask", &mut config.cpu_mask, &self.cpu_mask);
+        set(options, "boot-protocol", &mut config.boot_protocol, &self.boot_protocol);
+        set(options, "transport", &mut config.transport, &self.transport);
         config.no_kernel_cache |= self.no_kernel_cache;
-        if !self.net.is_empty() {
-            config.net = self
-                .net
-                .iter()
-                .map(|text| {
-                    text.parse().map_err(|source| ConfigError::Net { text: text.clone(), source })
-                })
-                .collect::<Result<_, _>>()?;
-        }
         if !self.publish.is_empty() {
+            options.push("publish");
             config.publish.clone_from(&self.publish);
         }
-        Ok((config, Origin { file, options: self.given() }))
+        if !self.net.is_empty() {
+            options.push("net");
+            let parse = |(index, text): (_, &String)| {
+                text.parse().map_err(|source| ConfigError::Net { index, source })
+            };
+            config.net = self.net.iter().enumerate().map(parse).collect::<Result<_, _>>()?;
+        }
+        Ok(config)
     }
+}
 
-    /// The keys that options give, which win over those of a file.
-    fn given(&self) -> Vec<&'static str> {
-        let given = [
-            ("kernel", self.kernel.is_some()),
-            ("initrd", self.initrd.is_some()),
-            ("name", self.name.is_some()),
-            ("console", self.console.is_some()),
-            ("cmdline", self.cmdline.is_some()),
-            ("cpus", self.cpus.is_some()),
-            ("memory", self.memory.is_some()),
-            ("cpu-mask", self.cpu_mask.is_some()),
-            ("boot-protocol", self.boot_protocol.is_some()),
-            ("transport", self.transport.is_some()),
-            ("net", !self.net.is_empty()),
-            ("publish", !self.publish.is_empty()),
-        ];
-        given.iter().filter(|(_, is)| *is).map(|(key, _)| *key).collect()
+fn set<T: Clone>(
+    given: &mut Vec<&'static str>,
+    key: &'static str,
+    field: &mut T,
+    option: &Option<T>,
+) {
+    if let Some(value) = option {
+        given.push(key);
+        field.clone_from(value);
+    }
+}
+
+fn set_some<T: Clone>(
+    given: &mut Vec<&'static str>,
+    key: &'static str,
+    field: &mut Option<T>,
+    option: &Option<T>,
+) {
+    if option.is_some() {
+        given.push(key);
+        field.clone_from(option);
     }
 }
 
