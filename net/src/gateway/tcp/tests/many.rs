@@ -187,3 +187,27 @@ fn the_window_ends_them() {
     guest.send(ACK, b"");
     guest.finish(&data, got.concat(), writer);
 }
+
+#[test]
+fn acknowledged_bytes_do_not_pile_up_within_a_batch() {
+    let (mut guest, server) = Guest::wide();
+    let data = pattern(2_000_000);
+    let writer = guest.offer(server, &data);
+    guest.make_room(usize::MAX);
+    let mut got = Vec::new();
+    let mut most = 0;
+    while got.len() < data.len() {
+        // They are acknowledged in one batch.
+        for payload in guest.take() {
+            guest.ack += payload.len() as u32;
+            got.extend(payload);
+            guest.queue(ACK, b"");
+            most = most.max(guest.flow().to_guest.kept());
+            assert!(most < 256 * 1024, "{most} bytes");
+        }
+        guest.batch_end();
+        assert_eq!(guest.flow().to_guest.kept(), 0);
+    }
+    assert!(got == data && most > 0);
+    writer.join().unwrap();
+}
