@@ -6,7 +6,7 @@
 use vm_memory::VolatileSlice;
 
 use crate::frame::{Offload, Offloads};
-use crate::scatter::Scatter;
+use crate::scatter::{Pieces, Scatter};
 
 /// The receive side of a station. Use it through [`RxSlot`].
 pub trait RxRing {
@@ -21,6 +21,23 @@ pub trait RxRing {
 
     /// The reserved memory: `len` bytes or more, the first is the first of the Ethernet header.
     fn slices(&self) -> &[VolatileSlice<'_>];
+
+    /// Looks where up to `most` more frames of `len` bytes will lie behind a reservation of `len`
+    /// that is committed in full, and returns for how many there are buffers now that one system
+    /// call takes together. They may be filled beforehand, but each is reserved, with `len` as
+    /// `most` and `least`, when its turn has come: its memory is then where
+    /// [`ahead`](Self::ahead) said.
+    fn look_ahead(&mut self, len: usize, most: usize) -> usize {
+        let _ = (len, most);
+        0
+    }
+
+    /// The memory of frame `n` of those, from 0 on, and at which byte of it the Ethernet header
+    /// begins.
+    fn ahead(&self, n: usize) -> (&[VolatileSlice<'_>], usize) {
+        let _ = n;
+        (&[], 0)
+    }
 
     /// Delivers the first `len` bytes of the reservation and gives back the rest. `len` is at
     /// most what was reserved. The station is told at the port's next flush. A frame that its
@@ -74,6 +91,22 @@ impl<'a> RxSlot<'a> {
     /// The memory to fill.
     pub fn slices(&self) -> &[VolatileSlice<'_>] {
         self.ring.slices()
+    }
+
+    /// Looks where up to `most` more frames of this length will lie, and returns how many have a
+    /// place: see [`RxRing::look_ahead`].
+    pub fn look_ahead(&mut self, most: usize) -> usize {
+        if most == 0 { 0 } else { self.ring.look_ahead(self.len, most) }
+    }
+
+    /// The memory of `len` bytes from `at` on of frame `n`: this one is 0, then come those that
+    /// [`look_ahead`](Self::look_ahead) found.
+    pub fn pieces(&self, n: usize, at: usize, len: usize) -> Pieces<'_> {
+        let (slices, start) = match n.checked_sub(1) {
+            None => (self.ring.slices(), 0),
+            Some(n) => self.ring.ahead(n),
+        };
+        Scatter::new(slices).pieces(start + at, len)
     }
 
     /// Copies `bytes` to `offset`.

@@ -55,7 +55,14 @@ impl Iov {
         offset: usize,
         len: usize,
     ) -> io::Result<()> {
-        for piece in Scatter::new(slices).pieces(offset, len) {
+        self.push_pieces(Scatter::new(slices).pieces(offset, len))
+    }
+
+    fn push_pieces<'a>(
+        &mut self,
+        pieces: impl IntoIterator<Item = VolatileSlice<'a>>,
+    ) -> io::Result<()> {
+        for piece in pieces {
             // The guard only keeps lazily mapped (Xen) memory alive; ours is mapped for as long
             // as the slice lives.
             self.push(piece.ptr_guard_mut().as_ptr(), piece.len())?;
@@ -137,22 +144,20 @@ pub fn send(
     result(unsafe { libc::sendmsg(fd.as_fd().as_raw_fd(), &msg, flags) })
 }
 
-/// `recvmsg(2)` into `len` bytes of `tail` from `offset` on, after `head` is full.
+/// `recvmsg(2)` into the pieces of `tail`, one after the other, after `head` is full.
 /// `MSG_DONTWAIT` is always set. Returns how many bytes came.
 ///
 /// # Errors
 /// Those of `recvmsg(2)`; `InvalidInput` for more than [`IOV_MAX`] pieces.
-pub fn recv(
+pub fn recv<'a>(
     fd: impl AsFd,
     head: &mut [u8],
-    tail: &[VolatileSlice<'_>],
-    offset: usize,
-    len: usize,
+    tail: impl IntoIterator<Item = VolatileSlice<'a>>,
     flags: c_int,
 ) -> io::Result<usize> {
     let mut iov = Iov::new();
     iov.push(head.as_mut_ptr(), head.len())?;
-    iov.push_slices(tail, offset, len)?;
+    iov.push_pieces(tail)?;
     // SAFETY: an all-zero msghdr is valid: no name, no data, no control message.
     let mut msg: msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     msg.msg_iov = iov.ptr();
@@ -237,7 +242,7 @@ mod tests {
         let (mut head, mut p, mut q) = ([0; 3], [0; 2], [0; 9]);
         let got = {
             let tail = [VolatileSlice::from(&mut p[..]), VolatileSlice::from(&mut q[..])];
-            recv(&b, &mut head, &tail, 1, 8, 0).unwrap()
+            recv(&b, &mut head, Scatter::new(&tail).pieces(1, 8), 0).unwrap()
         };
         assert_eq!((got, &head, p, &q[..5]), (8, b"abc", [0, b'd'], &b"efgh\0"[..]));
     }

@@ -47,26 +47,44 @@ pub fn config() -> GatewayConfig {
     }
 }
 
-/// A station's receive side: two pieces of memory for one frame at a time.
+/// Frames that a [`MemoryRing`] has memory for.
+const FRAMES: usize = 4;
+
+/// A station's receive side: two pieces of memory for each of a few frames, in turn.
 pub struct MemoryRing {
-    slices: [VolatileSlice<'static>; 2],
+    slices: [[VolatileSlice<'static>; 2]; FRAMES],
+    /// Whose turn it is.
+    at: usize,
     /// What was delivered.
     pub frames: Vec<(Vec<u8>, Offload)>,
     /// It has no buffers.
     pub full: bool,
+    /// Frames more until it is full.
+    pub left: usize,
+    /// Frames that it lets be filled beforehand, at most.
+    pub ahead: usize,
+    /// How many it let.
+    pub looked: usize,
     /// What the station takes.
     pub offloads: Offloads,
 }
 
 impl MemoryRing {
     fn new() -> Self {
-        // A slice must live as long as the ring that lends it; a test may leak that much.
-        let memory = vec![0u8; FRAME_MAX + 1].leak();
-        let (a, b) = memory.split_at_mut(100);
+        let slices = || {
+            // A slice must live as long as the ring that lends it; a test may leak that much.
+            let memory = vec![0u8; FRAME_MAX + 1].leak();
+            let (a, b) = memory.split_at_mut(100);
+            [VolatileSlice::from(a), VolatileSlice::from(b)]
+        };
         Self {
-            slices: [VolatileSlice::from(a), VolatileSlice::from(b)],
+            slices: std::array::from_fn(|_| slices()),
+            at: 0,
             frames: Vec::new(),
             full: false,
+            left: usize::MAX,
+            ahead: FRAMES - 1,
+            looked: 0,
             offloads: Offloads::default(),
         }
     }
@@ -82,16 +100,29 @@ impl RxRing for MemoryRing {
     }
 
     fn slices(&self) -> &[VolatileSlice<'_>] {
-        &self.slices
+        &self.slices[self.at]
+    }
+
+    fn look_ahead(&mut self, _len: usize, most: usize) -> usize {
+        let n = most.min(self.ahead);
+        self.looked += n;
+        n
+    }
+
+    fn ahead(&self, n: usize) -> (&[VolatileSlice<'_>], usize) {
+        (&self.slices[(self.at + 1 + n) % FRAMES], 0)
     }
 
     fn commit(&mut self, len: usize, offload: Offload) {
         let mut frame = vec![0; FRAME_MAX + 1];
         let (a, b) = frame.split_at_mut(100);
-        self.slices[0].copy_to(a);
-        self.slices[1].copy_to(b);
+        self.slices[self.at][0].copy_to(a);
+        self.slices[self.at][1].copy_to(b);
         frame.truncate(len);
         self.frames.push((frame, offload));
+        self.at = (self.at + 1) % FRAMES;
+        self.left -= 1;
+        self.full |= self.left == 0;
     }
 
     fn release(&mut self) {}

@@ -224,7 +224,7 @@ mod tests {
             a.write_all(b"abcdef").unwrap();
             let peek = |n: usize| {
                 let mut buffer = [0; 8];
-                let got = sys::recv(&b, &mut buffer[..n], &[], 0, 0, libc::MSG_PEEK).unwrap();
+                let got = sys::recv(&b, &mut buffer[..n], [], libc::MSG_PEEK).unwrap();
                 buffer[..got].to_vec()
             };
             while b.peek(&mut [0; 8]).is_ok_and(|n| n < 6) {

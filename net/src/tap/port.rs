@@ -23,11 +23,17 @@ pub struct TapPort {
     waiting: Option<(usize, Offload)>,
 }
 
-/// Its receive side: one frame at a time, written to the TAP when committed.
+/// Frames that may be filled before the first of them is committed.
+const FRAMES: usize = 4;
+
+/// Its receive side: a frame is written to the TAP when committed.
 #[derive(Debug)]
 struct TapRing {
     tap: Tap,
-    buffer: HostBuffer,
+    /// One for each frame, in turn.
+    buffers: [HostBuffer; FRAMES],
+    /// Whose turn it is.
+    at: usize,
     /// A committed frame that the TAP could not take.
     held: Option<(usize, Offload)>,
     frames: u64,
@@ -46,7 +52,8 @@ impl TapPort {
         Ok(Self {
             ring: TapRing {
                 tap,
-                buffer: HostBuffer::new(FRAME_MAX),
+                buffers: std::array::from_fn(|_| HostBuffer::new(FRAME_MAX)),
+                at: 0,
                 held: None,
                 frames: 0,
                 bytes: 0,
@@ -145,9 +152,9 @@ impl Port for TapPort {
 }
 
 impl TapRing {
-    /// Writes the frame in `buffer`.
+    /// Writes the frame of the buffer whose turn it is.
     fn write(&mut self, len: usize, offload: Offload) {
-        let frame = self.buffer.slices()[0]
+        let frame = self.buffers[self.at].slices()[0]
             .subslice(0, len)
             .expect("a frame is no longer than its reservation");
         match sys::write_frame(&self.tap, &[&offload.encode(0)], &[frame]) {
@@ -155,9 +162,13 @@ impl TapRing {
                 self.frames += 1;
                 self.bytes += len as u64;
             }
-            Err(e) if Failure::of(&e) == Failure::Again => self.held = Some((len, offload)),
+            Err(e) if Failure::of(&e) == Failure::Again => {
+                self.held = Some((len, offload));
+                return;
+            }
             Err(_) => self.failed += 1,
         }
+        self.at = (self.at + 1) % FRAMES;
     }
 
     /// Writes the held frame. True if there was one and it is gone now.
@@ -182,7 +193,15 @@ impl RxRing for TapRing {
     }
 
     fn slices(&self) -> &[VolatileSlice<'_>] {
-        self.buffer.slices()
+        self.buffers[self.at].slices()
+    }
+
+    fn look_ahead(&mut self, _len: usize, most: usize) -> usize {
+        most.min(FRAMES - 1)
+    }
+
+    fn ahead(&self, n: usize) -> (&[VolatileSlice<'_>], usize) {
+        (self.buffers[(self.at + 1 + n) % FRAMES].slices(), 0)
     }
 
     fn commit(&mut self, len: usize, offload: Offload) {

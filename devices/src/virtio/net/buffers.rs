@@ -1,6 +1,7 @@
 //! The buffers that the driver gave for receiving, before a frame is in them.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use minivmm_net::nic::{IOV_MAX, Scatter, VNET_HEADER_LEN};
 use vm_memory::VolatileSlice;
@@ -47,6 +48,9 @@ pub enum Popped {
 /// * `header` is empty; or it is the first [`VNET_HEADER_LEN`] bytes of the first chain, which then
 ///   are in `memory` no more, so that a frame begins where the live memory does. A chain keeps its
 ///   number of slices by that: some may be empty.
+///
+/// `ahead` is what the last look ahead found, counted from slice `first` on: good until a frame is
+/// delivered.
 #[derive(Debug)]
 pub struct Buffers {
     /// Frames may spread over several chains.
@@ -56,6 +60,7 @@ pub struct Buffers {
     memory: Slices,
     first: usize,
     header: Slices,
+    ahead: Vec<Range<usize>>,
 }
 
 impl Buffers {
@@ -69,6 +74,7 @@ impl Buffers {
             memory: Slices::with_capacity(COMPACT + 2 * size),
             first: 0,
             header: Slices::with_capacity(VNET_HEADER_LEN),
+            ahead: Vec::with_capacity(size),
         }
     }
 
@@ -105,11 +111,15 @@ impl Buffers {
         self.chains.is_empty()
     }
 
-    /// Whether there are buffers for a frame of `len` bytes, or one that more buffers would not make
-    /// larger.
+    /// Whether there are buffers of as many bytes as `frames` of `len` have; where a frame does not
+    /// spread, whether there is one for each.
     #[inline]
-    pub fn has(&self, len: usize) -> bool {
-        if self.mergeable { self.bytes >= len + VNET_HEADER_LEN } else { !self.chains.is_empty() }
+    pub fn has(&self, frames: usize, len: usize) -> bool {
+        if self.mergeable {
+            self.bytes >= frames * (len + VNET_HEADER_LEN)
+        } else {
+            self.chains.len() >= frames
+        }
     }
 
     /// Whether the driver could still add buffers that make a longer frame fit, of the `size`
@@ -177,6 +187,34 @@ impl Buffers {
     #[inline]
     pub fn slices(&self, count: usize) -> &[VolatileSlice<'_>] {
         &self.live()[..count]
+    }
+
+    /// Finds where frames of `len` bytes will lie behind a first one, `most` at most and no more
+    /// than one system call takes together, and returns how many.
+    pub fn look_ahead(&mut self, len: usize, most: usize) -> usize {
+        self.ahead.clear();
+        let mut chains = self.chains.iter();
+        let mut end = 0;
+        for n in 0..=most {
+            let (start, mut left) = (end, len + VNET_HEADER_LEN);
+            while left > 0 {
+                let Some(buffer) = chains.next() else { return self.ahead.len() };
+                end += buffer.slices;
+                left = left.saturating_sub(buffer.len);
+                if end > MAX_SLICES || (left > 0 && !self.mergeable) {
+                    return self.ahead.len();
+                }
+            }
+            if n > 0 {
+                self.ahead.push(start..end);
+            }
+        }
+        self.ahead.len()
+    }
+
+    /// The slices of frame `n` of those, the header's place in front.
+    pub fn ahead(&self, n: usize) -> &[VolatileSlice<'_>] {
+        &self.live()[self.ahead[n].clone()]
     }
 
     /// Copies a frame to where one is to be.

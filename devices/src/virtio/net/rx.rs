@@ -1,6 +1,6 @@
 //! The receive queue, lent to whoever has a frame.
 
-use minivmm_net::nic::{FRAME_MAX, HostBuffer, Offload, Offloads, RxRing};
+use minivmm_net::nic::{FRAME_MAX, HostBuffer, Offload, Offloads, RxRing, VNET_HEADER_LEN};
 use minivmm_net::{DropReason, Stats};
 use vm_memory::VolatileSlice;
 
@@ -95,11 +95,11 @@ impl RxQueue {
         self.irq.raise();
     }
 
-    /// Pops chains until the buffers [`have`](Buffers::has) `len` or there are no more.
-    // The path of each frame; the other use of it waits.
+    /// Pops chains until the buffers [`have`](Buffers::has) as much or there are no more.
+    // The path of each frame; the other uses of it are rarer.
     #[inline(always)]
-    fn fill(&mut self, len: usize) -> Result<bool, QueueError> {
-        while !self.buffers.has(len) {
+    fn fill(&mut self, frames: usize, len: usize) -> Result<bool, QueueError> {
+        while !self.buffers.has(frames, len) {
             match self.buffers.pop(&mut self.queue)? {
                 Popped::Buffer => {}
                 Popped::Refused(head) => self.refuse(head),
@@ -117,7 +117,7 @@ impl RxQueue {
     /// As `fill`, and asks for a kick where that is not enough.
     fn fill_or_wait(&mut self, len: usize) -> Result<bool, QueueError> {
         loop {
-            if self.fill(len)? {
+            if self.fill(1, len)? {
                 return Ok(true);
             }
             self.waiting = true;
@@ -129,7 +129,7 @@ impl RxQueue {
     }
 
     fn try_reserve(&mut self, most: usize, least: usize) -> Result<Option<usize>, QueueError> {
-        self.fill(most)?;
+        self.fill(1, most)?;
         let len = most.min(self.buffers.longest());
         if len < least || self.buffers.is_empty() || !self.buffers.is_callable(len) {
             return self.reserve_least(least);
@@ -153,6 +153,19 @@ impl RxQueue {
             self.reservation = Reservation::Own;
         }
         Ok(Some(len))
+    }
+
+    fn try_look_ahead(&mut self, len: usize, most: usize) -> Result<usize, QueueError> {
+        // The rest of a frame's last buffer holds nothing, so it may take a little more.
+        let mut frames = 1 + most;
+        loop {
+            let filled = self.fill(frames, len)?;
+            let ahead = self.buffers.look_ahead(len, most);
+            if ahead == most || !filled {
+                return Ok(ahead);
+            }
+            frames += 1;
+        }
     }
 
     /// Reserves the guest's first buffers.
@@ -209,6 +222,20 @@ impl RxRing for RxQueue {
             (Reservation::Own, Some(own)) => own.slices(),
             _ => &[],
         }
+    }
+
+    fn look_ahead(&mut self, len: usize, most: usize) -> usize {
+        if !matches!(self.reservation, Reservation::Guest { .. }) {
+            return 0;
+        }
+        self.try_look_ahead(len, most).unwrap_or_else(|e| {
+            self.dead = Some(e);
+            0
+        })
+    }
+
+    fn ahead(&self, n: usize) -> (&[VolatileSlice<'_>], usize) {
+        (self.buffers.ahead(n), VNET_HEADER_LEN)
     }
 
     fn commit(&mut self, len: usize, offload: Offload) {

@@ -418,6 +418,46 @@ fn a_bulk_stream_empties_a_ring_in_large_frames() {
     assert_eq!(lens.iter().filter(|len| **len == FRAME_MAX).count(), 5);
 }
 
+#[test]
+fn buffers_of_any_size_are_found_for_frames_ahead() {
+    // Features, buffers, their size, and frames of 9000 bytes found behind the first.
+    for (features, buffers, size, found) in [
+        (TSO, 24, 1526, 3),
+        // Six for each frame.
+        (TSO, 23, 1526, 2),
+        // Three for each, most of the last one lost.
+        (TSO, 12, 4096, 3),
+        (TSO, 11, 4096, 2),
+        (TSO, 4, 20_000, 3),
+        (TSO, 1, 1_000_000, 0),
+        (TSO & !MRG_RXBUF, 4, 9012, 3),
+        (TSO & !MRG_RXBUF, 3, 9012, 2),
+        (TSO, 5, 1526, 0),
+    ] {
+        let mut rig = Rig::sized(features, 32);
+        for _ in 0..buffers {
+            rig.driver.give(size);
+        }
+        let name = format!("{features:#x}: {buffers} of {size}");
+        let mut slot = RxSlot::reserve_most(rig.port.rx(), 9000, 1000).expect(&name);
+        assert_eq!(slot.look_ahead(3), found, "{name}");
+        assert_eq!(slot.look_ahead(1), found.min(1), "{name}");
+        assert_eq!(slot.look_ahead(0), 0, "{name}");
+    }
+}
+
+/// What one system call does not take together is not found.
+#[test]
+fn frames_ahead_are_no_more_than_a_call_takes() {
+    let mut rig = Rig::sized(TSO, 256);
+    for _ in 0..256 {
+        rig.driver.give(100);
+    }
+    // 61 slices each, of 240.
+    let mut slot = RxSlot::reserve(rig.port.rx(), 6000).unwrap();
+    assert_eq!(slot.look_ahead(3), 2);
+}
+
 /// Four slices lie in two descriptors of a ring of four: the driver can add more.
 #[test]
 fn a_ring_of_indirect_chains_is_not_full_before_its_descriptors_are_used() {

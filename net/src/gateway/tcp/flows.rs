@@ -232,7 +232,7 @@ impl Flows {
         self.blocked = false;
     }
 
-    /// Delivers what there is, a frame for each flow in turn.
+    /// Delivers what there is, a few frames for each flow in turn.
     pub fn deliver(&mut self, ctx: &mut Ctx<'_, '_>) {
         self.resume_at = None;
         let mut budget = BUDGET;

@@ -33,6 +33,11 @@ enum Op {
         least: usize,
         len: usize,
     },
+    /// So many frames, the later ones filled before the first is delivered.
+    DeliverMany {
+        len: usize,
+        most: usize,
+    },
     Release {
         reserve: usize,
     },
@@ -55,6 +60,7 @@ fn op(garbage: bool) -> impl Strategy<Value = Op> {
             least,
             len: (least + more).saturating_sub(less),
         });
+    let many = (14usize..1500, 1usize..6).prop_map(|(len, most)| Op::DeliverMany { len, most });
     let release = (14usize..70_000).prop_map(|reserve| Op::Release { reserve });
     let descriptor = (
         prop_oneof![0u64..0x2_0000, 0x10_0000u64..0x400_0000, any::<u64>()],
@@ -69,6 +75,7 @@ fn op(garbage: bool) -> impl Strategy<Value = Op> {
         3 => give,
         3 => drain,
         3 => deliver,
+        1 => many,
         1 => release,
         1 => Just(Op::Flush),
         (if garbage { 2 } else { 0 }) => garbage_op,
@@ -125,6 +132,29 @@ impl Receiver {
         }
         assert_eq!(self.missing, 0, "a frame was shown in part");
     }
+}
+
+/// Delivers up to `most` frames of `len` bytes, all filled before the first is delivered, and
+/// returns them.
+fn deliver_many(rig: &mut Rig, len: usize, most: usize, seed: u8) -> Vec<Vec<u8>> {
+    let Some(mut slot) = RxSlot::reserve(rig.port.rx(), len) else { return Vec::new() };
+    let ahead = slot.look_ahead(most - 1);
+    assert!(ahead < most);
+    let frames: Vec<_> = (0..=ahead).map(|n| pattern(len, seed.wrapping_add(n as u8))).collect();
+    for (n, frame) in frames.iter().enumerate() {
+        let mut rest = &frame[..];
+        for piece in slot.pieces(n, 0, len) {
+            piece.copy_from(&rest[..piece.len()]);
+            rest = &rest[piece.len()..];
+        }
+        assert!(rest.is_empty(), "a frame has room for all of it");
+    }
+    slot.commit(len, Offload::default());
+    for _ in 0..ahead {
+        let slot = RxSlot::reserve(rig.port.rx(), len).expect("what was looked at is there");
+        slot.commit(len, Offload::default());
+    }
+    frames
 }
 
 /// A driver whose receive buffers are shorter than `buffer`.
@@ -208,6 +238,16 @@ fn run(features: u64, buffer: u32, ops: Vec<Op>, garbage: bool) {
                 receiver.poll(&mut rig.driver);
                 if let Some(len) = missed {
                     assert!(receiver.room(mergeable) < len + VNET_HEADER_LEN);
+                }
+            }
+            Op::DeliverMany { len, most } => {
+                let before = rig.stats.drops(DropReason::RxBufferTooSmall);
+                let frames = deliver_many(&mut rig, len, most, seed);
+                rig.flush();
+                if rig.stats.drops(DropReason::RxBufferTooSmall) == before {
+                    receiver.expected.extend(frames);
+                } else {
+                    assert_eq!(frames.len(), 1, "what has no room is alone");
                 }
             }
             Op::Release { reserve } => {

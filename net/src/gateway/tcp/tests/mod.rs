@@ -7,6 +7,7 @@ mod end;
 mod flood;
 mod gathered;
 mod lossy;
+mod many;
 mod published;
 mod urgent;
 mod windows;

@@ -8,6 +8,10 @@ use super::alarm::PROBES_ANSWERED;
 use crate::sys::stream;
 use crate::wire::tcp::Fields;
 
+/// Acknowledged bytes that stay in the socket until the batch is over. More of them are a detour of
+/// each read, and keep the peer's next bytes out of memory that the caches still hold.
+const KEPT_MAX: u32 = 256 * 1024;
+
 impl ToGuest {
     /// True if the acknowledgement of a segment is one of something that was sent, not too long ago
     /// (RFC 5961 §5.2).
@@ -43,10 +47,10 @@ impl ToGuest {
             } else {
                 self.rto.restart(now);
             }
-            if self.urgent {
-                // Only when all before it is taken out does the socket tell where it is.
+            // Only when all before urgent data is taken out does the socket tell where it is.
+            self.readable |= self.urgent;
+            if self.urgent || self.una - self.base >= KEPT_MAX {
                 self.discard(socket);
-                self.readable = true;
             }
         } else if self.una == f.ack && self.una != self.max && !payload && same_window {
             self.dups = self.dups.saturating_add(1);

@@ -1,18 +1,22 @@
 //! Bytes of the host's sockets to the guest.
 //!
 //! They are read into the guest's memory, behind room for the headers, and stay in the socket
-//! until the guest has acknowledged them. A station that takes large segments gets up to 64 KiB
-//! at once. For one that does not, as much is read into memory of ours and cut there: one system
-//! call for many frames, and their checksums are due anyway.
+//! until the guest has acknowledged them. A station that takes large segments gets up to 64 KiB in
+//! a frame, and what fills a few frames is read with one system call. For one that does not, as
+//! much as a large frame holds is read into memory of ours and cut there: one system call for many
+//! frames, and their checksums are due anyway.
 
 use std::io;
+use std::time::Instant;
 
 use libc::MSG_PEEK;
+use vm_memory::VolatileSlice;
 
 use super::super::due::{Due, End};
 use super::super::socket::Socket;
 use super::super::template::Template;
 use super::{READ_MIN, ToGuest, UNACKED_MAX, fail};
+use crate::addr::MacAddr;
 use crate::frame::{SegmentKind, Segmentation};
 use crate::gateway::context::Ctx;
 use crate::gateway::emit::Body;
@@ -23,6 +27,9 @@ use crate::wire::{IPV6_LEN, TCP_LEN};
 
 /// The largest payload of a frame: a 64 KiB packet less the headers of IPv6 and TCP.
 pub const PAYLOAD_MAX: usize = u16::MAX as usize - IPV6_LEN - TCP_LEN;
+
+/// Frames of that size that are read at once, at most.
+const FRAMES_MAX: usize = 4;
 
 /// What is read before the bytes that are wanted, at most.
 const SKIPPED_MAX: usize = 2 * UNACKED_MAX as usize;
@@ -69,7 +76,7 @@ pub struct Outward<'a> {
 }
 
 impl ToGuest {
-    /// Delivers one frame, or a few small ones.
+    /// Delivers a few frames, or one.
     pub fn deliver(
         &mut self,
         ctx: &mut Ctx<'_, '_>,
@@ -92,7 +99,7 @@ impl ToGuest {
         let turn = if (tso && offloads.checksum) || len <= self.mss.into() {
             self.read_into_guest(ctx, scratch, out, skip, len)
         } else {
-            self.read_and_cut(ctx, scratch, out, skip, len)
+            self.read_and_cut(ctx, scratch, out, skip, len.min(PAYLOAD_MAX))
         };
         match turn {
             Ok(turn) => turn,
@@ -143,10 +150,10 @@ impl ToGuest {
     }
 
     /// After `read` bytes came where `asked` were asked for: false if this was the end.
-    fn learn_read(&mut self, read: usize, asked: usize) -> bool {
+    pub(super) fn learn_read(&mut self, read: usize, asked: usize) -> bool {
         self.readable = read == asked || self.hup || self.urgent;
         if read == asked {
-            self.read_size = (self.read_size * 4).min(PAYLOAD_MAX);
+            self.read_size = (self.read_size * 4).min(FRAMES_MAX * PAYLOAD_MAX);
         } else if read < self.read_size / 4 {
             self.read_size = (self.read_size / 2).max(READ_MIN);
         }
@@ -161,34 +168,60 @@ impl ToGuest {
         skip: usize,
         len: usize,
     ) -> io::Result<Turn> {
-        let mss = usize::from(self.mss);
-        let envelope = &out.template.envelope;
-        let headers = envelope.header_len() + TCP_LEN;
-        let least = headers + len.min(mss);
-        let Some(slot) = RxSlot::reserve_most(ctx.io.rx, headers + len, least) else {
+        let headers = out.template.envelope.header_len() + TCP_LEN;
+        let most = len.min(PAYLOAD_MAX);
+        let least = headers + most.min(self.mss.into());
+        let Some(mut slot) = RxSlot::reserve_most(ctx.io.rx, headers + most, least) else {
             return Ok(Turn::NoRoom);
         };
-        let len = slot.len() - headers;
+        // What each frame holds.
+        let room = slot.len() - headers;
+        let ahead = if room == PAYLOAD_MAX { slot.look_ahead((len - 1) / room) } else { 0 };
+        let len = len.min(room * (1 + ahead));
+        let parts = |n| slot.pieces(n, headers, room.min(len - n * room));
+        let pieces = (0..len.div_ceil(room)).flat_map(parts);
         let skipped = &mut scratch.skipped[..skip];
-        let got = sys::recv(&out.socket.fd, skipped, slot.slices(), headers, len, MSG_PEEK)?;
+        let got = sys::recv(&out.socket.fd, skipped, pieces, MSG_PEEK)?;
         let Some(read) = self.past(got, skip)?.filter(|&read| self.learn_read(read, len)) else {
             drop(slot);
             return Ok(self.ended(ctx, out));
         };
+        self.peek_at = self.nxt + read as u32;
+        let (now, mac) = (ctx.io.now, ctx.shared.link.mac);
+        self.send_read(now, mac, out, slot, read.min(room));
+        let mut sent = read.min(room);
+        while sent < read {
+            let Some(slot) = RxSlot::reserve(ctx.io.rx, headers + room) else {
+                self.readable = true;
+                return Ok(Turn::NoRoom);
+            };
+            let part = room.min(read - sent);
+            self.send_read(now, mac, out, slot, part);
+            sent += part;
+        }
+        Ok(Turn::Sent(read))
+    }
+
+    /// Delivers the next `len` bytes, which lie in `slot` already.
+    fn send_read(
+        &mut self,
+        now: Instant,
+        mac: MacAddr,
+        out: &mut Outward<'_>,
+        slot: RxSlot<'_>,
+        len: usize,
+    ) {
         let mut header = out.template.header(self.nxt, ACK | PSH);
         self.mark(&mut header);
-        let ipv4 = envelope.src.is_ipv4();
-        let segmentation = (read > mss).then_some(Segmentation {
-            kind: if ipv4 { SegmentKind::Tcp4 } else { SegmentKind::Tcp6 },
+        let envelope = &out.template.envelope;
+        let segmentation = (len > self.mss.into()).then_some(Segmentation {
+            kind: if envelope.src.is_ipv4() { SegmentKind::Tcp4 } else { SegmentKind::Tcp6 },
             size: self.mss,
-            header_len: headers as u16,
+            header_len: (envelope.header_len() + TCP_LEN) as u16,
             ecn: false,
         });
-        let body = Body::InSlot { len: read, segmentation };
-        envelope.send(slot, ctx.shared.link.mac, &header, body);
-        self.peek_at = self.nxt + read as u32;
-        self.sent_acked(ctx, out, read);
-        Ok(Turn::Sent(read))
+        envelope.send(slot, mac, &header, Body::InSlot { len, segmentation });
+        self.sent_acked(now, out, len);
     }
 
     fn read_and_cut(
@@ -207,8 +240,8 @@ impl ToGuest {
             None => return Ok(Turn::NoRoom),
         }
         let skipped = &mut scratch.skipped[..skip];
-        let pieces = [vm_memory::VolatileSlice::from(&mut scratch.payload[..])];
-        let got = sys::recv(&out.socket.fd, skipped, &pieces, 0, len, MSG_PEEK)?;
+        let piece = VolatileSlice::from(&mut scratch.payload[..len]);
+        let got = sys::recv(&out.socket.fd, skipped, [piece], MSG_PEEK)?;
         let Some(read) = self.past(got, skip)?.filter(|&read| self.learn_read(read, len)) else {
             return Ok(self.ended(ctx, out));
         };
@@ -231,7 +264,7 @@ impl ToGuest {
         let Some(slot) = RxSlot::reserve(ctx.io.rx, headers + payload.len()) else { return false };
         let header = out.template.header(self.nxt, ACK | PSH);
         envelope.send(slot, ctx.shared.link.mac, &header, Body::Bytes(payload));
-        self.sent_acked(ctx, out, payload.len());
+        self.sent_acked(ctx.io.now, out, payload.len());
         true
     }
 
@@ -248,9 +281,9 @@ impl ToGuest {
     }
 
     /// A frame went whose sequence numbers are `len`, which acknowledged what the guest has sent.
-    fn sent_acked(&mut self, ctx: &Ctx<'_, '_>, out: &mut Outward<'_>, len: usize) {
+    fn sent_acked(&mut self, now: Instant, out: &mut Outward<'_>, len: usize) {
         out.due.ack = false;
-        self.sent(ctx.io.now, len as u32);
+        self.sent(now, len as u32);
     }
 
     /// The host's stream ends at `nxt`.
@@ -273,7 +306,7 @@ impl ToGuest {
         }
         self.first |= !out.guest_ended;
         self.readable = false;
-        self.sent_acked(ctx, out, 1);
+        self.sent_acked(ctx.io.now, out, 1);
         Turn::Sent(1)
     }
 }
