@@ -16,7 +16,7 @@ use super::flows;
 use super::stats::PortInfo;
 use crate::config::{HostAccess, NatConfig, NetConfig, PublishConfig, TapConfig, Validated};
 use crate::error::{Error, NetError};
-use crate::probe::Peer;
+use crate::probe::{Beyond, Peer};
 
 /// The interfaces of a machine, opened; nothing runs yet.
 #[derive(Default)]
@@ -25,8 +25,8 @@ pub struct Nics {
     pub devices: Vec<Box<dyn VirtioDevice>>,
     /// The same.
     pub ports: Vec<OpenPort>,
-    /// The probe's peer as the guest sees it through each: nothing through a TAP.
-    pub peers: Vec<Option<SocketAddr>>,
+    /// What the probe finds beyond each.
+    pub beyond: Vec<Beyond>,
     /// The peer, to be kept while the machine is there.
     pub peer: Option<Peer>,
 }
@@ -57,7 +57,7 @@ pub fn open(config: &Validated) -> Result<Nics, Error> {
             Some(mac) => mac,
             None => random_mac(&mut macs)?,
         };
-        let mut seen = None;
+        let mut beyond = Beyond::Unknown;
         let backend: Box<dyn Backend> = match net {
             NetConfig::Nat(nat) => {
                 // Published ports are on the first NAT interface.
@@ -68,7 +68,7 @@ pub fn open(config: &Validated) -> Result<Nics, Error> {
                 };
                 let mut gateway = plan(config, nat, mac, publish, peer, host)?;
                 gateway.limits = nat.max_flows.map_or(flows, flows::limits);
-                seen = peer.map(|peer| (gateway.gateway4, peer.port()).into());
+                beyond = Beyond::Nat(peer.map(|peer| (gateway.gateway4, peer.port()).into()));
                 // Opens its published ports.
                 Box::new(Gateway::new(gateway).map_err(NetError::Gateway)?)
             }
@@ -82,7 +82,7 @@ pub fn open(config: &Validated) -> Result<Nics, Error> {
         let info =
             PortInfo { name, mode: net.mode().to_owned(), mac: mac.to_string(), mtu: device.mtu };
         nics.ports.push(OpenPort { segment, info });
-        nics.peers.push(seen);
+        nics.beyond.push(beyond);
     }
     Ok(nics)
 }
