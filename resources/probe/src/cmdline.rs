@@ -108,6 +108,8 @@ pub struct Options<'a> {
     pub end: End,
     /// `probe.json`: JSON lines instead of a table.
     pub json: bool,
+    /// `probe.crlf`: lines end as a raw terminal wants it.
+    pub crlf: bool,
     /// `probe.peer=ADDR:PORT`, `[ADDR]:PORT` for IPv6.
     pub peer: Option<SocketAddr>,
     /// `probe.peer=loopback-down`: there is none, because the host's loopback is down.
@@ -147,6 +149,7 @@ impl<'a> Options<'a> {
             mode: Mode::Report,
             end: End::PowerOff,
             json: false,
+            crlf: false,
             peer: None,
             loopback_down: false,
             outside: Outside { ipv4: None, ipv6: None },
@@ -216,13 +219,8 @@ impl<'a> Options<'a> {
                     _ => return None,
                 }
             }
-            ".json" => {
-                self.json = match value {
-                    "" | "1" | "on" => true,
-                    "0" | "off" => false,
-                    _ => return None,
-                }
-            }
+            ".json" => self.json = switch(value)?,
+            ".crlf" => self.crlf = switch(value)?,
             ".peer" => {
                 self.loopback_down = value == "loopback-down";
                 self.peer = if self.loopback_down { None } else { Some(value.parse().ok()?) };
@@ -311,6 +309,14 @@ fn number(text: &str) -> Option<u64> {
     match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(hex) => u64::from_str_radix(hex, 16).ok(),
         None => text.parse().ok(),
+    }
+}
+
+fn switch(value: &str) -> Option<bool> {
+    match value {
+        "" | "1" | "on" => Some(true),
+        "0" | "off" => Some(false),
+        _ => None,
     }
 }
 

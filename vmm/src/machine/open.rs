@@ -17,7 +17,7 @@ use super::files::Files;
 use super::handle::{Handle, Shared};
 use super::nic::{self, OpenPort};
 use super::running::{Machine, Owned};
-use crate::config::{Validated, VirtioTransport};
+use crate::config::{ConsoleKind, Validated, VirtioTransport};
 use crate::console::{Console, Destination, OpenOutput, Room};
 use crate::ending::Ending;
 use crate::error::Error;
@@ -266,7 +266,8 @@ fn cmdline(
         Some(_) => cmdline.push(LINUX)?,
         None => {
             let beyond = beyond.get(probe::nic(&config.cmdline)).copied().unwrap_or_default();
-            cmdline.push(&probe::cmdline(beyond, json))?;
+            let raw = config.console == Some(ConsoleKind::Tty);
+            cmdline.push(&probe::cmdline(beyond, json, raw))?;
             // It does not read ACPI's tables for them.
             cmdline.push_virtio_mmio(devices.mmio_slots())?;
         }

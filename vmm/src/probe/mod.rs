@@ -32,7 +32,7 @@ pub(crate) enum Beyond {
 
 /// The part of the probe's command line that the monitor writes: where its peer is, what
 /// must be there then, and how to report.
-pub(crate) fn cmdline(beyond: Beyond, json: bool) -> String {
+pub(crate) fn cmdline(beyond: Beyond, json: bool, raw_terminal: bool) -> String {
     let mut line = String::from("probe=report");
     match beyond {
         Beyond::Unknown => {}
@@ -46,6 +46,9 @@ pub(crate) fn cmdline(beyond: Beyond, json: bool) -> String {
     }
     if json {
         line.push_str(" probe.json");
+    }
+    if raw_terminal {
+        line.push_str(" probe.crlf");
     }
     line
 }

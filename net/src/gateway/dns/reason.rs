@@ -79,7 +79,7 @@ fn one(server: SocketAddr, failure: Option<Failure>) -> String {
         Some(Failure::Code(code)) => format!("{name} answers with code {code}"),
         Some(Failure::Host(errno)) => match errno {
             libc::ECONNREFUSED => format!("nobody listens at {name}"),
-            libc::ENETUNREACH | libc::ENETDOWN | libc::EADDRNOTAVAIL => {
+            libc::ENETUNREACH | libc::ENETDOWN | libc::EADDRNOTAVAIL | libc::EINVAL => {
                 format!("the host has no route to {name}")
             }
             libc::EHOSTUNREACH | libc::EHOSTDOWN | libc::ENONET | libc::ETIMEDOUT => {
@@ -111,7 +111,8 @@ mod tests {
             (Failure::Host(libc::ENETUNREACH), "the host has no route to 198.51.100.2"),
             (Failure::Host(libc::EHOSTUNREACH), "198.51.100.2 is unreachable"),
             (Failure::Host(libc::EPERM), "a firewall or a route of the host prohibits 198.51.100.2"),
-            (Failure::Host(libc::EINVAL), "198.51.100.2: Invalid argument (os error 22)"),
+            (Failure::Host(libc::EINVAL), "the host has no route to 198.51.100.2"),
+            (Failure::Host(libc::EMFILE), "198.51.100.2: Too many open files (os error 24)"),
             (Failure::Code(2), "198.51.100.2 answers SERVFAIL"),
             (Failure::Code(9), "198.51.100.2 answers with code 9"),
         ] {

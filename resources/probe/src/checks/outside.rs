@@ -57,7 +57,7 @@ impl Display for Way {
             return write!(f, "{} routes on", told.refusal.from);
         }
         match told.refusal.why {
-            _ if !told.gateway => write!(f, "{told}"),
+            // By the host, in whatever name: a router would have said that the hop limit is used up.
             Why::Network => f.write_str("the host has no route to the internet"),
             Why::Host if told.after >= NEIGHBOUR => f.write_str("the host's router does not answer"),
             Why::Host => f.write_str("the host's route to the internet is an unreachable one"),
@@ -114,6 +114,9 @@ impl Checks<'_> {
             None => say(format_args!("{way}; the lease names no resolver")),
             Some(Ok((_, rtt))) if resolved(names) => {
                 say(format_args!("{way}; the host's resolver answers, {rtt} us"));
+            }
+            Some(Ok((answer, _))) if !answer.reason.as_str().is_empty() => {
+                say(format_args!("{way}; {}", answer.reason.as_str()));
             }
             Some(Ok((answer, _))) => say(format_args!("{way}; {NAME} {}", Without(answer))),
             Some(Err(Silence::Told(told))) => say(format_args!("{way}; resolver: {told}")),

@@ -126,7 +126,7 @@ impl Checks<'_> {
                 };
                 match answer.address {
                     Some(ip) => say(format_args!("{server}: {name} is {ip}, {rtt} us")),
-                    None => say(format_args!("{server}: {name} {}, {rtt} us", Without(&answer))),
+                    None => say(format_args!("{server}: {name} {}", Without(&answer))),
                 }
             }
         }
