@@ -156,14 +156,26 @@ fn a_dead_router() {
     unreachable(
         &[WAN, DEFAULT],
         "host unreachable, says * s",
-        "the host's router does not answer; 198.51.100.2 does not answer",
+        "the host's router does not answer (host unreachable, says * s); 198.51.100.2 does not answer",
     );
+}
+
+#[test]
+fn a_router_without_a_route() {
+    let without = "$router ip route del default; $router ip addr flush dev lo";
+    let outcome = host(&[WAN, ROUTER, DEFAULT, without], RESOLVER, PEER);
+    let lines = [
+        ("udp", "failed", "198.51.100.1:7777: no route, says 192.0.2.1"),
+        ("tcp", "failed", "198.51.100.1:7777: no route, says the gateway"),
+        ("outside", "absent", "no route, says 192.0.2.1; 198.51.100.2 does not answer"),
+    ];
+    says(&outcome, 1, &lines);
 }
 
 #[test]
 fn no_carrier() {
     let outcome = host(&[WAN, DEFAULT, "ip link set far down"], RESOLVER, "");
-    let outside = "the host's router does not answer; 198.51.100.2 does not answer";
+    let outside = "the host's router does not answer (host unreachable, says * s); 198.51.100.2 does not answer";
     says(&outcome, 0, &[("outside", "absent", outside)]);
 }
 

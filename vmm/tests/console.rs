@@ -314,7 +314,8 @@ fn the_probes_lines_on_a_terminal() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
     command.args(["run", "--console", "tty"]);
     let mut session = Session::with(command);
-    session.see(b")\r\nlink      absent  no virtio-net device\r\nprobe: ok, 0 checks, 1 absent, in ");
+    session
+        .see(b")\r\nlink      absent  no virtio-net device\r\nprobe: ok, 0 checks, 1 absent, in ");
     assert_eq!(session.end().code(), Some(0));
     let output = Command::new(env!("CARGO_BIN_EXE_minivmm")).arg("run").output().unwrap();
     let out = text(&output.stdout);

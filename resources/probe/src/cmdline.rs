@@ -439,10 +439,7 @@ mod tests {
         let (v4, v6) = ("192.0.2.1".parse().ok(), "2001:db8::1".parse().ok());
         let outside = |line| Options::parse(line).outside;
         assert_eq!(outside("probe.outside=192.0.2.1"), Outside { ipv4: v4, ipv6: None });
-        assert_eq!(
-            outside("probe.outside=2001:db8::1,192.0.2.1"),
-            Outside { ipv4: v4, ipv6: v6 }
-        );
+        assert_eq!(outside("probe.outside=2001:db8::1,192.0.2.1"), Outside { ipv4: v4, ipv6: v6 });
         assert_eq!(outside("probe.outside=192.0.2.1 probe.outside=off"), Outside::default());
         assert_eq!(
             Options::parse("probe.outside=192.0.2.1,off").unknown,

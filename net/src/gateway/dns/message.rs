@@ -1,6 +1,5 @@
 //! DNS messages (RFC 1035 §4), as far as a forwarder must read them.
 
-use super::reason::Reason;
 use crate::wire::u16_at;
 
 /// Bytes of the header.
@@ -185,7 +184,7 @@ pub fn judge(bytes: &[u8], id: u16, question: &[u8]) -> Reply {
 pub struct Response {
     bytes: Vec<u8>,
     edns: bool,
-    reason: Option<Reason>,
+    reason: Option<(u16, String)>,
 }
 
 impl Response {
@@ -221,9 +220,10 @@ impl Response {
         self.bytes.extend(data);
     }
 
-    /// Says why there is no answer, to a client that asked with EDNS.
-    pub fn explain(&mut self, reason: Reason) {
-        self.reason = Some(reason);
+    /// Says why there is no answer, to a client that asked with EDNS: an INFO-CODE of RFC 8914 §4,
+    /// and a text.
+    pub fn explain(&mut self, code: u16, text: String) {
+        self.reason = Some((code, text));
     }
 
     /// The whole message.
@@ -232,14 +232,14 @@ impl Response {
             self.bytes[11] = 1;
             // Root, OPT, 1,232 bytes of payload, no extended code, version 0.
             self.bytes.extend([0, 0, rtype::OPT as u8, 0x04, 0xd0, 0, 0, 0, 0]);
-            let text = self.reason.as_ref().map_or(0, |reason| reason.text.len() as u16);
+            let text = self.reason.as_ref().map_or(0, |(_, text)| text.len() as u16);
             let option = if self.reason.is_some() { 6 + text } else { 0 };
             self.bytes.extend(option.to_be_bytes());
-            if let Some(reason) = self.reason {
-                for word in [EXTENDED_ERROR, 2 + text, reason.code] {
+            if let Some((code, reason)) = self.reason {
+                for word in [EXTENDED_ERROR, 2 + text, code] {
                     self.bytes.extend(word.to_be_bytes());
                 }
-                self.bytes.extend(reason.text.bytes());
+                self.bytes.extend(reason.bytes());
             }
         }
         self.bytes

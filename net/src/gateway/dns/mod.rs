@@ -126,7 +126,8 @@ impl Dns {
         ctx.shared.resolvers.refresh(ctx.io.now);
         if ctx.shared.resolvers.conf().servers.is_empty() {
             let mut response = Response::new(&query, Rcode::ServFail);
-            response.explain(Reason::none_named(ctx.shared.resolvers.path()));
+            let Reason { code, text } = Reason::none_named(ctx.shared.resolvers.path());
+            response.explain(code, text);
             respond(ctx, mac, dst, src, &response.finish())?;
             return Ok(TxOutcome::Sent);
         }
@@ -272,13 +273,7 @@ impl Dns {
     }
 
     /// `server` can't answer query `i`; the next may.
-    fn server_failed(
-        &mut self,
-        ctx: &mut Ctx<'_, '_>,
-        i: u32,
-        server: usize,
-        why: Failure,
-    ) {
+    fn server_failed(&mut self, ctx: &mut Ctx<'_, '_>, i: u32, server: usize, why: Failure) {
         let Some(pending) = self.queries.get_mut(i) else { return };
         pending.failed[server] = Some(why);
         pending.sockets[server] = None;
@@ -294,7 +289,8 @@ impl Dns {
         let all_refuse = pending.failed.iter().take(pending.servers.len()).all(|f| *f == refused);
         let code = if all_refuse { Rcode::Refused } else { Rcode::ServFail };
         let mut response = Response::new(&pending.query(), code);
-        response.explain(Reason::of_all(&pending.servers, &pending.failed));
+        let Reason { code, text } = Reason::of_all(&pending.servers, &pending.failed);
+        response.explain(code, text);
         let response = response.finish();
         self.finish(ctx, i, &response);
     }

@@ -110,7 +110,10 @@ mod tests {
         for (failure, said) in [
             (Failure::Host(libc::ENETUNREACH), "the host has no route to 198.51.100.2"),
             (Failure::Host(libc::EHOSTUNREACH), "198.51.100.2 is unreachable"),
-            (Failure::Host(libc::EPERM), "a firewall or a route of the host prohibits 198.51.100.2"),
+            (
+                Failure::Host(libc::EPERM),
+                "a firewall or a route of the host prohibits 198.51.100.2",
+            ),
             (Failure::Host(libc::EINVAL), "the host has no route to 198.51.100.2"),
             (Failure::Host(libc::EMFILE), "198.51.100.2: Too many open files (os error 24)"),
             (Failure::Code(2), "198.51.100.2 answers SERVFAIL"),

@@ -57,14 +57,17 @@ impl Display for Way {
             return write!(f, "{} routes on", told.refusal.from);
         }
         match told.refusal.why {
-            // By the host, in whatever name: a router would have said that the hop limit is used up.
+            // The host says it as the gateway, or in the name of an address of its own.
+            Why::Host if told.after >= NEIGHBOUR => {
+                write!(f, "the host's router does not answer ({told})")
+            }
+            _ if !told.gateway => told.fmt(f),
             Why::Network => f.write_str("the host has no route to the internet"),
-            Why::Host if told.after >= NEIGHBOUR => f.write_str("the host's router does not answer"),
             Why::Host => f.write_str("the host's route to the internet is an unreachable one"),
             Why::Prohibited => {
                 f.write_str("a firewall or a route of the host prohibits the internet")
             }
-            _ => write!(f, "{told}"),
+            _ => told.fmt(f),
         }
     }
 }

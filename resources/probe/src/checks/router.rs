@@ -19,8 +19,7 @@ const DEFAULT_NAME: &str = "gateway.minivmm.internal";
 const ADVERTISEMENT: u64 = 500_000;
 
 /// minivmm's NAT advertises itself where the host has an IPv6 route to the internet, and `ipv6=off` does not forbid it.
-const NO_ADVERTISEMENT: &str =
-    "no router advertisement (of minivmm's NAT: the host has no IPv6 route to the internet, or ipv6=off)";
+const NO_ADVERTISEMENT: &str = "no router advertisement (of minivmm's NAT: the host has no IPv6 route to the internet, or ipv6=off)";
 
 impl Checks<'_> {
     pub(super) fn gateway(&mut self, pinger: &mut Pinger, router: Option<IpAddress>) {
