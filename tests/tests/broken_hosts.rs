@@ -260,6 +260,20 @@ fn no_resolver() {
     }
 }
 
+/// IPv6 is offered where the host has a way; the peer is named as it can be given again.
+#[test]
+fn a_peer_over_ipv6() {
+    let peer = "probe.peer=[2001:db8:1::1]:7777";
+    let outcome = host(&[WAN], "", &format!("{peer} probe.want=tcp"));
+    says(&outcome, 1, &[("udp", "failed", "no IPv6 address"), ("tcp", "failed", "*")]);
+    let way = "ip addr add 2001:db8::2/64 dev wan nodad
+ip -6 route add default via 2001:db8::1
+ip -6 route add prohibit 2001:db8:1::/48";
+    let outcome = host(&[WAN, way], "", peer);
+    let said = "[2001:db8:1::1]:7777: prohibited, says the gateway";
+    says(&outcome, 1, &[("udp", "failed", said), ("tcp", "failed", said)]);
+}
+
 /// Down from the start, or taken down with its address.
 #[test]
 fn no_loopback() {

@@ -80,9 +80,13 @@ impl Checks<'_> {
         } else {
             "no probe.peer given"
         };
-        match self.options.peer {
+        let options = self.options;
+        match options.peer {
             Some(peer) if peer.is_ipv4() && !ipv4 => {
                 self.report.absent(&PEER, format_args!("no IPv4 address"));
+            }
+            Some(peer) if peer.is_ipv6() && !self.has_ipv6(started) => {
+                self.report.absent(&PEER, format_args!("no IPv6 address"));
             }
             Some(peer) => self.peer(udp, peer)?,
             None => self.report.absent(&PEER, format_args!("{no_peer}")),

@@ -10,7 +10,7 @@ use super::{Checks, Mac, Maybe, NOT_WANTED, text};
 use crate::net::neighbour;
 use crate::net::ping::Pinger;
 use crate::net::resolve::{self, Silence};
-use crate::net::stack::IPV6_MIN_MTU;
+use crate::net::stack::{IPV6_MIN_MTU, Stack};
 use crate::report::{State, Value};
 
 /// The name to look up: minivmm's gateway knows it, and that nobody else does tells that they answer.
@@ -131,6 +131,13 @@ impl Checks<'_> {
         }
     }
 
+    /// Waits for an address that a router has advertised; `false` if there is none.
+    pub(super) fn has_ipv6(&mut self, started: u64) -> bool {
+        let left = (started + ADVERTISEMENT).saturating_sub(self.stack.clock.micros());
+        let both = |stack: &mut Stack| stack.ipv6().zip(stack.nic.advertisement());
+        self.stack.run(left, both).is_some()
+    }
+
     pub(super) fn ipv6(&mut self, pinger: &mut Pinger, started: u64) {
         if self.options.without.ipv6 {
             self.report.absent(&["ipv6"], format_args!("{NOT_WANTED}"));
@@ -140,8 +147,8 @@ impl Checks<'_> {
             self.report.absent(&["ipv6"], format_args!("the MTU is below {IPV6_MIN_MTU}"));
             return;
         }
-        let left = (started + ADVERTISEMENT).saturating_sub(self.stack.clock.micros());
-        let found = self.stack.run(left, |stack| stack.ipv6().zip(stack.nic.advertisement()));
+        let _ = self.has_ipv6(started);
+        let found = self.stack.ipv6().zip(self.stack.nic.advertisement());
         let Some((address, ra)) = found else {
             self.report.absent(&["ipv6"], format_args!("{NO_ADVERTISEMENT}"));
             return;
