@@ -1,8 +1,12 @@
 //! `minivmm run --net nat` with the built-in probe: the sentence everything is judged by, on any
 //! machine that has /dev/kvm.
 
+use std::thread;
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use minivmm_tests::cli::{Minivmm, Outcome};
+use rustix::process::Signal;
 
 /// What must hold on a machine without internet.
 const MUST_HOLD: [&str; 12] = [
@@ -53,6 +57,22 @@ fn over_mmio() {
 fn without_privilege() {
     let run = Minivmm::run().args(["--net", "nat", "--json"]).as_user();
     complete(&run.finish().unwrap().expect_status(0).unwrap()).unwrap();
+}
+
+/// Ctrl-Z and `fg`, or a debugger: whatever the machine and the peer are at, they go on with it.
+#[test]
+fn stopped_and_continued() {
+    let cmdline = "probe.seconds=1 probe.spin=0";
+    let run = Minivmm::run().args(["--net", "nat", "--json", "--cmdline", cmdline]);
+    let mut running = run.start().unwrap();
+    running.wait_for("\"latency\"").unwrap();
+    for _ in 0..16 {
+        running.signal(Signal::STOP).unwrap();
+        thread::sleep(Duration::from_millis(50));
+        running.signal(Signal::CONT).unwrap();
+        thread::sleep(Duration::from_millis(50));
+    }
+    complete(&running.finish().unwrap().expect_status(0).unwrap()).unwrap();
 }
 
 /// Several machines at once do not disturb each other.

@@ -307,3 +307,17 @@ fn a_stopped_terminal_can_be_left() {
         assert_eq!(session.end().code(), Some(if keys { 0 } else { 143 }));
     }
 }
+
+/// The probe's lines begin at the left on a raw terminal too; through a pipe they end as lines do.
+#[test]
+fn the_probes_lines_on_a_terminal() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+    command.args(["run", "--console", "tty"]);
+    let mut session = Session::with(command);
+    session
+        .see(b")\r\nlink      absent  no virtio-net device\r\nprobe: ok, 0 checks, 1 absent, in ");
+    assert_eq!(session.end().code(), Some(0));
+    let output = Command::new(env!("CARGO_BIN_EXE_minivmm")).arg("run").output().unwrap();
+    let out = text(&output.stdout);
+    assert!(out.contains("probe: ok, 0 checks, 1 absent") && !out.contains('\r'), "{out:?}");
+}

@@ -44,7 +44,9 @@ impl Refusal {
             // ip_error(), no route: ICMP_NET_UNREACH, ICMPV6_NOROUTE. An interface that is down has
             // no routes; a route without an address of the host's to send from, or without a port
             // left there, is none either. Programs with several addresses try the next at once.
-            libc::ENETUNREACH | libc::ENETDOWN | libc::EADDRNOTAVAIL => {
+            // A blackhole route (EINVAL) would drop packets in silence; to a connection that looks like
+            // a network that is lost, and a reset like a peer that refuses.
+            libc::ENETUNREACH | libc::ENETDOWN | libc::EADDRNOTAVAIL | libc::EINVAL => {
                 Self::told(Why::Network, DropReason::NoRoute)
             }
             // An unreachable route, a neighbor that does not answer, or nobody at the other end
@@ -165,7 +167,8 @@ mod tests {
             (libc::EAFNOSUPPORT, (Some(Why::Network), DropReason::SocketFailed)),
             (libc::EPROTONOSUPPORT, (Some(Why::Network), DropReason::SocketFailed)),
             (libc::ECONNREFUSED, (None, DropReason::SendFailed)),
-            (libc::EINVAL, (None, DropReason::SendFailed)),
+            (libc::EINVAL, network),
+            (libc::EPIPE, (None, DropReason::SendFailed)),
         ];
         for (errno, want) in table {
             assert_eq!(of(errno), want, "{}", io::Error::from_raw_os_error(errno));

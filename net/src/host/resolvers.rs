@@ -110,6 +110,11 @@ impl Resolvers {
         Self { path, conf, preferred: 0, version: None, checked: None }
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The configuration as it was at the last refresh.
     pub fn conf(&self) -> &ResolvConf {
         &self.conf

@@ -1,6 +1,6 @@
 //! The kernel command line: `probe.key=value` words among others that are not ours.
 
-use core::net::{Ipv4Addr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::dns;
 use crate::names::{NAMES, Names};
@@ -90,6 +90,15 @@ pub struct StaticIp {
     pub gateway: Option<Ipv4Addr>,
 }
 
+/// Addresses that stand for the internet: `probe.outside=192.0.2.1,2001:db8::1`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outside {
+    /// Over IPv4.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Over IPv6.
+    pub ipv6: Option<Ipv6Addr>,
+}
+
 /// The parsed command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options<'a> {
@@ -99,8 +108,14 @@ pub struct Options<'a> {
     pub end: End,
     /// `probe.json`: JSON lines instead of a table.
     pub json: bool,
+    /// `probe.crlf`: lines end as a raw terminal wants it.
+    pub crlf: bool,
     /// `probe.peer=ADDR:PORT`, `[ADDR]:PORT` for IPv6.
     pub peer: Option<SocketAddr>,
+    /// `probe.peer=loopback-down`: there is none, because the host's loopback is down.
+    pub loopback_down: bool,
+    /// `probe.outside=`; neither address: that is not checked.
+    pub outside: Outside,
     /// `probe.ip=`
     pub ip: Option<StaticIp>,
     /// `probe.name=`: the name to look up.
@@ -134,7 +149,10 @@ impl<'a> Options<'a> {
             mode: Mode::Report,
             end: End::PowerOff,
             json: false,
+            crlf: false,
             peer: None,
+            loopback_down: false,
+            outside: Outside { ipv4: None, ipv6: None },
             ip: None,
             name: None,
             expect: Names::NONE,
@@ -201,14 +219,13 @@ impl<'a> Options<'a> {
                     _ => return None,
                 }
             }
-            ".json" => {
-                self.json = match value {
-                    "" | "1" | "on" => true,
-                    "0" | "off" => false,
-                    _ => return None,
-                }
+            ".json" => self.json = switch(value)?,
+            ".crlf" => self.crlf = switch(value)?,
+            ".peer" => {
+                self.loopback_down = value == "loopback-down";
+                self.peer = if self.loopback_down { None } else { Some(value.parse().ok()?) };
             }
-            ".peer" => self.peer = Some(value.parse().ok()?),
+            ".outside" => self.outside = outside(value)?,
             ".ip" => self.ip = Some(static_ip(value)?),
             ".name" if value.is_empty() => self.name = None,
             ".name" if dns::is_name(value) => self.name = Some(value),
@@ -247,6 +264,7 @@ impl<'a> Options<'a> {
             (self.mode != Mode::Report, &NAMES[..]),
             (self.without.dhcp, &["lease", "gateway", "mtu", "dns", "udp", "tcp"]),
             (self.without.ipv6, &["ipv6"]),
+            (self.without.dhcp && self.without.ipv6, &["outside"]),
             (self.without.bulk, &["upload", "download"]),
         ];
         let mut want = self.want;
@@ -294,6 +312,14 @@ fn number(text: &str) -> Option<u64> {
     }
 }
 
+fn switch(value: &str) -> Option<bool> {
+    match value {
+        "" | "1" | "on" => Some(true),
+        "0" | "off" => Some(false),
+        _ => None,
+    }
+}
+
 fn static_ip(value: &str) -> Option<StaticIp> {
     let (cidr, gateway) = match value.split_once(',') {
         Some((cidr, gateway)) => (cidr, Some(gateway.parse().ok()?)),
@@ -302,6 +328,18 @@ fn static_ip(value: &str) -> Option<StaticIp> {
     let (address, prefix) = cidr.split_once('/')?;
     let prefix: u8 = prefix.parse().ok().filter(|n| *n <= 32)?;
     Some(StaticIp { address: address.parse().ok()?, prefix, gateway })
+}
+
+/// One address or one of each version, or `off`.
+fn outside(value: &str) -> Option<Outside> {
+    let mut outside = Outside::default();
+    for item in value.split(',').filter(|_| value != "off") {
+        match item.parse().ok()? {
+            IpAddr::V4(ip) => outside.ipv4 = Some(ip),
+            IpAddr::V6(ip) => outside.ipv6 = Some(ip),
+        }
+    }
+    Some(outside)
 }
 
 /// Decimal seconds with up to three decimals, at most an hour.
@@ -394,6 +432,23 @@ mod tests {
         ] {
             assert_eq!(Some(Options::parse(line).expected()), Names::parse(expected), "{line}");
         }
+    }
+
+    #[test]
+    fn outside_and_no_peer() {
+        let (v4, v6) = ("192.0.2.1".parse().ok(), "2001:db8::1".parse().ok());
+        let outside = |line| Options::parse(line).outside;
+        assert_eq!(outside("probe.outside=192.0.2.1"), Outside { ipv4: v4, ipv6: None });
+        assert_eq!(outside("probe.outside=2001:db8::1,192.0.2.1"), Outside { ipv4: v4, ipv6: v6 });
+        assert_eq!(outside("probe.outside=192.0.2.1 probe.outside=off"), Outside::default());
+        assert_eq!(
+            Options::parse("probe.outside=192.0.2.1,off").unknown,
+            Some("probe.outside=192.0.2.1,off")
+        );
+        let none = Options::parse("probe.peer=10.0.0.1:7 probe.peer=loopback-down");
+        assert!(none.loopback_down && none.peer.is_none() && none.unknown.is_none());
+        let some = Options::parse("probe.peer=loopback-down probe.peer=10.0.0.1:7");
+        assert!(!some.loopback_down && some.peer.is_some());
     }
 
     #[test]

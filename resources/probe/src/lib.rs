@@ -8,6 +8,7 @@ pub mod crc;
 #[cfg(test)]
 mod damaged;
 pub mod dns;
+pub mod icmp;
 pub mod json;
 pub mod names;
 pub mod neighbour;

@@ -43,6 +43,9 @@ extern "C" fn ring3_main(tsc: u64) -> ! {
     let clock = Clock::new(tsc, &boot);
     let info = BootInfo::read(&boot);
     let options = Options::parse(info.cmdline());
+    if options.crlf {
+        console::to_terminal();
+    }
     let mut report = Report::new(&options);
     say_up(&mut report, &options, &clock, &info, boot.linux);
     let facts = acpi::walk(&mem::Physical, info.rsdp);

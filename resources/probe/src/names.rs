@@ -1,9 +1,9 @@
 //! The checks by name, so that one can be asked for without being misspelt.
 
 /// Every check that a report can have, in its order.
-pub const NAMES: [&str; 13] = [
+pub const NAMES: [&str; 14] = [
     "boot", "link", "lease", "gateway", "mtu", "dns", "udp", "tcp", "latency", "upload",
-    "download", "ipv6", "device",
+    "download", "ipv6", "outside", "device",
 ];
 
 /// A set of checks.

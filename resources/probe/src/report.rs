@@ -43,8 +43,10 @@ impl Value<'_> {
 pub struct Report {
     json: bool,
     expected: Names,
+    /// Those that were made.
     checks: u32,
     failed: u32,
+    absent: u32,
     /// What ended as `ok` or failed.
     settled: Names,
 }
@@ -57,6 +59,7 @@ impl Report {
             expected: options.expected(),
             checks: 0,
             failed: 0,
+            absent: 0,
             settled: Names::NONE,
         }
     }
@@ -76,9 +79,11 @@ impl Report {
     ) {
         let state =
             if state == State::Absent && self.expected.has(name) { State::Failed } else { state };
-        self.checks += 1;
         self.failed += u32::from(state == State::Failed);
-        if state != State::Absent {
+        if state == State::Absent {
+            self.absent += 1;
+        } else {
+            self.checks += 1;
             self.settled.add(name);
         }
         self.print(name, state, detail, members);
@@ -135,26 +140,32 @@ impl Report {
         self.settle();
         let mut line = Line::new();
         let ok = self.ok();
+        let (made, failed, absent) = (self.checks, self.failed, self.absent);
         // Writing to a `Line` cannot fail.
         let _ = if self.json {
             let members = [
-                ("checks", self.checks.into()),
-                ("failed", self.failed.into()),
+                ("checks", made.into()),
+                ("failed", failed.into()),
+                ("absent", absent.into()),
                 ("total_us", micros),
             ];
             summary(&mut line, ok, &members)
-        } else if ok {
-            writeln!(line, "probe: ok, {} checks in {} ms", self.checks, micros / 1000)
         } else {
-            writeln!(
-                line,
-                "probe: FAILED, {} of {} checks, {} ms",
-                self.failed,
-                self.checks,
-                micros / 1000
-            )
+            table(&mut line, made, failed, absent, micros / 1000)
         };
     }
+}
+
+fn table(line: &mut Line, made: u32, failed: u32, absent: u32, millis: u64) -> fmt::Result {
+    let word = if made == 1 { "check" } else { "checks" };
+    match failed {
+        0 => write!(line, "probe: ok, {made} {word}")?,
+        _ => write!(line, "probe: FAILED, {failed} of {made} {word}")?,
+    }
+    if absent > 0 {
+        write!(line, ", {absent} absent")?;
+    }
+    writeln!(line, ", in {millis} ms")
 }
 
 fn json(

@@ -17,7 +17,7 @@ use super::stats::PortInfo;
 use super::{flows, publish};
 use crate::config::{HostAccess, NatConfig, NetConfig, TapConfig, Validated, nearest};
 use crate::error::{Error, NetError};
-use crate::probe::Peer;
+use crate::probe::{Beyond, Peer};
 
 /// The interfaces of a machine, opened; nothing runs yet.
 #[derive(Default)]
@@ -26,8 +26,8 @@ pub struct Nics {
     pub devices: Vec<Box<dyn VirtioDevice>>,
     /// The same.
     pub ports: Vec<OpenPort>,
-    /// The probe's peer as the guest sees it through each: nothing through a TAP.
-    pub peers: Vec<Option<SocketAddr>>,
+    /// What the probe finds beyond each.
+    pub beyond: Vec<Beyond>,
     /// The peer, to be kept while the machine is there.
     pub peer: Option<Peer>,
 }
@@ -58,7 +58,7 @@ pub fn open(config: &Validated) -> Result<Nics, Error> {
             Some(mac) => mac,
             None => random_mac(&mut macs)?,
         };
-        let mut seen = None;
+        let mut beyond = Beyond::Unknown;
         let mut published = Vec::new();
         let backend: Box<dyn Backend> = match net {
             NetConfig::Nat(nat) => {
@@ -71,7 +71,7 @@ pub fn open(config: &Validated) -> Result<Nics, Error> {
                 let mut gateway = plan(config, nat, mac, peer, host)
                     .map_err(|source| NetError::Plan { index, source })?;
                 gateway.limits = nat.max_flows.map_or(flows, flows::limits);
-                seen = peer.map(|peer| (gateway.gateway4, peer.port()).into());
+                beyond = Beyond::Nat(peer.map(|peer| (gateway.gateway4, peer.port()).into()));
                 let (gateway, bound) =
                     publish::gateway(&gateway, ports).map_err(NetError::Gateway)?;
                 published = bound;
@@ -92,7 +92,7 @@ pub fn open(config: &Validated) -> Result<Nics, Error> {
             published,
         };
         nics.ports.push(OpenPort { segment, info });
-        nics.peers.push(seen);
+        nics.beyond.push(beyond);
     }
     Ok(nics)
 }

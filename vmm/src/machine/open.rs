@@ -2,7 +2,6 @@
 //! opened and loaded, and no thread is started.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Instant, SystemTime};
@@ -18,7 +17,7 @@ use super::files::Files;
 use super::handle::{Handle, Shared};
 use super::nic::{self, OpenPort};
 use super::running::{Machine, Owned};
-use crate::config::{Validated, VirtioTransport};
+use crate::config::{ConsoleKind, Validated, VirtioTransport};
 use crate::console::{Console, Destination, OpenOutput, Room};
 use crate::ending::Ending;
 use crate::error::Error;
@@ -27,7 +26,7 @@ use crate::kernel_cache::KernelCache;
 use crate::kvm::{self, KvmError, Vm};
 use crate::memory::{self, Backing};
 use crate::power::PowerButton;
-use crate::probe::{self, Peer};
+use crate::probe::{self, Beyond, Peer};
 use crate::timings::{Phase, ProcessStart, Timings};
 use crate::vcpu::{self, Gate, Stop, Vcpus};
 
@@ -148,7 +147,7 @@ impl Opened {
 
         let cache =
             files.kernel().filter(|_| config.kernel_cache).and_then(|_| KernelCache::open());
-        let cmdline = cmdline(config, files, &devices, &nics.peers, options.json)?;
+        let cmdline = cmdline(config, files, &devices, &nics.beyond, options.json)?;
         let spec = boot_spec(config, files, &devices, cmdline, cache.as_ref());
         let boot = load(config, &memory, &spec)?;
         kvm::set_boot_registers(&vcpus[0], &boot.registers)?;
@@ -254,20 +253,21 @@ fn create_vcpus(vm: &Vm, config: &Validated) -> Result<Vec<VcpuFd>, Error> {
 }
 
 /// The command line: what minivmm has to say to a kernel or to the probe, then the user's words.
-/// `peers` are the probe's peer as seen through each interface.
+/// `beyond` is what the probe finds beyond each interface.
 fn cmdline(
     config: &Validated,
     files: &Files,
     devices: &Devices,
-    peers: &[Option<SocketAddr>],
+    beyond: &[Beyond],
     json: bool,
 ) -> Result<Cmdline, Error> {
     let mut cmdline = Cmdline::default();
     match files.kernel() {
         Some(_) => cmdline.push(LINUX)?,
         None => {
-            let peer = peers.get(probe::nic(&config.cmdline)).copied().flatten();
-            cmdline.push(&probe::cmdline(peer, json))?;
+            let beyond = beyond.get(probe::nic(&config.cmdline)).copied().unwrap_or_default();
+            let raw = config.console == Some(ConsoleKind::Tty);
+            cmdline.push(&probe::cmdline(beyond, json, raw))?;
             // It does not read ACPI's tables for them.
             cmdline.push_virtio_mmio(devices.mmio_slots())?;
         }

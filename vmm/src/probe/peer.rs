@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
 
 use crate::cure::limit_cure;
 
@@ -30,6 +31,8 @@ const CONNECTIONS_MAX: usize = 8;
 const LINE_MAX: u64 = 64;
 /// Connections on which nothing moves for so long are closed.
 const IDLE_MAX: Duration = Duration::from_secs(60);
+/// A datagram to oneself comes at once; this is for a host that is very busy.
+const LOOPBACK_TIME: Duration = Duration::from_millis(500);
 /// Between attempts to accept.
 const RETRY: Duration = Duration::from_millis(50);
 /// The most that `SOURCE` sends, in bytes.
@@ -74,7 +77,7 @@ impl Peer {
         let (tcp, udp) = bind()?;
         let address = tcp.local_addr()?;
         // Binding to it is possible all the same.
-        if let Err(e) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.connect(address) {
+        if let Err(e) = try_loopback() {
             tracing::warn!(
                 "127.0.0.1 can't be reached: {e}; the probe has no peer (ip link set lo up)"
             );
@@ -144,6 +147,23 @@ fn bind() -> io::Result<(TcpListener, UdpSocket)> {
     Err(error.unwrap_or_else(|| io::ErrorKind::AddrInUse.into()))
 }
 
+/// Sends a datagram to itself. An interface that was up once keeps its address and routes when it is
+/// down: only what comes tells.
+fn try_loopback() -> io::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    socket.connect(socket.local_addr()?)?;
+    socket.send(&[0])?;
+    let mut waiting = [PollFd::new(&socket, PollFlags::IN)];
+    let timeout = Timespec { tv_sec: 0, tv_nsec: LOOPBACK_TIME.subsec_nanos().into() };
+    loop {
+        match poll(&mut waiting, Some(&timeout)) {
+            Err(Errno::INTR) => {}
+            Ok(0) => return Err(io::Error::other("the loopback interface is down")),
+            ready => return ready.map(drop).map_err(io::Error::from),
+        }
+    }
+}
+
 fn echo_datagrams(shared: &Shared) {
     let mut buffer = vec![0; 65536];
     loop {
@@ -207,11 +227,26 @@ fn accept(shared: &Shared) {
     });
 }
 
+/// Reads on after the process was stopped and continued: reading with a timeout is then interrupted
+/// though no signal was handled (signal(7)). Writing goes on by itself (`write_all`).
+struct Patient<'a>(&'a TcpStream);
+
+impl Read for Patient<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.0.read(buffer) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
+            }
+        }
+    }
+}
+
 fn serve(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(IDLE_MAX))?;
     stream.set_write_timeout(Some(IDLE_MAX))?;
-    let mut reader = BufReader::with_capacity(1 << 16, stream);
+    let mut reader = BufReader::with_capacity(1 << 16, Patient(stream));
     let mut line = String::new();
     (&mut reader).take(LINE_MAX).read_line(&mut line)?;
     let mut writer = stream;

@@ -41,6 +41,9 @@ pub mod rtype {
     pub const ANY: u16 = 255;
 }
 
+/// The option of an OPT record that says why there is no answer (RFC 8914 §2).
+const EXTENDED_ERROR: u16 = 15;
+
 /// The class of the Internet.
 pub const CLASS_IN: u16 = 1;
 
@@ -129,6 +132,21 @@ fn has_opt(bytes: &[u8], at: usize) -> bool {
         && bytes.get(at..at + 11).is_some_and(|r| r[0] == 0 && u16_at(r, 1) == rtype::OPT)
 }
 
+/// True if a resolver's failure, which has no records but an OPT, says why (RFC 8914).
+pub fn is_explained(bytes: &[u8]) -> bool {
+    let opt = question_end(bytes).filter(|&end| has_opt(bytes, end)).map(|end| &bytes[end..]);
+    let Some(opt) = opt else { return false };
+    let mut options = opt.get(11..).unwrap_or_default();
+    while options.len() >= 4 {
+        if u16_at(options, 0) == EXTENDED_ERROR {
+            return true;
+        }
+        let len = 4 + usize::from(u16_at(options, 2));
+        options = options.get(len..).unwrap_or_default();
+    }
+    false
+}
+
 /// What a resolver's datagram is to a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reply {
@@ -166,6 +184,7 @@ pub fn judge(bytes: &[u8], id: u16, question: &[u8]) -> Reply {
 pub struct Response {
     bytes: Vec<u8>,
     edns: bool,
+    reason: Option<(u16, String)>,
 }
 
 impl Response {
@@ -180,7 +199,7 @@ impl Response {
         bytes.extend(flags.to_be_bytes());
         bytes.extend([0, 1, 0, 0, 0, 0, 0, 0]);
         bytes.extend(query.question);
-        Self { bytes, edns: query.edns }
+        Self { bytes, edns: query.edns, reason: None }
     }
 
     /// Sets `bits` of the header's flags.
@@ -201,12 +220,27 @@ impl Response {
         self.bytes.extend(data);
     }
 
+    /// Says why there is no answer, to a client that asked with EDNS: an INFO-CODE of RFC 8914 §4,
+    /// and a text.
+    pub fn explain(&mut self, code: u16, text: String) {
+        self.reason = Some((code, text));
+    }
+
     /// The whole message.
     pub fn finish(mut self) -> Vec<u8> {
         if self.edns {
             self.bytes[11] = 1;
-            // Root, OPT, 1,232 bytes of payload, no extended code, version 0, no options.
-            self.bytes.extend([0, 0, rtype::OPT as u8, 0x04, 0xd0, 0, 0, 0, 0, 0, 0]);
+            // Root, OPT, 1,232 bytes of payload, no extended code, version 0.
+            self.bytes.extend([0, 0, rtype::OPT as u8, 0x04, 0xd0, 0, 0, 0, 0]);
+            let text = self.reason.as_ref().map_or(0, |(_, text)| text.len() as u16);
+            let option = if self.reason.is_some() { 6 + text } else { 0 };
+            self.bytes.extend(option.to_be_bytes());
+            if let Some((code, reason)) = self.reason {
+                for word in [EXTENDED_ERROR, 2 + text, code] {
+                    self.bytes.extend(word.to_be_bytes());
+                }
+                self.bytes.extend(reason.bytes());
+            }
         }
         self.bytes
     }

@@ -9,6 +9,7 @@
 
 mod local;
 mod message;
+mod reason;
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -20,6 +21,7 @@ use rustix::net::{
 };
 
 use self::message::{BadQuery, Query, Rcode, Reply, Response, TRUNCATED};
+use self::reason::{Failure, Reason};
 use super::context::{Ctx, Handled};
 use super::datagram::Datagram;
 use super::emit::Envelope;
@@ -57,8 +59,8 @@ struct Pending {
     servers: Vec<SocketAddr>,
     /// One for each server that was asked.
     sockets: [Option<OwnedFd>; RESOLVERS_MAX],
-    /// The servers that can't help, one bit each.
-    failed: u8,
+    /// Why servers can't help.
+    failed: [Option<Failure>; RESOLVERS_MAX],
     /// The server to be asked next.
     next: usize,
     started: Instant,
@@ -72,7 +74,12 @@ impl Pending {
     }
 
     fn exhausted(&self) -> bool {
-        self.failed.count_ones() as usize >= self.servers.len()
+        self.failures() >= self.servers.len()
+    }
+
+    /// How many servers can't help.
+    fn failures(&self) -> usize {
+        self.failed.iter().flatten().count()
     }
 }
 
@@ -118,7 +125,10 @@ impl Dns {
         }
         ctx.shared.resolvers.refresh(ctx.io.now);
         if ctx.shared.resolvers.conf().servers.is_empty() {
-            respond(ctx, mac, dst, src, &Response::new(&query, Rcode::ServFail).finish())?;
+            let mut response = Response::new(&query, Rcode::ServFail);
+            let Reason { code, text } = Reason::none_named(ctx.shared.resolvers.path());
+            response.explain(code, text);
+            respond(ctx, mac, dst, src, &response.finish())?;
             return Ok(TxOutcome::Sent);
         }
         // A client that grows impatient asks the same again; we ask again ourselves.
@@ -141,7 +151,7 @@ impl Dns {
             message,
             servers: ctx.shared.resolvers.conf().servers.clone(),
             sockets: [const { None }; RESOLVERS_MAX],
-            failed: 0,
+            failed: [None; RESOLVERS_MAX],
             next: ctx.shared.resolvers.preferred(),
             started: now,
             retry: now,
@@ -168,7 +178,7 @@ impl Dns {
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => return,
                 // Nobody listens there, or there is no way to it.
-                Err(_) => Verdict::NextServer,
+                Err(e) => Verdict::NextServer(Failure::of(&e.into())),
             };
             if matches!(verdict, Verdict::PassOn(_) | Verdict::Truncated)
                 && let Some(server) = pending.servers.get(server)
@@ -178,7 +188,7 @@ impl Dns {
             }
             match verdict {
                 Verdict::Ignore => {}
-                Verdict::NextServer => return self.server_failed(ctx, i, server),
+                Verdict::NextServer(why) => return self.server_failed(ctx, i, server, why),
                 Verdict::PassOn(len) => {
                     if let Some(pending) = self.queries.remove(i) {
                         pending.respond(ctx, &self.answer[..len]);
@@ -246,13 +256,13 @@ impl Dns {
         while !pending.exhausted() {
             let server = pending.next % servers;
             pending.next = (server + 1) % servers;
-            if pending.failed & 1 << server != 0 {
+            if pending.failed[server].is_some() {
                 continue;
             }
             if let Err(e) = pending.ask(ctx, server, join(name, server)) {
                 ctx.shared.no_socket(&e);
                 tracing::debug!(server = %pending.servers[server], "cannot ask a resolver: {e}");
-                pending.failed |= 1 << server;
+                pending.failed[server] = Some(Failure::of(&e));
                 continue;
             }
             pending.retry = (ctx.io.now + TRY_TIME).min(pending.started + QUERY_TIME);
@@ -263,9 +273,9 @@ impl Dns {
     }
 
     /// `server` can't answer query `i`; the next may.
-    fn server_failed(&mut self, ctx: &mut Ctx<'_, '_>, i: u32, server: usize) {
+    fn server_failed(&mut self, ctx: &mut Ctx<'_, '_>, i: u32, server: usize, why: Failure) {
         let Some(pending) = self.queries.get_mut(i) else { return };
-        pending.failed |= 1 << server;
+        pending.failed[server] = Some(why);
         pending.sockets[server] = None;
         // Another that was asked already may still answer.
         if pending.exhausted() || pending.sockets.iter().all(Option::is_none) {
@@ -275,7 +285,13 @@ impl Dns {
 
     fn give_up(&mut self, ctx: &mut Ctx<'_, '_>, i: u32) {
         let Some(pending) = self.queries.get(i) else { return };
-        let response = Response::new(&pending.query(), Rcode::ServFail).finish();
+        let refused = Some(Failure::Code(Rcode::Refused as u8));
+        let all_refuse = pending.failed.iter().take(pending.servers.len()).all(|f| *f == refused);
+        let code = if all_refuse { Rcode::Refused } else { Rcode::ServFail };
+        let mut response = Response::new(&pending.query(), code);
+        let Reason { code, text } = Reason::of_all(&pending.servers, &pending.failed);
+        response.explain(code, text);
+        let response = response.finish();
         self.finish(ctx, i, &response);
     }
 
@@ -336,7 +352,7 @@ fn unjoin(socket: Token) -> (Token, usize) {
 /// What a resolver's datagram leads to.
 enum Verdict {
     Ignore,
-    NextServer,
+    NextServer(Failure),
     /// This much of the buffer is for the guest.
     PassOn(usize),
     /// It is an answer, but too long.
@@ -349,16 +365,21 @@ enum Verdict {
 fn judge(pending: &Pending, answer: &mut [u8], len: usize, room: usize) -> Verdict {
     let query = pending.query();
     let kept = len.min(answer.len());
-    let last = pending.failed.count_ones() as usize + 1 >= pending.servers.len();
+    let last = pending.failures() + 1 >= pending.servers.len();
     match message::judge(&answer[..kept], pending.id, query.question) {
         Reply::Foreign => Verdict::Ignore,
-        Reply::Answer(rcode) | Reply::Bare(rcode) if !last && is_failure(rcode) => {
-            Verdict::NextServer
+        // The last one's failure is the answer. A client that can be told why gets one of ours,
+        // if the resolver has not said it itself.
+        Reply::Answer(rcode)
+            if is_failure(rcode)
+                && (!last || query.edns && !message::is_explained(&answer[..kept])) =>
+        {
+            Verdict::NextServer(Failure::Code(rcode))
         }
-        Reply::Bare(rcode) => {
-            let code = if rcode == Rcode::FormErr as u8 { Rcode::FormErr } else { Rcode::ServFail };
-            Verdict::Respond(Response::new(&query, code).finish())
+        Reply::Bare(rcode) if rcode == Rcode::FormErr as u8 => {
+            Verdict::Respond(Response::new(&query, Rcode::FormErr).finish())
         }
+        Reply::Bare(rcode) => Verdict::NextServer(Failure::Code(rcode)),
         Reply::Answer(_) if kept < len || len > room => Verdict::Truncated,
         Reply::Answer(_) => {
             answer[..2].copy_from_slice(&pending.guest_id.to_be_bytes());

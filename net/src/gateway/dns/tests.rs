@@ -9,6 +9,7 @@ use super::*;
 use crate::gateway::config::GatewayConfig;
 use crate::gateway::config::{Redirect, Transport};
 use crate::gateway::testing::{Bed, GUEST_MAC, config};
+use crate::wire::u16_at;
 
 const CLIENT: &str = "10.0.2.2:40000";
 const GATEWAY4: &str = "10.0.2.1:53";
@@ -266,6 +267,60 @@ fn an_error_without_the_question_gets_it_back() {
     let response = response(&mut bed);
     assert_eq!(code(&response), RCODE::FormatError);
     assert_eq!(response[12..24], q[12..24]);
+}
+
+/// The extended error of a response: its code and text.
+fn reason(response: &[u8]) -> (u16, String) {
+    let packet = Packet::parse(response).unwrap();
+    let opt = packet.opt().unwrap();
+    let option = opt.opt_codes.iter().find(|option| option.code == 15).unwrap();
+    let (code, text) = option.data.split_at(2);
+    (u16_at(code, 0), String::from_utf8(text.to_vec()).unwrap())
+}
+
+#[test]
+fn who_asks_with_edns_is_told_why() {
+    let (refusing, silent) = (Server::new(), Server::new());
+    let gone = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (a, b) = (refusing.addr(), silent.addr());
+    let mut several = bed(&[a, gone, b]);
+    ask(&mut several, &query(7, "a.test", TYPE::A, true));
+    let (got, from) = refusing.get();
+    refusing.0.send_to(&answer(&got, RCODE::Refused, 0), from).unwrap();
+    several.events(Duration::from_secs(5));
+    several.events(Duration::from_secs(5));
+    several.advance(QUERY_TIME);
+    let got = response(&mut several);
+    assert_eq!(code(&got), RCODE::ServerFailure);
+    let text = format!("{a} answers REFUSED; nobody listens at {gone}; {b} does not answer");
+    assert_eq!(reason(&got), (22, text));
+
+    let mut none = bed(&[]);
+    ask(&mut none, &query(7, "a.test", TYPE::A, true));
+    let path = none.shared().resolvers.path().display().to_string();
+    assert_eq!(reason(&response(&mut none)), (0, format!("no nameserver in {path}")));
+
+    // Its own code stays, and its own words.
+    for (own, said) in [(false, format!("{a} answers REFUSED")), (true, "mine".into())] {
+        let mut one = bed(&[a]);
+        ask(&mut one, &query(7, "a.test", TYPE::A, true));
+        let (got, from) = refusing.get();
+        let mut reply = Packet::parse(&got).unwrap().into_reply();
+        *reply.rcode_mut() = RCODE::Refused;
+        let mut opt =
+            simple_dns::rdata::OPT { opt_codes: vec![], udp_packet_size: 1232, version: 0 };
+        for (code, data) in [(3, &b"ns"[..]), (15, b"\0\x12mine")].iter().take(1 + usize::from(own))
+        {
+            let data = (*data).into();
+            opt.opt_codes.push(simple_dns::rdata::OPTCode { code: *code, data });
+        }
+        *reply.opt_mut() = Some(opt);
+        refusing.0.send_to(&reply.build_bytes_vec().unwrap(), from).unwrap();
+        one.events(Duration::from_secs(5));
+        let got = response(&mut one);
+        assert_eq!(code(&got), RCODE::Refused);
+        assert_eq!(reason(&got).1, said);
+    }
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! The checks of a report, in order.
 
 mod link;
+mod outside;
 mod peer;
 mod router;
 
 use core::fmt::{self, Display};
 
 use minivmm_probe::cmdline::Options;
-use smoltcp::wire::{IpAddress, IpEndpoint, IpVersion};
+use smoltcp::wire::IpAddress;
 
 pub use self::link::link;
 use crate::mem::Arena;
@@ -74,14 +75,24 @@ impl Checks<'_> {
         } else {
             self.report.absent(&["gateway", "mtu", "dns"], format_args!("no IPv4 address"));
         }
-        match self.options.peer.map(IpEndpoint::from) {
-            Some(peer) if peer.addr.version() == IpVersion::Ipv4 && !ipv4 => {
+        let no_peer = if self.options.loopback_down {
+            "the host's loopback is down (ip link set lo up)"
+        } else {
+            "no probe.peer given"
+        };
+        let options = self.options;
+        match options.peer {
+            Some(peer) if peer.is_ipv4() && !ipv4 => {
                 self.report.absent(&PEER, format_args!("no IPv4 address"));
             }
+            Some(peer) if peer.is_ipv6() && !self.has_ipv6(started) => {
+                self.report.absent(&PEER, format_args!("no IPv6 address"));
+            }
             Some(peer) => self.peer(udp, peer)?,
-            None => self.report.absent(&PEER, format_args!("no probe.peer given")),
+            None => self.report.absent(&PEER, format_args!("{no_peer}")),
         }
         self.ipv6(&mut pinger, started);
+        self.outside(udp);
         self.device();
         Some(())
     }

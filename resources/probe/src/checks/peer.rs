@@ -1,5 +1,7 @@
 //! The checks against the peer.
 
+use core::net::SocketAddr;
+
 use minivmm_probe::pattern::{PERIOD, Pattern};
 use minivmm_probe::stats::mbit_per_second;
 use smoltcp::iface::SocketHandle;
@@ -7,7 +9,7 @@ use smoltcp::wire::IpEndpoint;
 
 use super::{Checks, NOT_WANTED, PEER, SMALL_BUFFER};
 use crate::net::bulk::{self, Bound, Moved};
-use crate::net::resolve;
+use crate::net::resolve::{self, Silence, Tries};
 use crate::net::tcp::{self, Failure};
 use crate::report::{State, Value};
 
@@ -15,26 +17,23 @@ use crate::report::{State, Value};
 const BULK_BUFFER: usize = 2 << 20;
 
 impl Checks<'_> {
-    pub(super) fn peer(&mut self, udp: SocketHandle, peer: IpEndpoint) -> Option<()> {
+    pub(super) fn peer(&mut self, udp: SocketHandle, peer: SocketAddr) -> Option<()> {
+        let to = IpEndpoint::from(peer);
         let payload = *b"minivmm-probe udp echo check 01\n";
         let same = |data: &[u8]| (data == payload).then_some(());
-        match resolve::exchange(self.stack, udp, peer, &payload, (3, 300_000), same) {
-            Some(((), rtt)) => self.report.check(
+        match resolve::exchange(self.stack, udp, to, &payload, &Tries::ECHO, same) {
+            Ok(((), rtt)) => self.report.check(
                 "udp",
                 State::Ok,
                 format_args!("{peer} echoes, {rtt} us"),
                 &[("peer", Value::Text(&peer)), ("rtt_us", Value::Number(rtt))],
             ),
-            None => self.report.check(
-                "udp",
-                State::Failed,
-                format_args!("no echo from {peer}"),
-                &[("peer", Value::Text(&peer))],
-            ),
+            Err(Silence::Told(told)) => self.failed("udp", peer, Failure::Told(told)),
+            Err(Silence::Complete) => self.failed("udp", peer, Failure::NoEcho),
         }
 
         let socket = self.stack.add_tcp(self.arena, SMALL_BUFFER, SMALL_BUFFER)?;
-        let reached = match tcp::echo(self.stack, socket, peer) {
+        let reached = match tcp::echo(self.stack, socket, to) {
             Ok((connect, echo)) => {
                 self.report.check(
                     "tcp",
@@ -59,7 +58,7 @@ impl Checks<'_> {
         }
 
         let socket = self.stack.add_tcp(self.arena, SMALL_BUFFER, SMALL_BUFFER)?;
-        match tcp::round_trips(self.stack, socket, peer) {
+        match tcp::round_trips(self.stack, socket, to) {
             Ok(mut samples) => {
                 let (min, p50, p99) =
                     (samples.min(), samples.percentile(50), samples.percentile(99));
@@ -90,15 +89,15 @@ impl Checks<'_> {
         };
         let pattern = Pattern::new(self.arena.take(2 * PERIOD, 64)?);
         let socket = self.stack.add_tcp(self.arena, SMALL_BUFFER, BULK_BUFFER)?;
-        let moved = bulk::upload(self.stack, socket, peer, bound, &pattern);
+        let moved = bulk::upload(self.stack, socket, to, bound, &pattern);
         self.bulk("upload", peer, moved);
         let socket = self.stack.add_tcp(self.arena, BULK_BUFFER, SMALL_BUFFER)?;
-        let moved = bulk::download(self.stack, socket, peer, bound, &pattern);
+        let moved = bulk::download(self.stack, socket, to, bound, &pattern);
         self.bulk("download", peer, moved);
         Some(())
     }
 
-    fn bulk(&mut self, name: &str, peer: IpEndpoint, moved: Result<Moved, Failure>) {
+    fn bulk(&mut self, name: &str, peer: SocketAddr, moved: Result<Moved, Failure>) {
         match moved {
             Ok(Moved { bytes, micros }) => {
                 let rate = mbit_per_second(bytes, micros);
@@ -117,7 +116,7 @@ impl Checks<'_> {
         }
     }
 
-    fn failed(&mut self, name: &str, peer: IpEndpoint, failure: Failure) {
+    fn failed(&mut self, name: &str, peer: SocketAddr, failure: Failure) {
         self.report.check(
             name,
             State::Failed,

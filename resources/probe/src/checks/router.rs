@@ -2,21 +2,24 @@
 
 use core::fmt::Arguments;
 
-use minivmm_probe::dns;
+use minivmm_probe::dns::{self, Without};
 use smoltcp::iface::SocketHandle;
 use smoltcp::wire::{IpAddress, IpEndpoint};
 
 use super::{Checks, Mac, Maybe, NOT_WANTED, text};
 use crate::net::neighbour;
 use crate::net::ping::Pinger;
-use crate::net::resolve;
-use crate::net::stack::IPV6_MIN_MTU;
+use crate::net::resolve::{self, Silence};
+use crate::net::stack::{IPV6_MIN_MTU, Stack};
 use crate::report::{State, Value};
 
 /// The name to look up: minivmm's gateway knows it, and that nobody else does tells that they answer.
 const DEFAULT_NAME: &str = "gateway.minivmm.internal";
 /// How long after the start of the network a router advertisement is still waited for, microseconds.
 const ADVERTISEMENT: u64 = 500_000;
+
+/// minivmm's NAT advertises itself where the host has an IPv6 route to the internet, and `ipv6=off` does not forbid it.
+const NO_ADVERTISEMENT: &str = "no router advertisement (of minivmm's NAT: the host has no IPv6 route to the internet, or ipv6=off)";
 
 impl Checks<'_> {
     pub(super) fn gateway(&mut self, pinger: &mut Pinger, router: Option<IpAddress>) {
@@ -93,13 +96,14 @@ impl Checks<'_> {
         let base = [("server", Value::Text(&server)), ("name", Value::Text(&name))];
         let [server_member, name_member] = base;
         match answer {
-            None => self.report.check(
-                "dns",
-                bad,
-                format_args!("no answer from {server} for {name}"),
-                &base,
-            ),
-            Some((answer, rtt)) => {
+            Err(Silence::Complete) => {
+                let detail = format_args!("no answer from {server} for {name}");
+                self.report.check("dns", bad, detail, &base);
+            }
+            Err(Silence::Told(told)) => {
+                self.report.check("dns", bad, format_args!("{server}: {told}"), &base);
+            }
+            Ok((answer, rtt)) => {
                 // A resolver that knows that there is no such name works, unless the name was to be found.
                 let state = match answer.code {
                     0 if answer.address.is_some() || asked.is_none() => State::Ok,
@@ -107,23 +111,31 @@ impl Checks<'_> {
                     _ => bad,
                 };
                 let code = dns::code_name(answer.code);
-                self.report.check(
-                    "dns",
-                    state,
-                    format_args!(
-                        "{server}: {name} is {} ({code}), {rtt} us",
-                        Maybe(answer.address)
-                    ),
-                    &[
-                        server_member,
-                        name_member,
-                        ("code", Value::Text(&code)),
-                        ("address", text(&answer.address)),
-                        ("rtt_us", Value::Number(rtt)),
-                    ],
-                );
+                let reason = Some(answer.reason.as_str()).filter(|reason| !reason.is_empty());
+                let members = [
+                    server_member,
+                    name_member,
+                    ("code", Value::Text(&code)),
+                    ("address", text(&answer.address)),
+                    ("reason", text(&reason)),
+                    ("rtt_us", Value::Number(rtt)),
+                ];
+                let mut say = |detail: Arguments<'_>| {
+                    self.report.check("dns", state, detail, &members);
+                };
+                match answer.address {
+                    Some(ip) => say(format_args!("{server}: {name} is {ip}, {rtt} us")),
+                    None => say(format_args!("{server}: {name} {}", Without(&answer))),
+                }
             }
         }
+    }
+
+    /// Waits for an address that a router has advertised; `false` if there is none.
+    pub(super) fn has_ipv6(&mut self, started: u64) -> bool {
+        let left = (started + ADVERTISEMENT).saturating_sub(self.stack.clock.micros());
+        let both = |stack: &mut Stack| stack.ipv6().zip(stack.nic.advertisement());
+        self.stack.run(left, both).is_some()
     }
 
     pub(super) fn ipv6(&mut self, pinger: &mut Pinger, started: u64) {
@@ -135,10 +147,10 @@ impl Checks<'_> {
             self.report.absent(&["ipv6"], format_args!("the MTU is below {IPV6_MIN_MTU}"));
             return;
         }
-        let left = (started + ADVERTISEMENT).saturating_sub(self.stack.clock.micros());
-        let found = self.stack.run(left, |stack| stack.ipv6().zip(stack.nic.advertisement()));
+        let _ = self.has_ipv6(started);
+        let found = self.stack.ipv6().zip(self.stack.nic.advertisement());
         let Some((address, ra)) = found else {
-            self.report.absent(&["ipv6"], format_args!("no router advertisement"));
+            self.report.absent(&["ipv6"], format_args!("{NO_ADVERTISEMENT}"));
             return;
         };
         let _ = neighbour::resolve(self.stack, IpAddress::Ipv6(ra.router));

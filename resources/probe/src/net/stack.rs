@@ -1,6 +1,7 @@
 //! The IP stack and the loop that drives it: poll, spin a little, sleep.
 
 use minivmm_probe::cmdline::Options;
+use minivmm_probe::icmp::Told;
 use minivmm_probe::options::LeaseOptions;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet, SocketStorage};
 use smoltcp::socket::{dhcpv4, icmp, tcp, udp};
@@ -190,6 +191,19 @@ impl Stack {
     pub fn port(&mut self) -> u16 {
         self.next_port += 1;
         self.next_port
+    }
+
+    /// The ICMP error about what our `port` has sent by `protocol` since `start` (microseconds).
+    pub fn told(&self, protocol: u8, port: u16, start: u64) -> Option<Told> {
+        let refusal = self.nic.refusal(protocol, port)?;
+        let advertised = self.nic.advertisement();
+        let gateway = [
+            self.lease.and_then(|lease| lease.router).map(IpAddress::Ipv4),
+            advertised.map(|ra| IpAddress::Ipv6(ra.router)),
+            advertised.and_then(|ra| ra.dns).map(IpAddress::Ipv6),
+        ]
+        .contains(&Some(refusal.from.into()));
+        Some(Told { refusal, gateway, after: self.clock.micros().saturating_sub(start) })
     }
 
     /// Our IPv4 address.

@@ -2,6 +2,7 @@
 
 use core::fmt::{self, Display};
 
+use minivmm_probe::icmp::{self, Told};
 use minivmm_probe::stats::Samples;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{Socket, State};
@@ -9,7 +10,9 @@ use smoltcp::wire::IpEndpoint;
 
 use super::stack::Stack;
 
-const CONNECT: u64 = 1_500_000;
+/// How long a connection may take, microseconds: a router needs three seconds to find that a neighbour of its does not
+/// answer, and then says so.
+const CONNECT: u64 = 4_000_000;
 /// How long the peer may take to answer, microseconds.
 pub const ANSWER: u64 = 2_000_000;
 
@@ -18,6 +21,10 @@ pub const ANSWER: u64 = 2_000_000;
 pub enum Failure {
     /// The stack cannot even send a SYN: no address of ours fits, or theirs is none.
     NoAddress,
+    /// Somebody on the way says why it can't be.
+    Told(Told),
+    /// No datagram came back, and nobody said why.
+    NoEcho,
     /// Reset before the connection was there.
     Refused,
     /// Nobody answered the SYN.
@@ -40,8 +47,10 @@ impl Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoAddress => f.write_str("no address to connect from, or to"),
+            Self::Told(told) => told.fmt(f),
+            Self::NoEcho => f.write_str("no echo"),
             Self::Refused => f.write_str("connection refused"),
-            Self::ConnectTimeout => f.write_str("no answer to the SYN in 1.5 s"),
+            Self::ConnectTimeout => write!(f, "no answer to the SYN in {} s", CONNECT / 1_000_000),
             Self::Closed => f.write_str("connection closed early"),
             Self::AnswerTimeout(waited) => {
                 write!(f, "connected, but no answer in {} s", waited / 1_000_000)
@@ -64,8 +73,13 @@ pub fn connect(stack: &mut Stack, handle: SocketHandle, to: IpEndpoint) -> Resul
         State::Established | State::CloseWait => {
             Some(Ok(stack.clock.micros().saturating_sub(start)))
         }
-        State::Closed => Some(Err(Failure::Refused)),
-        _ => None,
+        state => match stack.told(icmp::TCP, port, start) {
+            Some(told) => {
+                socket_of(stack, handle).abort();
+                Some(Err(Failure::Told(told)))
+            }
+            None => (state == State::Closed).then_some(Err(Failure::Refused)),
+        },
     });
     outcome.unwrap_or_else(|| {
         socket_of(stack, handle).abort();

@@ -4,6 +4,7 @@
 use core::num::NonZeroUsize;
 
 use minivmm_probe::cmdline::Options;
+use minivmm_probe::icmp::{self, Refusal};
 use minivmm_probe::neighbour;
 use minivmm_probe::offload::{self, HEADER};
 use minivmm_probe::ra::{self, Advertisement};
@@ -22,6 +23,8 @@ pub const MIN_MTU: u16 = 68;
 /// The largest frame that segmentation offload makes: an IP packet of 65535 bytes.
 const LARGE_FRAME: usize = ETHERNET + 65_535;
 /// Buffers per direction, for large frames and for frames of a normal MTU.
+/// Advertisements, neighbours and ICMP errors are looked for in what is shorter: an IPv6 error has 1280 bytes at most.
+const NOTED_FRAME: usize = ETHERNET + 1281;
 const LARGE_COUNT: u16 = 32;
 const SMALL_COUNT: u16 = 256;
 
@@ -80,6 +83,7 @@ struct Rx {
     scratch: &'static mut [u8],
     advertisement: Option<Advertisement>,
     neighbour: Option<(IpAddress, [u8; 6])>,
+    refusal: Option<Refusal>,
     frames: u64,
     merged: u64,
     broken: u64,
@@ -213,6 +217,11 @@ impl Nic {
         self.rx.neighbour
     }
 
+    /// The last ICMP error, about a packet of `protocol` from our `port`.
+    pub fn refusal(&self, protocol: u8, port: u16) -> Option<Refusal> {
+        self.rx.refusal.filter(|said| (said.protocol, said.port) == (protocol, port))
+    }
+
     /// Sends a frame made by hand. `false` if no buffer is free.
     pub fn send(&mut self, frame: &[u8]) -> bool {
         let ready = self.tx.ready();
@@ -317,6 +326,7 @@ impl Rx {
             scratch,
             advertisement: None,
             neighbour: None,
+            refusal: None,
             frames: 0,
             merged: 0,
             broken: 0,
@@ -399,9 +409,10 @@ impl Rx {
         } else if self.verify && !offload::sum_holds(self.flags(), frame) {
             self.bad_sums += 1;
             return &[];
-        } else if frame.len() < 512 {
+        } else if frame.len() < NOTED_FRAME {
             self.advertisement = ra::parse(frame).or(self.advertisement);
             self.neighbour = neighbour::answer(frame).or(self.neighbour);
+            self.refusal = icmp::refusal(frame).or(self.refusal);
         }
         frame
     }
