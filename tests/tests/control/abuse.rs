@@ -22,13 +22,10 @@ fn connect(host: &Host) -> UnixStream {
 /// What a client gets back until it is thrown out.
 fn rest(mut stream: UnixStream) -> String {
     let mut bytes = Vec::new();
-    // A reset says the same as an end.
-    let end = stream.read_to_end(&mut bytes);
-    assert!(
-        end.as_ref().is_ok_and(|_| true)
-            || end.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset),
-        "{end:?}"
-    );
+    if let Err(e) = stream.read_to_end(&mut bytes) {
+        // A reset says the same as an end; silence would be a timeout.
+        assert_eq!(e.kind(), std::io::ErrorKind::ConnectionReset);
+    }
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
